@@ -1,0 +1,51 @@
+"""HOMER for RAG: hand whole documents to a local LLM by hierarchical context merging (ICLR 2024)."""
+
+from homer._version import __version__
+from homer.answer import Answer, Passage, Source, Usage
+from homer.cache import CompactCache
+from homer.calibration import Calibration, calibrate, load_calibration
+from homer.compat import HomerForCausalLM, patch
+from homer.config import HomerConfig
+from homer.errors import (
+    CacheError,
+    CalibrationError,
+    ConfigError,
+    GenerationError,
+    HomerError,
+    InputError,
+    UnsupportedModelError,
+)
+from homer.generation import Generation, Sampling, Stream
+from homer.model import HomerModel
+from homer.prompt import Document, Prompt
+from homer.schedule import MergePlan, plan_merge
+
+__all__ = [
+    "Answer",
+    "CacheError",
+    "Calibration",
+    "CalibrationError",
+    "CompactCache",
+    "ConfigError",
+    "Document",
+    "Generation",
+    "GenerationError",
+    "HomerConfig",
+    "HomerError",
+    "HomerForCausalLM",
+    "HomerModel",
+    "InputError",
+    "MergePlan",
+    "Passage",
+    "Prompt",
+    "Sampling",
+    "Source",
+    "Stream",
+    "UnsupportedModelError",
+    "Usage",
+    "__version__",
+    "calibrate",
+    "load_calibration",
+    "patch",
+    "plan_merge",
+]

@@ -1,0 +1,178 @@
+"""CompactCache: what compression gives; keys and values of the survivors, ready to be continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import DynamicCache
+
+from homer._version import __version__
+from homer.config import HomerConfig
+from homer.errors import CacheError
+
+_FORMAT = 1
+_ROWS = ("position_ids", "kept_tokens", "token_ids", "relevance", "logits")
+_NUMBERS = ("input_tokens", "prefix_len", "suffix_len", "model", "fingerprint")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompactCache:
+    """Keys and values of the tokens that survived; the same tokens in every layer. Immutable.
+
+    Attributes:
+        keys, values: one (1, key heads, kept, head dim) tensor a layer, on that layer's device.
+        position_ids: (1, kept), RoPE positions; they repeat where chunks were merged.
+        kept_tokens: (kept,), where each token stood in prefix + context + suffix.
+        token_ids: (1, kept), the tokens themselves.
+        relevance: (kept,), attention of the last prompt token, averaged over heads and upper layers.
+        logits: (1, vocabulary), float32, of the next token.
+        input_tokens: tokens before compression.
+        prefix_len, suffix_len: affix tokens, all of which were kept.
+        model, fingerprint: the name and the digest of the model that made it.
+        config: the settings that made it.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    position_ids: Tensor
+    kept_tokens: Tensor
+    token_ids: Tensor
+    relevance: Tensor
+    logits: Tensor
+    input_tokens: int
+    prefix_len: int
+    suffix_len: int
+    model: str
+    fingerprint: str
+    config: HomerConfig
+
+    def __len__(self) -> int:
+        return int(self.kept_tokens.shape[0])
+
+    @property
+    def next_position(self) -> int:
+        """Position id of the first new token; less than the number of kept tokens where chunks were merged."""
+        return int(self.position_ids[0, -1]) + 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def to_dynamic_cache(self, batch_size: int = 1, end: int | None = None) -> DynamicCache:
+        """A new transformers cache with these keys and values, which a model may grow at will.
+
+        Args:
+            batch_size: how many times to repeat it, for beams.
+            end: stop before this token, as in a slice.
+        """
+        cache = DynamicCache()
+        for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
+            cache.update(_part(key, end, batch_size), _part(value, end, batch_size), layer)
+        return cache
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file, with what made it as JSON metadata; never half a file."""
+        tensors = self._tensors()
+        metadata = {
+            "homer": json.dumps(self._metadata()),
+            "sha256": _digest(tensors.items()),
+        }
+        path = Path(path)
+        draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            save_file(tensors, draft, metadata)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> CompactCache:
+        """Read what `save` wrote, onto one device.
+
+        Raises:
+            CacheError: no such file, a damaged one, or one of another format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CacheError(f"no compact cache at {path}: check the path, or compress and save it again")
+        try:
+            with safe_open(path, "pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CacheError(
+                f"{path} is damaged or no safetensors file ({error}): compress and save it again"
+            ) from None
+        if "homer" not in metadata:
+            raise CacheError(
+                f"{path} is a safetensors file but no compact cache: give one that CompactCache.save wrote"
+            )
+        if metadata.get("sha256") != _digest(tensors.items()):
+            raise CacheError(f"{path} is damaged, its checksum does not fit: compress and save it again")
+        return cls._from_file(path, json.loads(metadata["homer"]), tensors)
+
+    @classmethod
+    def _from_file(cls, path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> CompactCache:
+        if facts.get("format") != _FORMAT:
+            raise CacheError(
+                f"{path} has format {facts.get('format')}, this version reads {_FORMAT}: compress and save it again"
+            )
+        layers = range(facts["layers"])
+        plain: dict[str, Any] = {name: tensors[name] for name in _ROWS} | {name: facts[name] for name in _NUMBERS}
+        return cls(
+            keys=tuple(tensors[f"key.{i}"] for i in layers),
+            values=tuple(tensors[f"value.{i}"] for i in layers),
+            config=HomerConfig.from_dict(facts["config"]),
+            **plain,
+        )
+
+    def check_made_by(self, fingerprint: str, model: str) -> None:
+        """Raise CacheError unless the model with this digest made the cache."""
+        if fingerprint != self.fingerprint:
+            raise CacheError(
+                f"this compact cache was made by {self.model} ({self.fingerprint[:8]}), not by {model} "
+                f"({fingerprint[:8]}): weights, dtype and RoPE settings must be the same; compress with this model"
+            )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {name: getattr(self, name) for name in _ROWS}
+        for i, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
+            tensors[f"key.{i}"], tensors[f"value.{i}"] = key, value
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+    def _metadata(self) -> dict[str, Any]:
+        versions = {
+            "homer": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        }
+        facts = {name: getattr(self, name) for name in _NUMBERS}
+        return facts | {
+            "format": _FORMAT, "layers": len(self.keys), "config": self.config.to_dict(), "versions": versions,
+        }  # fmt: skip
+
+
+def _part(tensor: Tensor, end: int | None, batch_size: int) -> Tensor:
+    return tensor[:, :, :end].repeat_interleave(batch_size, 0)
+
+
+def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""Chunk: affix + part of the context on its way up the tree, and the two things that happen to it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Tokens in order: prefix, context, suffix. Immutable: `merge` and `keep` give new chunks.
+
+    Attributes:
+        hidden_states: (1, length, hidden size), after the layers run so far.
+        position_ids: (1, length); after a merge, left and right context share one range.
+        tokens: (length,), where each token stands in prefix + context + suffix.
+        keys, values: one (1, key heads, length, head dim) tensor for each layer run so far.
+        prefix_len, suffix_len: affix tokens at both ends.
+    """
+
+    hidden_states: Tensor
+    position_ids: Tensor
+    tokens: Tensor
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    prefix_len: int
+    suffix_len: int
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    @property
+    def entries(self) -> int:
+        """Cache entries held: tokens x layers."""
+        return len(self) * len(self.keys)
+
+    def keep(self, indices: Tensor) -> Chunk:
+        """The chunk with only the tokens at `indices` (kept,), in hidden states and in every layer's cache."""
+        return dataclasses.replace(
+            self,
+            hidden_states=_take(self.hidden_states, indices, 1),
+            position_ids=_take(self.position_ids, indices, 1),
+            tokens=_take(self.tokens, indices, 0),
+            keys=tuple(_take(k, indices, 2) for k in self.keys),
+            values=tuple(_take(v, indices, 2) for v in self.values),
+        )
+
+    def run(self, hidden_states: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> Chunk:
+        """The chunk after some more layers, which gave these hidden states, keys and values."""
+        return dataclasses.replace(
+            self, hidden_states=hidden_states, keys=self.keys + keys, values=self.values + values
+        )
+
+
+def merge(left: Chunk, right: Chunk) -> Chunk:
+    """Join two chunks: the affix is averaged, the contexts stand one after the other.
+
+    The affix of both has the same positions, so averaging rotated keys is sound (the paper, section 3.2).
+    """
+
+    def join(a: Tensor, b: Tensor, dim: int) -> Tensor:
+        return _join(a, b, dim, left.prefix_len, left.suffix_len)
+
+    return dataclasses.replace(
+        left,
+        hidden_states=join(left.hidden_states, right.hidden_states, 1),
+        position_ids=join(left.position_ids, right.position_ids, 1),
+        tokens=join(left.tokens, right.tokens, 0),
+        keys=tuple(join(a, b, 2) for a, b in zip(left.keys, right.keys, strict=True)),
+        values=tuple(join(a, b, 2) for a, b in zip(left.values, right.values, strict=True)),
+    )
+
+
+def _join(a: Tensor, b: Tensor, dim: int, prefix_len: int, suffix_len: int) -> Tensor:
+    prefix_a, context_a, suffix_a = _parts(a, dim, prefix_len, suffix_len)
+    prefix_b, context_b, suffix_b = _parts(b, dim, prefix_len, suffix_len)
+    return torch.cat([_mean(prefix_a, prefix_b), context_a, context_b, _mean(suffix_a, suffix_b)], dim)
+
+
+def _mean(a: Tensor, b: Tensor) -> Tensor:
+    return (a + b) / 2 if a.is_floating_point() else a
+
+
+def _parts(x: Tensor, dim: int, prefix_len: int, suffix_len: int) -> tuple[Tensor, ...]:
+    return torch.split(x, [prefix_len, x.shape[dim] - prefix_len - suffix_len, suffix_len], dim)
+
+
+def _take(x: Tensor, indices: Tensor, dim: int) -> Tensor:
+    return x.index_select(dim, indices.to(x.device))

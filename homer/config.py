@@ -1,0 +1,121 @@
+"""HomerConfig: the settings of hierarchical context merging, under the names the method's authors use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from homer.errors import ConfigError
+
+_MINIMUM = {
+    "max_chunk_len": 4,
+    "target_len": 3,
+    "layers_warmup": 0,
+    "max_initial_chunk_len": 1,
+    "chunk_batch_size": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class HomerConfig:
+    """Settings of one compression; immutable, and valid once made. Lengths are in tokens.
+
+    What is None is derived from the model by `resolve`.
+
+    Attributes:
+        max_chunk_len: longest chunk, affix included. None: half the model's window.
+        target_len: most tokens that the compact cache holds in a layer. None: `max_chunk_len`.
+        layers_warmup: layers that run before any merging. None: 12 of every 32 layers.
+        max_initial_chunk_len: longest leaf, where leaves should be shorter than later chunks.
+            None: `max_chunk_len`.
+        refresh_suffix: run the real suffix once more on top of the compressed context, in place of the
+            average of all chunks' suffixes. False is the paper's own way.
+        chunk_batch_size: equal leaves that run in one batch; more is faster where chunks are short,
+            and holds more memory.
+
+    Raises:
+        ConfigError: a value of the wrong type or below its minimum.
+    """
+
+    max_chunk_len: int | None = None
+    target_len: int | None = None
+    layers_warmup: int | None = None
+    max_initial_chunk_len: int | None = None
+    refresh_suffix: bool = True
+    chunk_batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.refresh_suffix, bool):
+            raise ConfigError(f"refresh_suffix={self.refresh_suffix!r} is no bool: give True or False")
+        for name, minimum in _MINIMUM.items():
+            _check_whole_number(name, getattr(self, name), minimum)
+
+    def resolve(self, window: int, layers: int, sliding_window: int | None = None) -> ResolvedConfig:
+        """The configuration with everything that was None derived from a model.
+
+        Args:
+            window: the model's context window, in tokens.
+            layers: how many decoder layers the model has.
+            sliding_window: the shortest sliding attention window of its layers, if any has one.
+
+        Raises:
+            ConfigError: a chunk longer than the window, more warmup layers than layers, or a chunk
+                longer than a sliding attention window.
+        """
+        chunk = self.max_chunk_len or min(window // 2, sliding_window or window)
+        warmup = max(1, layers * 12 // 32) if self.layers_warmup is None else self.layers_warmup
+        resolved = ResolvedConfig(
+            max_chunk_len=chunk,
+            target_len=self.target_len or chunk,
+            layers_warmup=warmup,
+            max_initial_chunk_len=self.max_initial_chunk_len,
+            refresh_suffix=self.refresh_suffix,
+            chunk_batch_size=self.chunk_batch_size,
+        )
+        resolved._check_against(window, layers, sliding_window)
+        return resolved
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> HomerConfig:
+        """The configuration that `to_dict` wrote. Raises ConfigError on a name it does not know."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise ConfigError(f"unknown setting {unknown[0]!r}: the settings are {', '.join(known)}")
+        return cls(**settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedConfig(HomerConfig):
+    """A HomerConfig in which the lengths and the warmup are numbers, checked against a model."""
+
+    max_chunk_len: int = 0
+    target_len: int = 0
+    layers_warmup: int = 0
+
+    def _check_against(self, window: int, layers: int, sliding_window: int | None) -> None:
+        for name in ("max_chunk_len", "max_initial_chunk_len"):
+            length = getattr(self, name)
+            if length is not None and length > window:
+                raise ConfigError(f"{name}={length} is beyond the model's window of {window} tokens: lower it")
+            if length is not None and sliding_window is not None and length > sliding_window:
+                raise ConfigError(
+                    f"{name}={length} is longer than the model's sliding attention window of "
+                    f"{sliding_window} tokens: lower it to {sliding_window} at most"
+                )
+        if self.layers_warmup > layers:
+            raise ConfigError(f"layers_warmup={self.layers_warmup} but the model has {layers} layers: lower it")
+
+
+def _check_whole_number(name: str, value: object, minimum: int) -> None:
+    if value is None and name != "chunk_batch_size":
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r} is no whole number: give a number of at least {minimum}")
+    if value < minimum:
+        raise ConfigError(f"{name}={value} is too small: it must be at least {minimum}")

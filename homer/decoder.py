@@ -1,0 +1,300 @@
+"""The seam to transformers: run some of a model's layers, by the model's own code.
+
+The one file that knows how models are built. A `Decoder` holds a second tree of modules that shares
+every weight with the user's model but has a configuration of its own, in which the attention can be
+watched. Views of it hold a slice of the layers. The user's model is never changed, and nothing changes
+during a call, so any number of threads may run at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import threading
+from collections.abc import Iterable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from homer.attention import OBSERVER, watched
+from homer.errors import UnsupportedModelError
+from homer.significance import last_query_logits
+
+_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
+_PROBE_LEN = 8
+_FINGERPRINT_FIELDS = (
+    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "rope_parameters", "max_position_embeddings", "vocab_size",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOutput:
+    """What a run of some layers gives.
+
+    Attributes:
+        hidden_states: (batch, length, hidden size) after the last of them; None where the last is the model's last.
+        logits: (batch, vocabulary), float32, of the token after the last; None below the model's last layer.
+        keys, values: one (batch, key heads, length, head dim) tensor for each layer run.
+        observed: layer -> (batch, heads, length), the last query's logits where they were asked for.
+    """
+
+    hidden_states: Tensor | None
+    logits: Tensor | None
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    observed: dict[int, Tensor]
+
+
+class Decoder:
+    """A causal language model whose layers can be run piecewise.
+
+    Raises:
+        UnsupportedModelError: the model cannot be run piecewise; says why.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        model = getattr(model, "_orig_mod", model)  # as torch.compile leaves it
+        check_architecture(model)
+        self.causal_lm = _share(model)
+        text_config = model.config.get_text_config()
+        self.layers: int = len(_layers(self._root))
+        self.window: int = text_config.max_position_embeddings
+        self.sliding_window = _shortest_sliding_window(text_config)
+        self.vocabulary = int(self.causal_lm.get_input_embeddings().num_embeddings)
+        self.dtype: torch.dtype = model.dtype
+        self.device: torch.device = _input_device(model)
+        self._offload_lock = threading.RLock() if _is_offloaded(model) else None
+        self._probe()
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """The model's RoPE settings, as transformers writes them."""
+        return dict(getattr(self.causal_lm.config.get_text_config(), "rope_parameters", None) or {})
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of what keys and values depend on: shapes, RoPE, dtype, and a sample of every weight."""
+        config = self.causal_lm.config.get_text_config().to_dict()
+        facts = {name: config.get(name) for name in _FINGERPRINT_FIELDS} | {"dtype": str(self.dtype)}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+        for weight in self.causal_lm.parameters():
+            if weight.device.type != "meta":
+                sample = weight.detach().flatten()[:: max(1, weight.numel() // 4)][:4]
+                digest.update(sample.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def _root(self) -> Any:
+        return self.causal_lm.get_decoder()
+
+    def run(
+        self, first: int, end: int, inputs: Tensor, position_ids: Tensor, observe: Iterable[int] = ()
+    ) -> LayerOutput:
+        """Run layers first..end-1, causally, over one batch of chunks of equal length.
+
+        Args:
+            inputs: token ids (batch, length) where first is 0, else hidden states (batch, length, hidden size).
+            position_ids: (batch, length); they may repeat.
+            observe: layers whose last-query logits are wanted.
+        """
+        cache = DynamicCache()
+        observer = _LastQuery(observe)
+        arguments = self._arguments(first, inputs, position_ids, cache, observer)
+        with torch.no_grad(), self.exclusive():
+            if end == self.layers:
+                output = self._causal_view(first)(**arguments, logits_to_keep=1)
+                hidden, logits = None, output.logits[:, -1].float()
+            else:
+                hidden, logits = self._view(first, end)(**arguments).last_hidden_state, None
+        keys, values = entries(cache)
+        return LayerOutput(hidden, logits, keys[first:end], values[first:end], observer.logits)
+
+    def extend(
+        self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Run all layers over new tokens on top of a cache, which grows.
+
+        Args:
+            ids, position_ids: (batch, n).
+            keep: how many last rows of logits are wanted; 0 means all.
+
+        Returns:
+            Logits (batch, n or keep, vocabulary) in the model's dtype, and the observed last-query logits.
+        """
+        observer = _LastQuery(observe)
+        arguments = self._arguments(0, ids, position_ids, cache, observer)
+        with torch.no_grad(), self.exclusive():
+            logits: Tensor = self.causal_lm(**arguments, logits_to_keep=keep).logits
+        return logits, observer.logits
+
+    def exclusive(self) -> contextlib.AbstractContextManager[Any]:
+        """A lock where weights are offloaded, since loading them in and out is not for two threads at once."""
+        return self._offload_lock or contextlib.nullcontext()
+
+    def _arguments(
+        self, first: int, inputs: Tensor, position_ids: Tensor, cache: DynamicCache, observer: _LastQuery
+    ) -> dict[str, Any]:
+        name = "inputs_embeds" if first else "input_ids"
+        arguments = {name: inputs, "position_ids": position_ids, "past_key_values": cache, "use_cache": True}
+        return arguments | ({OBSERVER: observer} if observer.wanted else {})
+
+    def _view(self, first: int, end: int) -> Any:
+        """The decoder with a slice of its layers, and without its last norm below the top."""
+        root = self._root
+        view = _copy(root)
+        view._modules["layers"] = nn.ModuleList(list(root.layers)[first:end])
+        view.config = copy.copy(root.config)
+        if getattr(root.config, "layer_types", None):  # some models look them up by the place in the loop
+            view.config.layer_types = root.config.layer_types[first:end]
+        if end < self.layers:
+            view._modules[_final_norm(root)] = nn.Identity()
+        if first and hasattr(view, "embedding_multiplier"):  # Granite would scale hidden states again
+            view.embedding_multiplier = 1.0
+        return view
+
+    def _causal_view(self, first: int) -> Any:
+        return self.causal_lm if first == 0 else _replace(self.causal_lm, self._root, self._view(first, self.layers))
+
+    def _probe(self) -> None:
+        """Run a few tokens whole and in two parts: the results must agree and every layer must be observable."""
+        ids = torch.arange(_PROBE_LEN, device=self.device)[None] % self.vocabulary
+        positions = torch.arange(_PROBE_LEN, device=self.device)[None]
+        half = self.layers // 2
+        name = type(self.causal_lm).__name__
+        try:
+            whole = self.run(0, self.layers, ids, positions, range(self.layers))
+            lower = self.run(0, half, ids, positions)
+            upper = self.run(half, self.layers, _present(lower.hidden_states), positions)
+        except Exception as error:
+            raise UnsupportedModelError(f"{name} cannot be run in parts: {error}") from error
+        if len(whole.observed) < self.layers:
+            raise UnsupportedModelError(
+                f"{name}: the attention of {self.layers - len(whole.observed)} of {self.layers} layers cannot be "
+                f"watched, since it does not run through transformers' attention interface"
+            )
+        gap = (_present(whole.logits) - _present(upper.logits)).abs().max().item()
+        if not gap <= 0.02 * max(1.0, _present(whole.logits).abs().max().item()):
+            raise UnsupportedModelError(f"{name}: run in two parts, its logits differ by {gap:.3g} from the whole's")
+
+
+class _LastQuery:
+    """Notes the last query's logits at the layers asked for."""
+
+    def __init__(self, layers: Iterable[int]) -> None:
+        self.wanted = frozenset(layers)
+        self.logits: dict[int, Tensor] = {}
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        if layer in self.wanted:
+            self.logits[layer] = last_query_logits(query, key, scaling)
+
+
+def entries(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Keys and values of every layer of a cache; layers that did not run have none."""
+    layers: list[Any] = cache.layers
+    return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
+
+
+def check_architecture(model: PreTrainedModel) -> None:
+    """Refuse, by what can be read off it, a model whose layers cannot be run piecewise.
+
+    Raises:
+        UnsupportedModelError: says what is missing.
+    """
+    name = type(model).__name__
+    config = model.config.get_text_config()
+    decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[no-untyped-call]
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} has an encoder: only decoder-only models can be compressed for")
+    if decoder is None or decoder is model or not hasattr(decoder, "layers"):
+        raise UnsupportedModelError(f"{name} has no list of decoder layers under the name `layers`")
+    if not any(hasattr(decoder, norm) for norm in _FINAL_NORMS):
+        raise UnsupportedModelError(f"{name} has no last norm under any of the names {', '.join(_FINAL_NORMS)}")
+    if not hasattr(decoder, "rotary_emb") and not hasattr(decoder, "rotary_embs"):
+        raise UnsupportedModelError(f"{name} has no rotary position embedding: positions could not be reused")
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        raise UnsupportedModelError(f"{name} has layers of kind {', '.join(sorted(kinds))}: only attention can merge")
+
+
+def _share(model: nn.Module) -> Any:
+    """A second tree of modules with the same weights, in whose configuration the attention is a watched one."""
+    configs: dict[int, Any] = {}
+    twins: dict[int, nn.Module] = {}
+
+    def watched_config(config: Any) -> Any:
+        if id(config) not in configs:
+            new = copy.deepcopy(config, configs)
+            new._attn_implementation = watched(config._attn_implementation or "eager")
+        return configs[id(config)]
+
+    def twin(module: nn.Module) -> nn.Module:
+        if id(module) not in twins:
+            new = twins[id(module)] = _copy(module)
+            if hasattr(module, "config"):
+                new.config = watched_config(module.config)
+            new._modules = {name: child and twin(child) for name, child in module._modules.items()}
+        return twins[id(module)]
+
+    return twin(model)
+
+
+def _copy(module: nn.Module) -> Any:
+    """A shallow copy with a dictionary of children of its own; accelerate's hook is bound to the copy."""
+    new: Any = copy.copy(module)
+    new._modules = dict(module._modules)
+    forward = module.__dict__.get("forward")
+    if "_old_forward" in module.__dict__ and isinstance(forward, functools.partial):
+        new._old_forward = MethodType(type(module).forward, new)
+        new.forward = functools.partial(forward.func, new)
+    return new
+
+
+def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> Any:
+    """A copy of `module` in which the descendant `old` is `new`."""
+    if module is old:
+        return new
+    children = {name: child and _replace(child, old, new) for name, child in module._modules.items()}
+    if all(children[name] is child for name, child in module._modules.items()):
+        return module
+    copied = _copy(module)
+    copied._modules = children
+    return copied
+
+
+def _layers(root: Any) -> nn.ModuleList:
+    layers: nn.ModuleList = root.layers
+    return layers
+
+
+def _final_norm(root: nn.Module) -> str:
+    return next(name for name in _FINAL_NORMS if hasattr(root, name))
+
+
+def _present(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+def _shortest_sliding_window(config: Any) -> int | None:
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    unused = not getattr(config, "use_sliding_window", True) or (kinds and "sliding_attention" not in kinds)
+    return None if unused else window
+
+
+def _is_offloaded(model: nn.Module) -> bool:
+    return any(parameter.device.type == "meta" for parameter in model.parameters())
+
+
+def _input_device(model: PreTrainedModel) -> torch.device:
+    devices = (p.device for p in model.parameters() if p.device.type != "meta")
+    return next(devices, torch.device("cpu"))

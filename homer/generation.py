@@ -1,0 +1,314 @@
+"""From a compact cache to tokens and text: sampled, streamed, stopped. Every answer goes through `Stream`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from homer.cache import CompactCache
+from homer.decoder import Decoder
+from homer.errors import GenerationError
+
+DEFAULT_NEW_TOKENS = 256
+_REFUSED = ("use_cache", "cache_implementation", "prefill_chunk_size", "inputs", "input_ids", "past_key_values")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; greedy unless a temperature, top_p, top_k or min_p asks for sampling.
+
+    Attributes:
+        max_new_tokens: most tokens to generate. None: 256, or fewer where the window ends before.
+        temperature: 0 is greedy; None is 1 where another sampling setting is given, else greedy.
+        top_p, top_k, min_p: as in transformers.
+        seed: makes sampling repeatable, in this call alone.
+        stop: strings that end the text; they are not part of it.
+        repetition_penalty: over the surviving prompt and the new tokens, as in transformers.
+
+    Raises:
+        GenerationError: a value out of range.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_range("max_new_tokens", self.max_new_tokens, 1, None)
+        _check_range("temperature", self.temperature, 0, None)
+        _check_range("top_p", self.top_p, 0, 1)
+        _check_range("top_k", self.top_k, 0, None)
+        _check_range("min_p", self.min_p, 0, 1)
+        if self.repetition_penalty <= 0:
+            raise GenerationError(f"repetition_penalty={self.repetition_penalty} must be above 0: 1 means none")
+        if "" in self.stops:
+            raise GenerationError("stop holds an empty string, which would stop every text at once: leave it out")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn at random."""
+        if self.temperature is None:
+            return any(value is not None for value in (self.top_p, self.top_k, self.min_p))
+        return self.temperature > 0
+
+    def processors(self) -> LogitsProcessorList:
+        """Transformers' own processors for these settings, in its order."""
+        chosen: list[Any] = []
+        if self.repetition_penalty != 1.0:
+            chosen.append(RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
+        if self.samples:
+            if self.temperature not in (None, 1.0):
+                chosen.append(TemperatureLogitsWarper(float(self.temperature or 1.0)))
+            if self.top_k:
+                chosen.append(TopKLogitsWarper(self.top_k))
+            if self.top_p is not None and self.top_p < 1:
+                chosen.append(TopPLogitsWarper(float(self.top_p)))
+            if self.min_p is not None:
+                chosen.append(MinPLogitsWarper(float(self.min_p)))
+        return LogitsProcessorList(chosen)
+
+    def room(self, window: int, next_position: int) -> int:
+        """How many tokens may be generated before the window ends.
+
+        Raises:
+            GenerationError: fewer than max_new_tokens asks for, or none.
+        """
+        left = window - next_position
+        if left < 1 or (self.max_new_tokens or 1) > left:
+            raise GenerationError(
+                f"max_new_tokens={self.max_new_tokens or 1} after position {next_position} would pass the model's "
+                f"window of {window}: {left} are left; lower max_new_tokens or max_chunk_len"
+            )
+        return self.max_new_tokens or min(DEFAULT_NEW_TOKENS, left)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """What was generated.
+
+    Attributes:
+        text: None where the model has no tokenizer.
+        token_ids: the new tokens only; a last end-of-text token is among them.
+        finish_reason: "stop" (end of text or a stop string), "length" or "cancelled".
+    """
+
+    text: str | None
+    token_ids: list[int]
+    finish_reason: str
+
+
+def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -> Iterator[int]:
+    """Tokens that go on from a cache, one at a time, without end but for the window and max_new_tokens."""
+    limit = sampling.room(decoder.window, cache.next_position)
+    processors: Any = sampling.processors()
+    generator = _generator(sampling, cache.logits.device)
+    seen, logits, states = cache.token_ids.to(cache.logits.device), cache.logits, cache.to_dynamic_cache()
+    for step in range(limit):
+        token = _choose(processors(seen, logits), sampling.samples, generator)
+        yield int(token)
+        if step + 1 < limit:
+            seen = torch.cat([seen, token.view(1, 1)], 1)
+            place = torch.tensor([[cache.next_position + step]], device=decoder.device)
+            logits = decoder.extend(token.view(1, 1).to(decoder.device), place, states, keep=1)[0][:, -1].float()
+
+
+class Stream(Iterator[str]):
+    """Text as it is generated. Iterate over it; afterwards `result` says how it ended.
+
+    `cancel` may be called from any thread and takes effect at the next token.
+    """
+
+    def __init__(self, tokens: Iterator[int], end_ids: frozenset[int], tokenizer: Any, stops: Sequence[str]) -> None:
+        if stops and tokenizer is None:
+            raise GenerationError("stop needs a tokenizer, and this model has none: leave it out, or give a tokenizer")
+        self.token_ids: list[int] = []
+        self.text = ""
+        self.finish_reason: str | None = None
+        self._tokens, self._end_ids, self._stops = tokens, end_ids, stops
+        self._tokenizer = tokenizer
+        self._cancelled = threading.Event()
+        self._pieces = self._run()
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def cancel(self) -> None:
+        """Stop generating before the next token."""
+        self._cancelled.set()
+
+    def result(self) -> Generation:
+        """What was generated; runs to the end first."""
+        for _ in self:
+            pass
+        text = None if self._tokenizer is None else self.text
+        return Generation(text, self.token_ids, self.finish_reason or "cancelled")
+
+    def _run(self) -> Iterator[str]:
+        decoder = _TextDecoder(self._tokenizer)
+        held = ""
+        for token in self._tokens:
+            if self._cancelled.is_set():
+                self.finish_reason = "cancelled"
+                break
+            self.token_ids.append(token)
+            if token in self._end_ids:
+                self.finish_reason = "stop"
+                break
+            held += decoder.push(token)
+            place = _first_stop(held, self._stops)
+            if place is not None:
+                self.finish_reason = "stop"
+                yield from self._emit(held[:place])
+                return
+            safe = len(held) - _partial_stop(held, self._stops)
+            yield from self._emit(held[:safe])
+            held = held[safe:]
+        self.finish_reason = self.finish_reason or "length"
+        held += decoder.flush()
+        yield from self._emit(held[: _first_stop(held, self._stops)])
+
+    def _emit(self, text: str) -> Iterator[str]:
+        if text:
+            self.text += text
+            yield text
+
+
+class _TextDecoder:
+    """Token ids to text, bit by bit: holds back what the next token may still change."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = self._done = 0
+
+    def push(self, token: int) -> str:
+        """The text that is certain once this token is there."""
+        self._ids.append(token)
+        text, known = self._text(), self._decode(self._ids[self._start : self._done])
+        if len(text) <= len(known) or text.endswith("\ufffd"):
+            return ""
+        self._start, self._done = self._done, len(self._ids)
+        return text[len(known) :]
+
+    def flush(self) -> str:
+        """The text still held back."""
+        return self._text()[len(self._decode(self._ids[self._start : self._done])) :]
+
+    def _text(self) -> str:
+        return self._decode(self._ids[self._start :])
+
+    def _decode(self, ids: list[int]) -> str:
+        if self._tokenizer is None or not ids:
+            return ""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def generate_with_transformers(decoder: Decoder, cache: CompactCache, **options: Any) -> Tensor:
+    """Go on from a cache by transformers' own `generate`, with whatever options it knows.
+
+    Returns:
+        (sequences, new tokens), the new tokens only, padded as transformers pads.
+
+    Raises:
+        GenerationError: an option that cannot be honoured on top of a compact cache.
+    """
+    for name in _REFUSED:
+        if options.get(name) is not None:
+            raise GenerationError(f"{name} cannot be given here: the prompt is the compact cache; leave it out")
+    Sampling(max_new_tokens=options.setdefault("max_new_tokens", None)).room(decoder.window, cache.next_position)
+    if options["max_new_tokens"] is None:
+        options["max_new_tokens"] = min(DEFAULT_NEW_TOKENS, decoder.window - cache.next_position)
+    batch = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
+    ids = cache.token_ids.to(decoder.device)
+    with torch.no_grad(), decoder.exclusive():
+        output = _resuming(decoder, cache).generate(
+            input_ids=ids,
+            position_ids=cache.position_ids.to(decoder.device),
+            attention_mask=torch.ones_like(ids),
+            past_key_values=cache.to_dynamic_cache(batch, end=-1),
+            **options,
+        )
+    sequences: Tensor = getattr(output, "sequences", output)
+    return sequences[:, ids.shape[1] :]
+
+
+def _resuming(decoder: Decoder, cache: CompactCache) -> Any:
+    """The model for one `generate`, whose first forward answers from the cache's last entry and logits.
+
+    Running the last token again would not give the same where its states come from merged chunks.
+    """
+    model = copy.copy(decoder.causal_lm)
+    forward = decoder.causal_lm.forward
+    waiting = [True]
+
+    @functools.wraps(forward)
+    def resume(*args: Any, **kwargs: Any) -> Any:
+        if not waiting:
+            return forward(*args, **kwargs)
+        waiting.clear()
+        states: DynamicCache = kwargs["past_key_values"]
+        batch = kwargs["input_ids"].shape[0]
+        for layer, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
+            states.update(key[:, :, -1:].expand(batch, -1, -1, -1), value[:, :, -1:].expand(batch, -1, -1, -1), layer)
+        logits = cache.logits.to(decoder.device)[:, None].expand(batch, -1, -1)
+        return CausalLMOutputWithPast(logits=logits, past_key_values=states)
+
+    model.forward = resume
+    return model
+
+
+def _choose(logits: Tensor, samples: bool, generator: torch.Generator | None) -> Tensor:
+    if not samples:
+        return logits.argmax(-1)[0]
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0, 0]
+
+
+def _generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:
+    return None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
+
+
+def _first_stop(text: str, stops: Sequence[str]) -> int | None:
+    places = [text.find(stop) for stop in stops if stop in text]
+    return min(places) if places else None
+
+
+def _partial_stop(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` that may be the beginning of a stop string."""
+    longest = min(len(text), max(map(len, stops), default=1) - 1)
+    return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0)
+
+
+def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:
+    if value is None:
+        return
+    if value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise GenerationError(f"{name}={value} is out of range: it must be {limits}")

@@ -1,0 +1,182 @@
+"""compress: the method on one screen. Walks the plan depth-first and folds the tree as it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from homer.chunk import Chunk, merge
+from homer.decoder import Decoder, LayerOutput, entries
+from homer.schedule import MergePlan
+from homer.significance import attention_row, select, significance
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One node of the tree just after it ran, for those who watch: see `Watcher`."""
+
+    level: int
+    index: int
+    length: int
+    chunk: Chunk
+    pending: tuple[Chunk, ...]  # left siblings that still wait
+
+
+Watcher = Callable[[Node], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compressed:
+    """The root: the survivors, the next token's logits (1, vocabulary), and their relevance (kept,)."""
+
+    chunk: Chunk
+    logits: Tensor
+    relevance: Tensor
+
+
+def compress(
+    decoder: Decoder,
+    plan: MergePlan,
+    ids: Tensor,
+    bias: Tensor | None = None,
+    *,
+    refresh_suffix: bool = True,
+    chunk_batch_size: int = 1,
+    watch: Watcher | None = None,
+) -> Compressed:
+    """Fold prefix + context + suffix (ids: (length,)) into one chunk of `plan.final_len` tokens.
+
+    Args:
+        bias: (layers, distances), the calibration.
+        refresh_suffix: run the real suffix on top of the result, where anything was pruned.
+        chunk_batch_size: equal leaves run at a time.
+        watch: called after every node.
+
+    Source: Song et al., ICLR 2024, algorithm 1, in depth-first order: one pending left chunk a level.
+    """
+    walk = _Walk(decoder, plan, ids, bias)
+    pending: list[Chunk] = []
+    chunk: Chunk
+    for index, leaf in enumerate(walk.leaves(chunk_batch_size)):
+        chunk = leaf
+        _tell(watch, plan, 0, index, chunk, pending)
+        for level in range(1, _merges(index) + 1):
+            index >>= 1
+            chunk = walk.run(merge(pending.pop(), chunk), level, index)
+            _tell(watch, plan, level, index, chunk, pending)
+        pending.append(chunk)
+    result = Compressed(chunk, walk.logits, walk.relevance)
+    return _refresh(decoder, plan, ids, result) if refresh_suffix and plan.prunes else result
+
+
+class _Walk:
+    """Runs the nodes of one plan; `logits` and `relevance` are there once the root has run."""
+
+    logits: Tensor
+    relevance: Tensor
+
+    def __init__(self, decoder: Decoder, plan: MergePlan, ids: Tensor, bias: Tensor | None) -> None:
+        self.decoder, self.plan, self.bias = decoder, plan, bias
+        self.ids = ids.to(decoder.device)
+
+    def leaves(self, batch_size: int) -> Iterator[Chunk]:
+        """Every leaf after its layers and its pruning, up to `batch_size` of equal length run at once."""
+        lengths = self.plan.lengths[0]
+        for _, group in itertools.groupby(range(len(lengths)), key=lambda i: lengths[i]):
+            for batch in _batches(list(group), batch_size):
+                yield from self._leaf_batch(batch)
+
+    def run(self, chunk: Chunk, level: int, index: int) -> Chunk:
+        """A merged chunk after its level's layers and its pruning."""
+        if self.plan.layers[level][0] == self.plan.layers[level][1]:
+            return chunk
+        output = self._layers(chunk.hidden_states, chunk.position_ids, level)
+        return self._prune(chunk, output, 0, level, index)
+
+    def _leaf_batch(self, indices: list[int]) -> Iterator[Chunk]:
+        chunks = [self._leaf(i) for i in indices]
+        inputs = torch.cat([chunk.hidden_states for chunk in chunks])
+        positions = torch.cat([chunk.position_ids for chunk in chunks])
+        output = self._layers(inputs, positions, 0)
+        for row, (index, chunk) in enumerate(zip(indices, chunks, strict=True)):
+            yield self._prune(chunk, output, row, 0, index)
+
+    def _leaf(self, index: int) -> Chunk:
+        """A leaf before any layer: its token ids stand in for hidden states."""
+        plan, device = self.plan, self.ids.device
+        start, end = plan.spans[index]
+        prefix = torch.arange(plan.prefix_len, device=device)
+        context = torch.arange(plan.prefix_len + start, plan.prefix_len + end, device=device)
+        suffix = torch.arange(len(self.ids) - plan.suffix_len, len(self.ids), device=device)
+        tokens = torch.cat([prefix, context, suffix])
+        places = torch.arange(plan.prefix_len + end - start, device=device)
+        suffix_places = torch.arange(plan.suffix_start, plan.suffix_start + plan.suffix_len, device=device)
+        positions = torch.cat([places, suffix_places])[None]
+        return Chunk(self.ids[tokens][None], positions, tokens, (), (), plan.prefix_len, plan.suffix_len)
+
+    def _layers(self, inputs: Tensor, position_ids: Tensor, level: int) -> LayerOutput:
+        first, end = self.plan.layers[level]
+        root = level == self.plan.height
+        return self.decoder.run(first, end, inputs, position_ids, range(first, end) if root else (end - 1,))
+
+    def _prune(self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int) -> Chunk:
+        """Row `row` of the output as a chunk that keeps its target; at the root, the logits are noted as well."""
+        keys, values = (tuple(t[row : row + 1] for t in side) for side in (output.keys, output.values))
+        hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states[row : row + 1]
+        chunk = chunk.run(hidden, keys, values)
+        layer = self.plan.layers[level][1] - 1
+        kept = torch.arange(len(chunk), device=chunk.tokens.device)
+        if self.plan.targets[level][index] < len(chunk):
+            bias = None if self.bias is None else self.bias[layer]
+            scores = significance(output.observed[layer][row], chunk.position_ids[0], bias)
+            kept = select(scores, chunk.prefix_len, chunk.suffix_len, self.plan.targets[level][index])
+            chunk = chunk.keep(kept)
+        if level == self.plan.height:
+            assert output.logits is not None
+            self.logits = output.logits
+            self.relevance = _relevance(output.observed)[kept.to(output.logits.device)]
+        return chunk
+
+
+def _refresh(decoder: Decoder, plan: MergePlan, ids: Tensor, root: Compressed) -> Compressed:
+    """Replace the averaged suffix by the real one, run through all layers on top of the compressed context.
+
+    Better than the average at the cost of one short forward pass; this library's own addition.
+    """
+    chunk = root.chunk
+    body = len(chunk) - plan.suffix_len
+    cache = DynamicCache()
+    for layer, (key, value) in enumerate(zip(chunk.keys, chunk.values, strict=True)):
+        cache.update(key[:, :, :body], value[:, :, :body], layer)
+    suffix = ids[-plan.suffix_len :].to(decoder.device)[None]
+    positions = chunk.position_ids[:, body:].to(decoder.device)
+    upper = range(plan.layers[0][1], decoder.layers)
+    logits, observed = decoder.extend(suffix, positions, cache, upper, keep=1)
+    keys, values = entries(cache)
+    chunk = dataclasses.replace(chunk, keys=keys, values=values)
+    return Compressed(chunk, logits[:, -1].float(), _relevance(observed))
+
+
+def _relevance(observed: dict[int, Tensor]) -> Tensor:
+    """The last query's attention, averaged over heads and observed layers: (length,)."""
+    rows = [attention_row(logits[0]).cpu() for logits in observed.values()]
+    return torch.stack(rows).mean(0)
+
+
+def _merges(index: int) -> int:
+    """How many merges follow leaf `index`: the ones at the end of its number in binary."""
+    return (~index & index + 1).bit_length() - 1
+
+
+def _batches(items: list[int], size: int) -> Iterator[list[int]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def _tell(watch: Watcher | None, plan: MergePlan, level: int, index: int, chunk: Chunk, pending: list[Chunk]) -> None:
+    if watch is not None:
+        watch(Node(level, index, plan.lengths[level][index], chunk, tuple(pending)))

@@ -1,0 +1,341 @@
+"""HomerModel: a language model that answers from more than its window holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from homer.answer import Answer, Usage, trace_sources
+from homer.cache import CompactCache
+from homer.calibration import Calibration, load_calibration
+from homer.config import HomerConfig, ResolvedConfig
+from homer.decoder import Decoder
+from homer.errors import GenerationError, InputError
+from homer.generation import Generation, Sampling, Stream, generate_tokens, generate_with_transformers
+from homer.loading import load_model
+from homer.merge import Node, compress
+from homer.prompt import DocumentLike, Prompt, PromptBuilder
+from homer.schedule import MergePlan, plan_merge
+
+logger = logging.getLogger(__name__)
+
+TokenIds = Tensor | Sequence[int]
+
+
+class HomerModel:
+    """A loaded causal language model, its tokenizer, and how contexts are compressed for it.
+
+    The model given is not changed, and all methods may be called from several threads at once.
+
+    Args:
+        model: a transformers model; see UnsupportedModelError for what cannot work.
+        tokenizer: its tokenizer; not needed where only token ids are used.
+        config: None derives everything from the model.
+        calibration: a path, a tensor (layers, distances), a Calibration, or None.
+
+    Raises:
+        UnsupportedModelError, ConfigError, CalibrationError: saying what does not fit.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any = None,
+        config: HomerConfig | None = None,
+        calibration: str | os.PathLike[str] | Tensor | Calibration | None = None,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.decoder = Decoder(model)
+        self.config = config or HomerConfig()
+        self.calibration = None if calibration is None else load_calibration(calibration)
+        self.name: str = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        self._end_ids = _end_ids(model, tokenizer)
+        self._resolve(self.config)
+        if self.calibration is not None:
+            self.calibration.check_fits(self.decoder.layers, 0)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        config: HomerConfig | None = None,
+        calibration: str | os.PathLike[str] | Tensor | Calibration | None = None,
+        dtype: str | torch.dtype | None = None,
+        device_map: Any = None,
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        rope_scaling: float | Mapping[str, Any] | None = None,
+        **model_kwargs: Any,
+    ) -> HomerModel:
+        """Load a model and its tokenizer.
+
+        Args:
+            name_or_path: a hub id, a folder, or "mini" for the small model that ships with this package.
+            dtype: None keeps the dtype of the saved weights.
+            device_map, attn_implementation, quantization_config, model_kwargs: as in transformers.
+            rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
+
+        Raises:
+            UnsupportedModelError: no such model, or one that cannot work; says why.
+        """
+        given = {
+            "device_map": device_map,
+            "attn_implementation": attn_implementation,
+            "quantization_config": quantization_config,
+        }
+        options = model_kwargs | {name: value for name, value in given.items() if value is not None}
+        loaded = load_model(name_or_path, dtype, rope_scaling, options)
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            config or loaded.config,
+            loaded.calibration if calibration is None else calibration,
+        )
+
+    @property
+    def window(self) -> int:
+        """The model's context window in tokens, YaRN included."""
+        return self.decoder.window
+
+    def compress(
+        self,
+        prefix_ids: TokenIds,
+        context_ids: TokenIds,
+        suffix_ids: TokenIds,
+        *,
+        config: HomerConfig | None = None,
+        progress: bool = False,
+    ) -> CompactCache:
+        """Compress a context of any length, between a prefix and a suffix that stay whole.
+
+        Args:
+            prefix_ids, context_ids, suffix_ids: token ids, 1-D or (1, n).
+            config: for this call, in place of the model's own.
+            progress: show a progress bar, a step a chunk.
+
+        Raises:
+            InputError: an empty part, ids beyond the vocabulary, an affix that leaves a chunk no room.
+            ConfigError: a target below the affix, a chunk beyond the window.
+
+        Source: Song et al., Hierarchical Context Merging, ICLR 2024.
+        """
+        parts = [
+            _token_ids(name, ids, self.decoder.vocabulary)
+            for name, ids in (("prefix_ids", prefix_ids), ("context_ids", context_ids), ("suffix_ids", suffix_ids))
+        ]
+        resolved = self._resolve(config or self.config)
+        plan = self.plan(*map(len, parts), config=resolved)
+        if plan.prunes and self.calibration is not None:
+            self.calibration.check_fits(self.decoder.layers, plan.suffix_start + plan.suffix_len)
+        ids = torch.cat(parts)
+        logger.info("compressing %d tokens to %d in %d chunks", len(ids), plan.final_len, len(plan.spans))
+        with tqdm(total=plan.nodes, desc="compressing", unit="chunk", disable=not progress) as bar:
+            result = compress(
+                self.decoder,
+                plan,
+                ids,
+                None if self.calibration is None else self.calibration.bias,
+                refresh_suffix=resolved.refresh_suffix,
+                chunk_batch_size=resolved.chunk_batch_size,
+                watch=lambda node: _advance(bar, node, plan),
+            )
+        chunk = result.chunk
+        return CompactCache(
+            keys=chunk.keys,
+            values=chunk.values,
+            position_ids=chunk.position_ids,
+            kept_tokens=chunk.tokens,
+            token_ids=ids[chunk.tokens.cpu()][None],
+            relevance=result.relevance,
+            logits=result.logits,
+            input_tokens=len(ids),
+            prefix_len=plan.prefix_len,
+            suffix_len=plan.suffix_len,
+            model=self.name,
+            fingerprint=self.decoder.fingerprint,
+            config=HomerConfig(**resolved.to_dict()),
+        )
+
+    def plan(
+        self, prefix_len: int, context_len: int, suffix_len: int, *, config: HomerConfig | None = None
+    ) -> MergePlan:
+        """What `compress` would do with parts of these lengths, without doing it."""
+        resolved = self._resolve(config or self.config)
+        return plan_merge(
+            prefix_len,
+            context_len,
+            suffix_len,
+            layers=self.decoder.layers,
+            max_chunk_len=resolved.max_chunk_len,
+            target_len=resolved.target_len,
+            layers_warmup=resolved.layers_warmup,
+            max_initial_chunk_len=resolved.max_initial_chunk_len,
+        )
+
+    def forward(self, input_ids: TokenIds, cache: CompactCache) -> Tensor:
+        """Logits (1, n, vocabulary) of new tokens (n,) or (1, n) after a cache, which is not changed."""
+        self._check(cache)
+        ids = _token_ids("input_ids", input_ids, self.decoder.vocabulary).to(self.decoder.device)[None]
+        if ids.shape[1] < 1:
+            raise InputError("input_ids holds 0 tokens: give at least 1")
+        positions = cache.next_position + torch.arange(ids.shape[1], device=ids.device)[None]
+        return self.decoder.extend(ids, positions, cache.to_dynamic_cache())[0]
+
+    def generate(
+        self, cache: CompactCache, max_new_tokens: int | None = None, *, num_beams: int = 1, **options: Any
+    ) -> Generation:
+        """Generate from a cache, which is not changed; greedy unless asked otherwise.
+
+        Args:
+            max_new_tokens: None means 256, or what the window leaves.
+            num_beams: above 1, beam search by transformers' own `generate`.
+            options: temperature, top_p, top_k, min_p, seed, stop, repetition_penalty (see Sampling). Any other
+                option of transformers' `generate` is handed to it, such as no_repeat_ngram_size.
+
+        Raises:
+            GenerationError: settings out of range, or more tokens than the window leaves.
+        """
+        self._check(cache)
+        own = {field.name for field in dataclasses.fields(Sampling)}
+        if num_beams == 1 and set(options) <= own:
+            return self.stream(cache, max_new_tokens, **options).result()
+        return self._generate_elsewhere(cache, max_new_tokens, num_beams, options)
+
+    def stream(self, cache: CompactCache, max_new_tokens: int | None = None, **options: Any) -> Stream:
+        """Text as it is generated, an iterator that can be cancelled; options as in `generate`, without beams."""
+        self._check(cache)
+        try:
+            sampling = Sampling(max_new_tokens=max_new_tokens, **options)
+        except TypeError as error:
+            raise GenerationError(f"{error}: stream knows {', '.join(Sampling.__annotations__)}") from None
+        sampling.room(self.window, cache.next_position)
+        return Stream(generate_tokens(self.decoder, cache, sampling), self._end_ids, self.tokenizer, sampling.stops)
+
+    def ask(
+        self,
+        question: str,
+        documents: Sequence[DocumentLike],
+        *,
+        system: str | None = None,
+        config: HomerConfig | None = None,
+        progress: bool = False,
+        max_new_tokens: int | None = None,
+        **generation: Any,
+    ) -> Answer:
+        """Answer a question from documents of any length.
+
+        What fits the model's window is simply answered, as the plain model would.
+
+        Args:
+            documents: strings, or mappings with `text` and maybe `title`.
+            system: the system message; None for the library's own.
+            config, progress: as in `compress`; max_new_tokens, generation: as in `generate`.
+
+        Raises:
+            InputError: no documents, an empty one, or an empty question.
+        """
+        prompt = self.build_prompt(question, documents, system=system)
+        cache = self.compress_prompt(prompt, config=config, progress=progress, max_new_tokens=max_new_tokens)
+        result = self.generate(cache, max_new_tokens, **generation)
+        usage = Usage(cache.input_tokens, len(cache), len(result.token_ids))
+        return Answer((result.text or "").strip(), trace_sources(prompt, cache), usage, result.finish_reason)
+
+    def build_prompt(self, question: str, documents: Sequence[DocumentLike], *, system: str | None = None) -> Prompt:
+        """The prompt that `ask` compresses, by the tokenizer's own chat template."""
+        return PromptBuilder(self.require_tokenizer("ask")).build(question, documents, system)
+
+    def compress_prompt(
+        self,
+        prompt: Prompt,
+        *,
+        config: HomerConfig | None = None,
+        progress: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> CompactCache:
+        """Compress a prompt; left whole where it fits the window together with max_new_tokens."""
+        resolved = self._resolve(config or self.config)
+        limit = min(self.window, self.decoder.sliding_window or self.window)
+        reserve = max_new_tokens or min(256, self.window // 8)
+        if len(prompt) + reserve <= limit:
+            whole = max(len(prompt), resolved.max_chunk_len)
+            resolved = dataclasses.replace(resolved, max_chunk_len=whole, target_len=whole, max_initial_chunk_len=None)
+        return self.compress(
+            prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids, config=resolved, progress=progress
+        )
+
+    def require_tokenizer(self, purpose: str) -> Any:
+        """The tokenizer. Raises InputError where there is none."""
+        if self.tokenizer is None:
+            raise InputError(f"{self.name} was loaded without a tokenizer, so it cannot {purpose}: give tokenizer=")
+        return self.tokenizer
+
+    def _resolve(self, config: HomerConfig) -> ResolvedConfig:
+        return config.resolve(self.window, self.decoder.layers, self.decoder.sliding_window)
+
+    def _check(self, cache: CompactCache) -> None:
+        cache.check_made_by(self.decoder.fingerprint, self.name)
+
+    def _generate_elsewhere(
+        self, cache: CompactCache, max_new_tokens: int | None, num_beams: int, options: dict[str, Any]
+    ) -> Generation:
+        sampling = Sampling(options.pop("max_new_tokens", max_new_tokens), **_pop_sampling(options))
+        if sampling.seed is not None or sampling.stops:
+            raise GenerationError("seed and stop cannot be combined with num_beams or other options of transformers")
+        known = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+        chosen = {name: value for name, value in known.items() if value is not None} if sampling.samples else {}
+        sequence = generate_with_transformers(
+            self.decoder,
+            cache,
+            max_new_tokens=sampling.max_new_tokens,
+            num_beams=num_beams,
+            do_sample=sampling.samples,
+            repetition_penalty=sampling.repetition_penalty,
+            **chosen,
+            **options,
+        )[0].tolist()
+        stopped = next((i + 1 for i, token in enumerate(sequence) if token in self._end_ids), None)
+        stream = Stream(iter(sequence[:stopped]), self._end_ids, self.tokenizer, ())
+        return stream.result()
+
+
+def _pop_sampling(options: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(Sampling)} - {"max_new_tokens"}
+    return {name: options.pop(name) for name in list(options) if name in names}
+
+
+def _token_ids(name: str, ids: TokenIds, vocabulary: int) -> Tensor:
+    tensor = torch.as_tensor(ids).cpu()
+    if tensor.ndim == 2 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 1:
+        raise InputError(f"{name} has shape {tuple(tensor.shape)}: give one sequence, 1-D or (1, n)")
+    if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
+        raise InputError(f"{name} has dtype {tensor.dtype}: give whole numbers, such as torch.long")
+    tensor = tensor.long()
+    if tensor.numel() and not (int(tensor.min()) >= 0 and int(tensor.max()) < vocabulary):
+        wrong = int(tensor.max()) if int(tensor.max()) >= vocabulary else int(tensor.min())
+        raise InputError(f"{name} holds the id {wrong}, but the vocabulary has {vocabulary}: check the tokenizer")
+    return tensor
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    ids: set[int] = set()
+    for holder in (model.generation_config, model.config, tokenizer):
+        end = getattr(holder, "eos_token_id", None)
+        ids |= set(end if isinstance(end, list | tuple) else [] if end is None else [end])
+    return frozenset(ids)
+
+
+def _advance(bar: tqdm[Any], node: Node, plan: MergePlan) -> None:
+    first, end = plan.layers[node.level]
+    if end > first:
+        bar.update()

@@ -1,0 +1,1 @@
+"""How the small model that ships was trained: tokenizer, data, losses, evaluation. Not part of the package."""

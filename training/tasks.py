@@ -1,0 +1,60 @@
+"""Questions with known answers in held-out text of any length: names, wordings and books that training never saw."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from random import Random
+
+from homer import HomerModel, Prompt
+from training.facts import Fact, Facts
+from training.library import Texts, fill, load_prose
+
+AFFIX_TOKENS = 70
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A prompt, the right answer, and the statement that holds it."""
+
+    prompt: Prompt
+    answer: str
+    statement: str
+
+
+class Tasks:
+    """Makes cases of a task at a length; the same seed makes the same case."""
+
+    def __init__(self, model: HomerModel, held_out: Path) -> None:
+        self.model, self.texts = model, Texts.load(held_out)
+
+    def case(self, task: str, length: int, seed: int) -> Case:
+        """One case of the task "pass_key" or "one_of_eight", of about `length` tokens."""
+        random = Random(f"{task} {length} {seed}")
+        facts = Facts(random, held_out=True)
+        if task == "pass_key":
+            planted = [facts.secret("pass key")]
+            documents = [self._document(random, planted, length - AFFIX_TOKENS, facts)]
+        else:
+            planted = facts.draw(8, alike=seed % 2 == 0)
+            share = (length - AFFIX_TOKENS) // 8
+            documents = [self._document(random, [fact], share, facts) for fact in random.sample(planted, 8)]
+        prompt = self.model.build_prompt(planted[0].questions[0], documents)
+        return Case(prompt, planted[0].answer, planted[0].statement)
+
+    def absent(self, length: int, seed: int) -> Prompt:
+        """A prompt of at least `length` tokens whose documents do not hold the answer."""
+        random = Random(f"absent {seed}")
+        facts = Facts(random)
+        documents = [self._document(random, [], length // 2, facts) for _ in range(3)]
+        return self.model.build_prompt(random.choice(facts.draw(1)[0].questions), documents)
+
+    def _document(self, random: Random, planted: list[Fact], budget: int, facts: Facts) -> dict[str, str]:
+        """A titled stretch of a held-out book with facts between its sentences."""
+        tokenizer = self.model.require_tokenizer("evaluate")
+        title = fill(random.choice(load_prose()["titles"]), facts.names)
+        used = len(tokenizer(title).input_ids) + 6 + sum(len(tokenizer(f.statement).input_ids) for f in planted)
+        pieces = [tokenizer.decode(ids) for ids in self.texts.run(random, max(0, budget - used))]
+        for fact in planted:
+            pieces.insert(random.randint(0, len(pieces)), f" {fact.statement}")
+        return {"title": title, "text": "".join(pieces).strip()}
