@@ -15,10 +15,11 @@ from homer.errors import (
     InputError,
     UnsupportedModelError,
 )
-from homer.generation import Generation, Sampling, Stream
+from homer.generation import Sampling
 from homer.model import HomerModel
 from homer.prompt import Document, Prompt
 from homer.schedule import MergePlan, plan_merge
+from homer.streaming import Generation, Stream
 
 __all__ = [
     "Answer",

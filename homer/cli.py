@@ -22,7 +22,7 @@ from homer.model import HomerModel
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 where all went well, 1 where an answer was wrong, 2 on bad input."""
     options = _parser().parse_args(arguments)
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         status: int = options.run(options)
     except HomerError as error:

@@ -15,7 +15,8 @@ from homer.cache import CompactCache
 from homer.config import HomerConfig
 from homer.errors import GenerationError
 from homer.generation import generate_with_transformers
-from homer.model import HomerModel, TokenIds
+from homer.ids import TokenIds
+from homer.model import HomerModel
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

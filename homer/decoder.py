@@ -16,18 +16,18 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterable
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from homer.attention import OBSERVER, watched
+from homer.architecture import check_architecture, final_norm, shortest_sliding_window
+from homer.attention import OBSERVER
 from homer.errors import UnsupportedModelError
 from homer.significance import last_query_logits
+from homer.views import copy_module, replace_module, share_weights
 
-_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 _PROBE_LEN = 8
 _FINGERPRINT_FIELDS = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -63,11 +63,11 @@ class Decoder:
     def __init__(self, model: PreTrainedModel) -> None:
         model = getattr(model, "_orig_mod", model)  # as torch.compile leaves it
         check_architecture(model)
-        self.causal_lm = _share(model)
+        self.causal_lm = share_weights(model)
         text_config = model.config.get_text_config()
         self.layers: int = len(_layers(self._root))
         self.window: int = text_config.max_position_embeddings
-        self.sliding_window = _shortest_sliding_window(text_config)
+        self.sliding_window = shortest_sliding_window(text_config)
         self.vocabulary = int(self.causal_lm.get_input_embeddings().num_embeddings)
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = _input_device(model)
@@ -149,19 +149,21 @@ class Decoder:
     def _view(self, first: int, end: int) -> Any:
         """The decoder with a slice of its layers, and without its last norm below the top."""
         root = self._root
-        view = _copy(root)
+        view = copy_module(root)
         view._modules["layers"] = nn.ModuleList(list(root.layers)[first:end])
         view.config = copy.copy(root.config)
         if getattr(root.config, "layer_types", None):  # some models look them up by the place in the loop
             view.config.layer_types = root.config.layer_types[first:end]
         if end < self.layers:
-            view._modules[_final_norm(root)] = nn.Identity()
+            view._modules[final_norm(root)] = nn.Identity()
         if first and hasattr(view, "embedding_multiplier"):  # Granite would scale hidden states again
             view.embedding_multiplier = 1.0
         return view
 
     def _causal_view(self, first: int) -> Any:
-        return self.causal_lm if first == 0 else _replace(self.causal_lm, self._root, self._view(first, self.layers))
+        return (
+            self.causal_lm if first == 0 else replace_module(self.causal_lm, self._root, self._view(first, self.layers))
+        )
 
     def _probe(self) -> None:
         """Run a few tokens whole and in two parts: the results must agree and every layer must be observable."""
@@ -203,92 +205,14 @@ def entries(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]
     return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
 
 
-def check_architecture(model: PreTrainedModel) -> None:
-    """Refuse, by what can be read off it, a model whose layers cannot be run piecewise.
-
-    Raises:
-        UnsupportedModelError: says what is missing.
-    """
-    name = type(model).__name__
-    config = model.config.get_text_config()
-    decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[no-untyped-call]
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{name} has an encoder: only decoder-only models can be compressed for")
-    if decoder is None or decoder is model or not hasattr(decoder, "layers"):
-        raise UnsupportedModelError(f"{name} has no list of decoder layers under the name `layers`")
-    if not any(hasattr(decoder, norm) for norm in _FINAL_NORMS):
-        raise UnsupportedModelError(f"{name} has no last norm under any of the names {', '.join(_FINAL_NORMS)}")
-    if not hasattr(decoder, "rotary_emb") and not hasattr(decoder, "rotary_embs"):
-        raise UnsupportedModelError(f"{name} has no rotary position embedding: positions could not be reused")
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if kinds:
-        raise UnsupportedModelError(f"{name} has layers of kind {', '.join(sorted(kinds))}: only attention can merge")
-
-
-def _share(model: nn.Module) -> Any:
-    """A second tree of modules with the same weights, in whose configuration the attention is a watched one."""
-    configs: dict[int, Any] = {}
-    twins: dict[int, nn.Module] = {}
-
-    def watched_config(config: Any) -> Any:
-        if id(config) not in configs:
-            new = copy.deepcopy(config, configs)
-            new._attn_implementation = watched(config._attn_implementation or "eager")
-        return configs[id(config)]
-
-    def twin(module: nn.Module) -> nn.Module:
-        if id(module) not in twins:
-            new = twins[id(module)] = _copy(module)
-            if hasattr(module, "config"):
-                new.config = watched_config(module.config)
-            new._modules = {name: child and twin(child) for name, child in module._modules.items()}
-        return twins[id(module)]
-
-    return twin(model)
-
-
-def _copy(module: nn.Module) -> Any:
-    """A shallow copy with a dictionary of children of its own; accelerate's hook is bound to the copy."""
-    new: Any = copy.copy(module)
-    new._modules = dict(module._modules)
-    forward = module.__dict__.get("forward")
-    if "_old_forward" in module.__dict__ and isinstance(forward, functools.partial):
-        new._old_forward = MethodType(type(module).forward, new)
-        new.forward = functools.partial(forward.func, new)
-    return new
-
-
-def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> Any:
-    """A copy of `module` in which the descendant `old` is `new`."""
-    if module is old:
-        return new
-    children = {name: child and _replace(child, old, new) for name, child in module._modules.items()}
-    if all(children[name] is child for name, child in module._modules.items()):
-        return module
-    copied = _copy(module)
-    copied._modules = children
-    return copied
-
-
 def _layers(root: Any) -> nn.ModuleList:
     layers: nn.ModuleList = root.layers
     return layers
 
 
-def _final_norm(root: nn.Module) -> str:
-    return next(name for name in _FINAL_NORMS if hasattr(root, name))
-
-
 def _present(value: Tensor | None) -> Tensor:
     assert value is not None
     return value
-
-
-def _shortest_sliding_window(config: Any) -> int | None:
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    unused = not getattr(config, "use_sliding_window", True) or (kinds and "sliding_attention" not in kinds)
-    return None if unused else window
 
 
 def _is_offloaded(model: nn.Module) -> bool:

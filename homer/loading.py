@@ -53,6 +53,8 @@ def load_model(
             scale_rope(config, rope_scaling)
         kind = dtype or (torch.float32 if mini and not torch.cuda.is_available() else "auto")
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=kind, **options)
+    except ConfigError:
+        raise
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UnsupportedModelError(
             f"cannot load a causal language model from {str(name_or_path)!r} ({_first_line(error)}): "

@@ -139,7 +139,7 @@ class _Walk:
         if level == self.plan.height:
             assert output.logits is not None
             self.logits = output.logits
-            self.relevance = _relevance(output.observed)[kept.to(output.logits.device)]
+            self.relevance = _relevance(output.observed)[kept.cpu()]
         return chunk
 
 

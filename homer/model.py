@@ -19,15 +19,15 @@ from homer.calibration import Calibration, load_calibration
 from homer.config import HomerConfig, ResolvedConfig
 from homer.decoder import Decoder
 from homer.errors import GenerationError, InputError
-from homer.generation import Generation, Sampling, Stream, generate_tokens, generate_with_transformers
+from homer.generation import Sampling, generate_tokens, generate_with_transformers
+from homer.ids import TokenIds, check_ids
 from homer.loading import load_model
 from homer.merge import Node, compress
 from homer.prompt import DocumentLike, Prompt, PromptBuilder
 from homer.schedule import MergePlan, plan_merge
+from homer.streaming import Generation, Stream
 
 logger = logging.getLogger(__name__)
-
-TokenIds = Tensor | Sequence[int]
 
 
 class HomerModel:
@@ -129,7 +129,7 @@ class HomerModel:
         Source: Song et al., Hierarchical Context Merging, ICLR 2024.
         """
         parts = [
-            _token_ids(name, ids, self.decoder.vocabulary)
+            check_ids(name, ids, self.decoder.vocabulary)
             for name, ids in (("prefix_ids", prefix_ids), ("context_ids", context_ids), ("suffix_ids", suffix_ids))
         ]
         resolved = self._resolve(config or self.config)
@@ -184,7 +184,7 @@ class HomerModel:
     def forward(self, input_ids: TokenIds, cache: CompactCache) -> Tensor:
         """Logits (1, n, vocabulary) of new tokens (n,) or (1, n) after a cache, which is not changed."""
         self._check(cache)
-        ids = _token_ids("input_ids", input_ids, self.decoder.vocabulary).to(self.decoder.device)[None]
+        ids = check_ids("input_ids", input_ids, self.decoder.vocabulary).to(self.decoder.device)[None]
         if ids.shape[1] < 1:
             raise InputError("input_ids holds 0 tokens: give at least 1")
         positions = cache.next_position + torch.arange(ids.shape[1], device=ids.device)[None]
@@ -310,21 +310,6 @@ class HomerModel:
 def _pop_sampling(options: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(Sampling)} - {"max_new_tokens"}
     return {name: options.pop(name) for name in list(options) if name in names}
-
-
-def _token_ids(name: str, ids: TokenIds, vocabulary: int) -> Tensor:
-    tensor = torch.as_tensor(ids).cpu()
-    if tensor.ndim == 2 and tensor.shape[0] == 1:
-        tensor = tensor[0]
-    if tensor.ndim != 1:
-        raise InputError(f"{name} has shape {tuple(tensor.shape)}: give one sequence, 1-D or (1, n)")
-    if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
-        raise InputError(f"{name} has dtype {tensor.dtype}: give whole numbers, such as torch.long")
-    tensor = tensor.long()
-    if tensor.numel() and not (int(tensor.min()) >= 0 and int(tensor.max()) < vocabulary):
-        wrong = int(tensor.max()) if int(tensor.max()) >= vocabulary else int(tensor.min())
-        raise InputError(f"{name} holds the id {wrong}, but the vocabulary has {vocabulary}: check the tokenizer")
-    return tensor
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

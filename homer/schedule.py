@@ -7,6 +7,7 @@ needs torch, so the whole plan can be printed and tested before a model is there
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Sequence
@@ -133,13 +134,21 @@ def layer_ranges(layers: int, layers_warmup: int, height: int) -> list[tuple[int
         single = min(merging, height, layers - 1)
         counts = [0] * (height - single) + [1] * single
         if single < height:
-            logger.warning(
-                "the tree has %d levels above the leaves but only %d layers to merge in: the lowest %d merge without "
-                "a layer of their own; a larger max_chunk_len makes a flatter tree",
-                height, single, height - single,
-            )  # fmt: skip
+            _warn_of_depth(height, single)
     ends = [layers - sum(counts[level:]) for level in range(height + 1)]
     return list(itertools.pairwise([0, *ends]))
+
+
+@functools.cache
+def _warn_of_depth(height: int, single: int) -> None:
+    """Warn once of every such tree."""
+    logger.warning(
+        "the tree has %d levels above the leaves but only %d layers to merge in: the lowest %d merge without a layer "
+        "of their own; a larger max_chunk_len makes a flatter tree",
+        height,
+        single,
+        height - single,
+    )
 
 
 class _Tree:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -148,6 +149,20 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _measure_all(options: argparse.Namespace, jobs: list[Any]) -> Iterator[dict[str, Any]]:
+    """Measure job by job, in processes if asked to; every result is written down at once."""
+    columns = list(zip(*((options, *job) for job in jobs), strict=True))
+    with (
+        ProcessPoolExecutor(options.workers, get_context("spawn")) as pool,
+        (options.out / "cases.jsonl").open("w") as file,
+    ):
+        results = pool.map(measure, *columns, chunksize=4) if options.workers > 1 else map(measure, *columns)
+        for result in results:
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            yield result
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Read the options, measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,19 +178,12 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.time()
     calibrations(options)
     jobs = list(itertools.product(methods(options.grid), TASKS, options.lengths, range(options.samples)))
-    jobs.sort(key=lambda job: -job[2])
-    columns = zip(*((options, *job) for job in jobs), strict=True)
-    if options.workers > 1:
-        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-            results = list(pool.map(measure, *columns, chunksize=4))
-    else:
-        results = list(map(measure, *columns))
+    results = list(_measure_all(options, jobs))
     rows = table(results)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     summary = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "versions": versions, "table": rows}
     (options.out / "results.json").write_text(json.dumps(summary, indent=1))
-    (options.out / "cases.json").write_text(json.dumps([r for r in results if not r["right"]]))
     for row in rows:
         print(f"{row['method']:30} {row['task']:14} {row['length']:6} {row['accuracy']:.3f} {row['survival']:.3f}")
     print(f"{time.time() - start:.0f} s")

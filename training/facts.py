@@ -226,13 +226,19 @@ class Facts:
         """A fact of one of the kinds in facts.json."""
         return self._listed(self.random.choice(kinds()))
 
-    def secret(self, name: str | None = None) -> Fact:
-        """A fact without a subject, as in the pass key test."""
-        name = name or self.random.choice(_SECRETS.split(","))
+    def secret(self) -> Fact:
+        """A fact without a subject, about a key, a code or a number."""
+        name = self.random.choice(_SECRETS.split(","))
         value = self.names.digits() if self.random.random() < 0.8 else self.names.code()
         statement = self._pick(_SECRET_STATEMENTS).format(a=name, v=value)
         questions = [wording.format(a=name) for wording in self._side(_SECRET_QUESTIONS)]
         return Fact(name, _capital(statement), tuple(map(_capital, questions)), value)
+
+    def pass_key(self) -> Fact:
+        """The fact of the pass key test, in the words of those who made it up; training never sees them."""
+        value = str(self.random.randint(10000, 99999))
+        statement = _SECRET_STATEMENTS[1].format(a="pass key", v=value)
+        return Fact("pass key", statement, (_SECRET_QUESTIONS[1].format(a="pass key"),), value)
 
     def _kind(self) -> Any:
         draw = self.random.random()

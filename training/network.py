@@ -35,7 +35,14 @@ def new_model(vocabulary: int, end_id: int, pad_id: int, window: int = 1024) -> 
 
 
 def forward(
-    model: LlamaForCausalLM, ids: Tensor, positions: Tensor, queries: Tensor, context: Tensor, owners: Tensor
+    model: LlamaForCausalLM,
+    ids: Tensor,
+    positions: Tensor,
+    queries: Tensor,
+    context: Tensor,
+    owners: Tensor,
+    merges: Tensor | None = None,
+    filler: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits (batch, length, vocabulary) and the evidence loss, a mean over questions and layers.
 
@@ -44,23 +51,35 @@ def forward(
         queries: (batch, questions, 2), place of the query token and number of its fact; place -1: none.
         context: (batch, 2), first and end of the documents.
         owners: (batch, length), number of the fact that a token belongs to.
+        merges: (layers,), 1 after each layer where chunks would be merged; None: nowhere. What stands around the
+            documents is averaged there with its states beside documents that hold no evidence, as a merge does.
+        filler: (batch, length), the tokens of those documents.
     """
     decoder: Any = model.model
-    hidden = decoder.embed_tokens(ids)
-    rotary = decoder.rotary_emb(hidden, positions)
+    rows = len(ids)
     index = torch.arange(ids.shape[1], device=ids.device)
     inside = (index >= context[:, :1]) & (index < context[:, 1:])
     places, facts = queries.long().unbind(2)
     wanted = ((owners.long()[:, None] == facts[:, :, None]) & inside[:, None]).float()
     asked = (places >= 0) & (wanted.sum(2) > 0)
+    if filler is not None:
+        ids, positions = torch.cat([ids, torch.where(inside, filler, ids)]), torch.cat([positions, positions])
+    hidden = decoder.embed_tokens(ids)
+    rotary = decoder.rotary_emb(hidden, positions)
     losses = hidden.new_zeros((), dtype=torch.float32)
     for number, layer in enumerate(decoder.layers):
         attended, q, k = _attention(layer.self_attn, layer.input_layernorm(hidden), rotary)
         hidden = hidden + attended
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         if number >= FIRST_EVIDENCE_LAYER:
-            losses = losses + _evidence_loss(q, k, places.clamp_min(0), inside, wanted, asked, layer.self_attn.scaling)
-    logits = model.lm_head(decoder.norm(hidden))
+            losses = losses + _evidence_loss(
+                q[:rows], k[:rows], places.clamp_min(0), inside, wanted, asked, layer.self_attn.scaling
+            )
+        if merges is not None:
+            own, other = hidden[:rows], hidden[rows:]
+            mixed = torch.where(inside[:, :, None], own, (own + other) / 2)
+            hidden = torch.cat([torch.where(merges[number] > 0, mixed, own), other])
+    logits = model.lm_head(decoder.norm(hidden[:rows]))
     return logits, losses / (len(decoder.layers) - FIRST_EVIDENCE_LAYER)
 
 

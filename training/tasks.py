@@ -33,7 +33,7 @@ class Tasks:
         random = Random(f"{task} {length} {seed}")
         facts = Facts(random, held_out=True)
         if task == "pass_key":
-            planted = [facts.secret("pass key")]
+            planted = [facts.pass_key()]
             documents = [self._document(random, planted, length - AFFIX_TOKENS, facts)]
         else:
             planted = facts.draw(8, alike=seed % 2 == 0)

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from homer.schedule import layer_ranges
 from training.data import ANSWER, WEIGHTS, Row, Rows
 from training.network import forward, new_model
 
@@ -66,6 +68,28 @@ def losses(model: Any, batch: dict[str, Tensor], weights: Tensor) -> tuple[Tenso
     return language, evidence, right.sum(), asked.sum()
 
 
+def merged_loss(model: Any, batch: dict[str, Tensor], merges: Tensor, rows: int) -> Tensor:
+    """The evidence loss of the first rows when their prompts are averaged on the way up, as merges do."""
+    part = {name: tensor[:rows] for name, tensor in batch.items()}
+    filler = part["ids"].long().roll(1, 0)
+    return forward(
+        model,
+        part["ids"].long(),
+        part["positions"].long(),
+        part["queries"],
+        part["context"],
+        part["owners"],
+        merges,
+        filler,
+    )[1]
+
+
+def draw_merges(random: Random, layers: int, layers_warmup: int) -> Tensor:
+    """(layers,), 1 after each layer that a level of a random tree ends with, the root's left out."""
+    ends = [end for _, end in layer_ranges(layers, layers_warmup, random.randint(1, 7))[:-1]]
+    return torch.tensor([float(layer + 1 in ends) for layer in range(layers)])
+
+
 def learning_rate(step: int, progress: float, peak: float) -> float:
     """Linear warmup, a flat stretch, linear decay over the last part."""
     return peak * min(1.0, (step + 1) / _WARMUP, max(0.0, (1 - progress) / (1 - _DECAY_FROM)))
@@ -78,12 +102,17 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(options.prepared / "tokenizer")
     model: Any = new_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if options.init:
+        model = AutoModelForCausalLM.from_pretrained(options.init, dtype=torch.float32)
     model.to(device)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.95), fused=device == "cuda")
-    step_losses = torch.compile(losses, dynamic=False) if device == "cuda" else losses
+    on_gpu = device == "cuda"
+    step_losses = torch.compile(losses, dynamic=False) if on_gpu else losses
+    step_merged = torch.compile(merged_loss, dynamic=False) if on_gpu else merged_loss
+    random = Random(options.seed)
     weights = torch.tensor(WEIGHTS, device=device)
     data = Batches(options.prepared, options.batch, options.seed)
     loader = iter(DataLoader(data, batch_size=None, num_workers=options.workers, prefetch_factor=4, pin_memory=True))
@@ -93,7 +122,12 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in next(loader).items()}
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             language, evidence, right, asked = step_losses(model, batch, weights)
-        loss = language + options.evidence_weight * min(1.0, step / _EVIDENCE_RAMP) * evidence
+            merged = language.new_zeros(())
+            if options.merged_rows:
+                merges = draw_merges(random, len(model.model.layers), options.layers_warmup).to(device)
+                merged = step_merged(model, batch, merges, options.merged_rows)
+        ramp = options.evidence_weight * (1.0 if options.init else min(1.0, step / _EVIDENCE_RAMP))
+        loss = language + ramp * (evidence + 2 * merged)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
@@ -103,14 +137,20 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         if step == 0:  # compiling is not training
             start = time.time()
         if step % 100 == 0:
-            log.append(_entry(step, time.time() - start, language, evidence, right, asked))
+            log.append(_entry(step, time.time() - start, language, evidence, merged, right, asked))
             print(json.dumps(log[-1]), flush=True)
         step += 1
     return _save(model, tokenizer, options, log, step, time.time() - start)
 
 
-def _entry(step: int, seconds: float, language: Tensor, evidence: Tensor, right: Tensor, asked: Tensor) -> Any:
-    values = {"language": language.item(), "evidence": evidence.item(), "answers": (right / asked.clamp_min(1)).item()}
+def _entry(step: int, seconds: float, *values_: Tensor) -> Any:
+    language, evidence, merged, right, asked = values_
+    values = {
+        "language": language.item(),
+        "evidence": evidence.item(),
+        "merged": merged.item(),
+        "answers": (right / asked.clamp_min(1)).item(),
+    }
     return {"step": step, "seconds": round(seconds, 1)} | {name: round(value, 4) for name, value in values.items()}
 
 
@@ -141,6 +181,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=192)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--evidence-weight", type=float, default=0.1)
+    parser.add_argument("--init", type=Path, help="a model to go on from, instead of random weights")
+    parser.add_argument("--merged-rows", type=int, default=0, help="rows a batch for the evidence loss under merges")
+    parser.add_argument("--layers-warmup", type=int, default=6, help="of the trees whose merges are drawn")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=14)
     facts = train(parser.parse_args(arguments))

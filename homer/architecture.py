@@ -1,0 +1,47 @@
+"""Which models can be run piecewise: what can be read off a model before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from homer.errors import UnsupportedModelError
+
+_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
+
+
+def check_architecture(model: PreTrainedModel) -> None:
+    """Refuse, by what can be read off it, a model whose layers cannot be run piecewise.
+
+    Raises:
+        UnsupportedModelError: says what is missing.
+    """
+    name = type(model).__name__
+    config = model.config.get_text_config()
+    decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[no-untyped-call]
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} has an encoder: only decoder-only models can be compressed for")
+    if decoder is None or decoder is model or not hasattr(decoder, "layers"):
+        raise UnsupportedModelError(f"{name} has no list of decoder layers under the name `layers`")
+    if not any(hasattr(decoder, norm) for norm in _FINAL_NORMS):
+        raise UnsupportedModelError(f"{name} has no last norm under any of the names {', '.join(_FINAL_NORMS)}")
+    if not hasattr(decoder, "rotary_emb") and not hasattr(decoder, "rotary_embs"):
+        raise UnsupportedModelError(f"{name} has no rotary position embedding: positions could not be reused")
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        raise UnsupportedModelError(f"{name} has layers of kind {', '.join(sorted(kinds))}: only attention can merge")
+
+
+def final_norm(decoder: nn.Module) -> str:
+    """The name of a decoder's last norm."""
+    return next(name for name in _FINAL_NORMS if hasattr(decoder, name))
+
+
+def shortest_sliding_window(config: Any) -> int | None:
+    """The sliding attention window of a text configuration, in tokens; None where all attention is full."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    unused = not getattr(config, "use_sliding_window", True) or (kinds and "sliding_attention" not in kinds)
+    return None if unused else window

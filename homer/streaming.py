@@ -1,0 +1,128 @@
+"""Tokens to text as they come: held back where the next token may change it, cut at stop strings, cancellable."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from homer.errors import GenerationError
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """What was generated.
+
+    Attributes:
+        text: None where the model has no tokenizer.
+        token_ids: the new tokens only; a last end-of-text token is among them.
+        finish_reason: "stop" (end of text or a stop string), "length" or "cancelled".
+    """
+
+    text: str | None
+    token_ids: list[int]
+    finish_reason: str
+
+
+class Stream(Iterator[str]):
+    """Text as it is generated. Iterate over it; afterwards `result` says how it ended.
+
+    `cancel` may be called from any thread and takes effect at the next token.
+    """
+
+    def __init__(self, tokens: Iterator[int], end_ids: frozenset[int], tokenizer: Any, stops: Sequence[str]) -> None:
+        if stops and tokenizer is None:
+            raise GenerationError("stop needs a tokenizer, and this model has none: leave it out, or give a tokenizer")
+        self.token_ids: list[int] = []
+        self.text = ""
+        self.finish_reason: str | None = None
+        self._tokens, self._end_ids, self._stops = tokens, end_ids, stops
+        self._tokenizer = tokenizer
+        self._cancelled = threading.Event()
+        self._pieces = self._run()
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def cancel(self) -> None:
+        """Stop generating before the next token."""
+        self._cancelled.set()
+
+    def result(self) -> Generation:
+        """What was generated; runs to the end first."""
+        for _ in self:
+            pass
+        text = None if self._tokenizer is None else self.text
+        return Generation(text, self.token_ids, self.finish_reason or "cancelled")
+
+    def _run(self) -> Iterator[str]:
+        decoder = _TextDecoder(self._tokenizer)
+        held = ""
+        for token in self._tokens:
+            if self._cancelled.is_set():
+                self.finish_reason = "cancelled"
+                break
+            self.token_ids.append(token)
+            if token in self._end_ids:
+                self.finish_reason = "stop"
+                break
+            held += decoder.push(token)
+            place = _first_stop(held, self._stops)
+            if place is not None:
+                self.finish_reason = "stop"
+                yield from self._emit(held[:place])
+                return
+            safe = len(held) - _partial_stop(held, self._stops)
+            yield from self._emit(held[:safe])
+            held = held[safe:]
+        self.finish_reason = self.finish_reason or "length"
+        held += decoder.flush()
+        yield from self._emit(held[: _first_stop(held, self._stops)])
+
+    def _emit(self, text: str) -> Iterator[str]:
+        if text:
+            self.text += text
+            yield text
+
+
+class _TextDecoder:
+    """Token ids to text, bit by bit: holds back what the next token may still change."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = self._done = 0
+
+    def push(self, token: int) -> str:
+        """The text that is certain once this token is there."""
+        self._ids.append(token)
+        text, known = self._text(), self._decode(self._ids[self._start : self._done])
+        if len(text) <= len(known) or text.endswith("\ufffd"):
+            return ""
+        self._start, self._done = self._done, len(self._ids)
+        return text[len(known) :]
+
+    def flush(self) -> str:
+        """The text still held back."""
+        return self._text()[len(self._decode(self._ids[self._start : self._done])) :]
+
+    def _text(self) -> str:
+        return self._decode(self._ids[self._start :])
+
+    def _decode(self, ids: list[int]) -> str:
+        if self._tokenizer is None or not ids:
+            return ""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def _first_stop(text: str, stops: Sequence[str]) -> int | None:
+    places = [text.find(stop) for stop in stops if stop in text]
+    return min(places) if places else None
+
+
+def _partial_stop(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` that may be the beginning of a stop string."""
+    longest = min(len(text), max(map(len, stops), default=1) - 1)
+    return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0)

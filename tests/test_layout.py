@@ -1,0 +1,58 @@
+"""The architecture as the folder listing tells it: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import homer
+
+PACKAGE = Path(homer.__file__).parent
+ORDER = (
+    "_version errors config schedule chunk significance attention architecture views decoder ids cache merge encoding "
+    "calibration prompt answer streaming generation loading model compat files demo cli __main__"
+).split()
+MAY_IMPORT_TRANSFORMERS = {
+    "attention", "architecture", "decoder", "cache", "merge", "generation", "loading", "model", "compat", "cli",
+}  # fmt: skip
+
+
+def imported(path: Path) -> set[str]:
+    """Modules imported at run time; those under TYPE_CHECKING or inside functions are left out."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def modules() -> list[str]:
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    return sorted(files | {"demo"})
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_module_imports_only_those_above_it(name: str) -> None:
+    path = PACKAGE / f"{name}.py" if name != "demo" else PACKAGE / "demo" / "__init__.py"
+    for module in imported(path):
+        top, _, rest = module.partition(".")
+        if top == "homer" and rest:
+            assert ORDER.index(rest.split(".")[0]) < ORDER.index(name), f"{name} imports {module}"
+        if top == "transformers":
+            assert name in MAY_IMPORT_TRANSFORMERS
+    if name in ("schedule", "config", "errors"):
+        assert not {"torch", "transformers"} & imported(path)
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in homer.__all__:
+        assert getattr(homer, name) is not None
+        if name != "__version__":
+            assert getattr(homer, name).__doc__
+
+
+def test_files_stay_short() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")}
+    assert {name: n for name, n in lengths.items() if n > 340} == {}
