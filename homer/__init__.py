@@ -15,6 +15,7 @@ from homer.errors import (
     InputError,
     UnsupportedModelError,
 )
+from homer.files import read_documents
 from homer.generation import Sampling
 from homer.model import HomerModel
 from homer.prompt import Document, Prompt
@@ -49,4 +50,5 @@ __all__ = [
     "load_calibration",
     "patch",
     "plan_merge",
+    "read_documents",
 ]

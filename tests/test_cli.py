@@ -8,14 +8,14 @@ from homer.demo import DOCUMENTS, load_questions
 from homer.files import read_documents
 
 FACT = "The door code for the north gate is 48213."
-FILLER = "The gate is painted twice a year. Bring a lamp when it rains. " * 60
+TEXTS = [document["text"] for document in read_documents([DOCUMENTS])]
 QUESTION = "What is the door code for the north gate?"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "garden.txt").write_text(FILLER)
-    (tmp_path / "office.md").write_text(f"# Office\n\n{FACT}\n")
+    (tmp_path / "garden.txt").write_text(TEXTS[3][:1000])
+    (tmp_path / "office.md").write_text(f"{TEXTS[0][:2500]}\n\n{FACT}\n\n{TEXTS[1][:2500]}")
     return tmp_path
 
 
@@ -29,7 +29,7 @@ def test_ask_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ask_a_folder_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--json", "--no-progress", "--max-chunk-len", "256", "--max-new-tokens", "20"]
+    options = ["--json", "--no-progress", "--max-chunk-len", "512", "--max-new-tokens", "20"]
     assert main(["ask", str(folder), "--question", QUESTION, *options]) == 0
     out, err = capsys.readouterr()
     answer = json.loads(out)
@@ -64,8 +64,13 @@ def test_pdf(tmp_path: Path) -> None:
         f"<</Length {len(stream)}>>stream\n{stream}\nendstream",
         "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
     ]
-    body = "".join(f"{i} 0 obj\n{text}\nendobj\n" for i, text in enumerate(objects, 1))
-    (tmp_path / "a.pdf").write_text(f"%PDF-1.4\n{body}trailer<</Root 1 0 R/Size 6>>\n%%EOF")
+    body, places = "%PDF-1.4\n", []
+    for number, text in enumerate(objects, 1):
+        places.append(len(body))
+        body += f"{number} 0 obj\n{text}\nendobj\n"
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    end = f"xref\n0 6\n0000000000 65535 f \n{table}trailer<</Root 1 0 R/Size 6>>\nstartxref\n{len(body)}\n%%EOF"
+    (tmp_path / "a.pdf").write_text(body + end)
     assert FACT in read_documents([tmp_path])[0]["text"]
 
 

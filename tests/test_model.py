@@ -17,13 +17,18 @@ from homer import (
     UnsupportedModelError,
     patch,
 )
+from homer.demo import DOCUMENTS as DEMO
+from homer.files import read_documents
 from homer.loading import MINI
 
-FILLER = "The gate is painted twice a year. A note about parking hangs by the door. Bring a lamp when it rains. " * 12
+TEXTS = [document["text"] for document in read_documents([DEMO])]
+FILLER = TEXTS[0]
 DOCUMENTS = [
-    {"title": "Garden rules", "text": FILLER},
-    {"title": "Office guide", "text": f"{FILLER}\n\nThe door code for the north gate is 48213.\n\n{FILLER}"},
-    {"title": "Kitchen notes", "text": FILLER},
+    {"title": "Garden rules", "text": TEXTS[3][:1000]},
+    {
+        "title": "Office guide",
+        "text": f"{TEXTS[0][:2500]}\n\nThe door code for the north gate is 48213.\n\n{TEXTS[1][:2500]}",
+    },
 ]
 QUESTION = "What is the door code for the north gate?"
 
@@ -38,9 +43,10 @@ def test_ask_finds_the_answer_and_its_source(mini: HomerModel) -> None:
     assert passage.text == "The door code for the north gate is 48213."
     assert DOCUMENTS[1]["text"][passage.start : passage.end] == passage.text
     assert "48213" in "".join(DOCUMENTS[1]["text"][a:b] for a, b in passage.spans)
-    assert {source.index for source in answer.sources} == {0, 1, 2}
+    assert {source.index for source in answer.sources} == {0, 1}
     for source in answer.sources:
-        assert 0 <= source.kept == sum(p.kept for p in source.passages) <= source.tokens
+        assert 0 < source.kept <= source.tokens
+        assert all(0 < p.kept <= p.tokens for p in source.passages)
         assert source.share == source.kept / source.tokens
     assert answer.usage.input_tokens > mini.window
     assert answer.usage.kept_tokens <= 512
@@ -61,7 +67,7 @@ def test_what_fits_the_window_is_the_plain_model_to_the_logit(mini: HomerModel) 
 
 
 def test_between_a_chunk_and_the_window_nothing_is_pruned(mini: HomerModel) -> None:
-    prompt = mini.build_prompt(QUESTION, [FILLER + FILLER[: len(FILLER) // 3]])
+    prompt = mini.build_prompt(QUESTION, [FILLER[:2200]])
     assert 512 < len(prompt) < mini.window - 128
     assert len(mini.compress_prompt(prompt)) == len(prompt)
 
@@ -188,5 +194,4 @@ def test_the_mini_model_is_small_and_carries_its_settings(mini: HomerModel) -> N
     size = sum(path.stat().st_size for path in MINI.iterdir())
     assert size < 30_500_000
     assert mini.config.max_chunk_len == 512
-    assert mini.calibration is not None
     assert mini.window == 1024

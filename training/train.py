@@ -161,7 +161,9 @@ def _save(
         "steps": steps,
         "seconds": round(seconds),
         "tokens": steps * options.batch * 1024,
-        "options": {name: str(value) for name, value in vars(options).items() if name not in ("prepared", "out")},
+        "options": {
+            name: str(value) for name, value in vars(options).items() if name not in ("prepared", "out", "init")
+        },
         "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "log": log,
