@@ -59,9 +59,8 @@ def test_every_plan_is_sound(arguments: dict[str, int]) -> None:
             joined = [a + b - affix for a, b in zip(below[::2], below[1::2], strict=True)]
             assert list(lengths) == joined
     capacity = affix + 2 * ((chunk - affix) // 2) if plan.height else chunk
-    assert plan.final_len == min(target, affix + context, capacity) or (
-        plan.height and min(target, capacity) - plan.final_len <= 0
-    )
+    # an odd room loses a token where both children of the root keep half, and none where the right one is short
+    assert plan.final_len in {min(target, affix + context, limit) for limit in (capacity, chunk)}
 
 
 @settings(max_examples=100, deadline=None)

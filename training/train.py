@@ -143,8 +143,8 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     return _save(model, tokenizer, options, log, step, time.time() - start)
 
 
-def _entry(step: int, seconds: float, *values_: Tensor) -> Any:
-    language, evidence, merged, right, asked = values_
+def _entry(step: int, seconds: float, *measured: Tensor) -> Any:
+    language, evidence, merged, right, asked = measured
     values = {
         "language": language.item(),
         "evidence": evidence.item(),
