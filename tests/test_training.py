@@ -6,24 +6,28 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from conftest import random_ids, tiny_llama
-from transformers import AutoTokenizer
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from homer import HomerConfig, HomerModel
 from homer.loading import MINI
-from training.data import ANSWER, FACT, LENGTH, Row, Rows
+from training import merging
+from training.data import ANSWER, FACT, LENGTH, WEIGHTS, Rows
 from training.facts import ABSENT, Facts
 from training.library import tokenize, workplace_passages
-from training.network import forward
-from training.train import draw_merges
+from training.merging import Functions, draw_shape, exact_shape
+from training.network import FIRST_EVIDENCE_LAYER
+from training.train import collate, row_losses
+from training.trees import LEAVES, WIDTHS, Trees
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+def supply(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     folder, tokenizer = tmp_path_factory.mktemp("prepared"), AutoTokenizer.from_pretrained(MINI)
     passages = list(workplace_passages(seed=1, rounds=1))
     tokenize(tokenizer, passages, "\n\n").save(folder / "workplace.npz")
     tokenize(tokenizer, passages, "\n").save(folder / "books.npz")
-    return list(itertools.islice(Rows(folder, tokenizer, seed=3), 200))
+    return Rows(folder, tokenizer, seed=3)
 
 
 def test_pieces_side_by_side_are_the_tokens_of_the_text() -> None:
@@ -34,12 +38,13 @@ def test_pieces_side_by_side_are_the_tokens_of_the_text() -> None:
     assert texts.tokens.tolist() == whole
 
 
-def test_rows_ask_for_facts_that_are_there(rows: list[Row]) -> None:
+def test_rows_ask_for_facts_that_are_there(supply: Rows) -> None:
+    rows = list(itertools.islice(supply, 200))
     tokenizer = AutoTokenizer.from_pretrained(MINI)
     asked = [row for row in rows if row.queries[0, 0] >= 0]
     assert len(asked) > 100
     for row in asked:
-        assert len(row.ids) == len(row.positions) == len(row.kinds) == len(row.owners) == LENGTH
+        assert len(row.ids) == len(row.kinds) == len(row.owners) == LENGTH
         place, fact = row.queries[0]
         assert tokenizer.decode(row.ids[place]) == "<|assistant|>"
         first, end = row.context
@@ -49,7 +54,6 @@ def test_rows_ask_for_facts_that_are_there(rows: list[Row]) -> None:
         assert answer == ABSENT or answer.lower() in statement.lower()
         assert set(row.kinds[place + 1 : stop + 1]) == {ANSWER}
         assert set(row.kinds[row.owners > 0]) == {FACT}
-        assert np.all(row.positions[first:place] < LENGTH)
 
 
 def test_held_out_wordings_and_names_are_not_trained_on() -> None:
@@ -59,16 +63,51 @@ def test_held_out_wordings_and_names_are_not_trained_on() -> None:
     assert not {held_out.pass_key().questions[0].replace("pass key", "")} & trained
 
 
-def test_the_training_forward_is_the_model() -> None:
-    model = tiny_llama(layers=6, key_heads=4)
-    ids = torch.stack(random_ids(40, 40))
-    positions = torch.arange(40).expand(2, -1)
-    queries = torch.tensor([[[30, 1]], [[-1, 0]]])
-    context, owners = torch.tensor([[4, 25], [4, 25]]), torch.zeros(2, 40, dtype=torch.long)
-    owners[0, 10:14] = 1
-    logits, evidence = forward(model, ids, positions, queries, context, owners)
-    torch.testing.assert_close(logits, model(ids).logits, atol=1e-4, rtol=1e-4)
-    assert evidence > 0
-    merges = draw_merges(Random(0), 6, 2)
-    assert 1 <= merges.sum() <= 4
-    assert forward(model, ids, positions, queries, context, owners, merges, ids.roll(1, 0))[1] != evidence
+def test_the_training_forward_is_the_model(supply: Rows) -> None:
+    model = AutoModelForCausalLM.from_pretrained(MINI, dtype=torch.float32)
+    batch = collate(itertools.islice(iter(supply), 3))
+    weights = torch.tensor(WEIGHTS)
+    language, evidence, right, asked = row_losses(model, batch, weights, Functions())
+    ids, weight = batch["ids"].long(), weights[batch["kinds"].long()][:, 1:]
+    with torch.no_grad():
+        each = F.cross_entropy(model(ids).logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+    torch.testing.assert_close(language, (each * weight).sum() / weight.sum(), atol=1e-4, rtol=1e-4)
+    assert 0 < right <= asked
+    evidence.backward()
+    assert model.model.layers[FIRST_EVIDENCE_LAYER].self_attn.q_proj.weight.grad.abs().sum() > 0
+
+
+def test_training_trees_are_compressed_and_read_as_the_library_does(supply: Rows) -> None:
+    """Kept evidence and greedy answers of whole trees, batched and padded, against HomerModel."""
+    model = HomerModel.from_pretrained(MINI, dtype=torch.float32)
+    model.calibration = None
+    drawn = list(itertools.islice(Trees(supply).draw(WIDTHS[0]), 4))
+    shape = exact_shape(16, 6, LEAVES)
+    with torch.no_grad():
+        batch = merging.Trees(**collate(iter(drawn)))
+        result = merging.forward(model.model, batch, shape, torch.zeros(4, dtype=torch.bool), 512, Functions())
+    for tree, right, survived in zip(drawn, result.right, result.survived, strict=True):
+        prefix, size, question = tree.lengths.tolist()
+        inside = slice(prefix, prefix + size)
+        parts = tree.leaves[0, :prefix], tree.leaves[:, inside].reshape(-1), tree.reading[:question]
+        cache = model.compress(
+            *(torch.from_numpy(part.astype("int64")) for part in parts),
+            config=HomerConfig(max_chunk_len=512, target_len=512, layers_warmup=6),
+        )
+        wanted = tree.wanted[:, inside].reshape(-1).nonzero()[0] + prefix
+        kept = np.isin(wanted, cache.kept_tokens.numpy())
+        assert survived.item() == pytest.approx(kept.mean() if len(kept) else 0)
+        answer = tree.reading[tree.answer].tolist()
+        assert right.item() == (model.generate(cache, len(answer)).token_ids == answer)
+
+
+def test_a_forced_fact_survives_any_tree(supply: Rows) -> None:
+    model = AutoModelForCausalLM.from_pretrained(MINI, dtype=torch.float32)
+    batch = merging.Trees(**collate(itertools.islice(Trees(supply).draw(WIDTHS[1]), 2)))
+    for height in (2, 4, 7):
+        shape = draw_shape(Random(height), 16, 6, height)
+        with torch.no_grad():
+            result = merging.forward(model, batch, shape, torch.ones(2, dtype=torch.bool), 512, Functions())
+        assert (result.survived[batch.known] == 1).all()
+        assert 0 < result.evidence < 20
+        assert 0 < result.reading < 20

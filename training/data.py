@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -21,6 +20,7 @@ PLAIN, AROUND, FACT, ANSWER, PROMPT = 1, 2, 3, 4, 5  # kinds of token, each with
 WEIGHTS = (0.0, 1.0, 0.3, 0.05, 4.0, 0.05)
 QUERIES = 4
 NO_QUERY = (-1, 0)
+ABSENT_SHARE = 0.02  # of prompts whose documents do not hold the answer
 
 
 @dataclasses.dataclass
@@ -28,7 +28,7 @@ class Row:
     """One training row; arrays of LENGTH.
 
     Attributes:
-        ids, positions: tokens and their RoPE positions.
+        ids: tokens.
         kinds: index into WEIGHTS of each token.
         owners: number of the fact that a token belongs to, or 0.
         context: (first, end) of the documents.
@@ -36,10 +36,9 @@ class Row:
     """
 
     ids: np.ndarray
-    positions: np.ndarray
     kinds: np.ndarray
     owners: np.ndarray
-    context: tuple[int, int]
+    context: np.ndarray
     queries: np.ndarray
 
 
@@ -70,7 +69,7 @@ class Rows:
         """A stretch of a book."""
         start = self.random.randrange(len(self.books.tokens) - LENGTH)
         ids = self.books.tokens[start : start + LENGTH]
-        return _row(ids.tolist(), [PLAIN] * LENGTH, [0] * LENGTH, list(range(LENGTH)), (0, 0), [])
+        return _row(ids.tolist(), [PLAIN] * LENGTH, [0] * LENGTH, (0, 0), [])
 
     def prompt(self) -> Row:
         """A prompt with documents, questions and answers; what is left of the row is plain text."""
@@ -80,67 +79,55 @@ class Rows:
                 return row
 
     def _try_prompt(self) -> Row | None:
-        simulated = self.random.random() < 0.3
         budget = self.random.choice((self.random.randint(10, 880), self.random.randint(600, 880)))
         facts = self.facts.draw(self.random.choice((1, 1, 2, 3, 4, 6, 8, 8, 10, 12)), self.random.random() < 0.35)
-        absent = self.random.random() < 0.04
+        absent = self.random.random() < ABSENT_SHARE
         planted = facts[1:] if absent else facts
-        room = max(0, int(budget * (self.random.uniform(1, 2.5) if simulated else 1)) - 22 * len(planted))
-        ids, owners = self._documents(planted, room)
-        places = list(range(len(ids)))
-        if simulated:
-            ids, owners, places = self._merged(ids, owners, budget)
+        ids, owners = self.documents(planted, max(0, budget - 22 * len(planted)))
         if len(ids) > 940:
             return None
         asked = [(facts[0], ABSENT)] if absent else [(fact, fact.answer) for fact in _shuffled(self.random, facts)]
-        return self._assemble(ids, owners, places, planted, asked, simulated)
+        return self._assemble(ids, owners, planted, asked)
 
     def _assemble(
         self,
         context: list[int],
         owners: list[int],
-        places: list[int],
         planted: list[Fact],
         asked: list[tuple[Fact, str]],
-        simulated: bool,
     ) -> Row:
-        system = DEFAULT_SYSTEM if self.random.random() < 0.5 else self.random.choice(self.prose["systems"])
-        prefix = [self.system, *self.encode(system), self.end, self.user]
+        prefix = self.prefix()
         ids = [*prefix, *context]
-        kinds = [PROMPT] * len(prefix) + [FACT if owner >= 0 else 0 if simulated else AROUND for owner in owners]
-        positions = list(range(len(prefix))) + [len(prefix) + place for place in places]
+        kinds = [PROMPT] * len(prefix) + [FACT if owner >= 0 else AROUND for owner in owners]
         evidence = [0] * len(prefix) + [owner + 1 for owner in owners]
         queries: list[tuple[int, int]] = []
         for number, (fact, answer) in enumerate(asked[: self.random.randint(1, 12)]):
-            question = self._question(fact, number > 0)
+            question = [*([self.user] if number else []), *self.question(fact)]
             reply = [*self.encode(answer), self.end]
             if len(ids) + len(question) + len(reply) > LENGTH:
                 break
             ids += question + reply
             kinds += [PROMPT] * len(question) + [ANSWER] * len(reply)
             queries += [(len(ids) - len(reply) - 1, i + 1) for i, known in enumerate(planted) if known is fact]
-        start = positions[-1] + 1 if not simulated else len(prefix) + max(places) + 1
-        positions += range(start, start + len(ids) - len(positions))
-        evidence += [0] * (len(ids) - len(evidence))
-        bounds = (len(prefix), len(prefix) + len(context))
-        return _row(*self._filled(ids, kinds, evidence, positions, simulated), bounds, queries)
-
-    def _question(self, fact: Fact, again: bool) -> list[int]:
-        opener = f"{self.random.choice(self.prose['openers'])} " if self.random.random() < 0.1 else ""
-        text = f"Question: {opener}{self.random.choice(fact.questions)}"
-        return [*([self.user] if again else []), *self.encode(text), self.end, self.assistant]
-
-    def _filled(
-        self, ids: list[int], kinds: list[int], evidence: list[int], positions: list[int], simulated: bool
-    ) -> tuple[list[int], list[int], list[int], list[int]]:
         missing = LENGTH - len(ids)
         start = self.random.randrange(len(self.books.tokens) - LENGTH)
-        ids = ids + self.books.tokens[start : start + missing].tolist()
-        kinds = kinds + [0 if simulated else PLAIN] * missing
-        after = range(positions[-1] + 1, positions[-1] + 1 + missing)
-        return ids, kinds, evidence + [0] * missing, [*positions, *after]
+        ids += self.books.tokens[start : start + missing].tolist()
+        kinds += [PLAIN] * missing
+        evidence += [0] * (LENGTH - len(evidence))
+        return _row(ids, kinds, evidence, (len(prefix), len(prefix) + len(context)), queries)
 
-    def _documents(self, facts: list[Fact], budget: int) -> tuple[list[int], list[int]]:
+    def prefix(self) -> list[int]:
+        """A system line, and the opening of the user's turn."""
+        system = DEFAULT_SYSTEM if self.random.random() < 0.5 else self.random.choice(self.prose["systems"])
+        return [self.system, *self.encode(system), self.end, self.user]
+
+    def question(self, fact: Fact) -> list[int]:
+        """A question, the end of the user's turn and the opening of the answer."""
+        opener = f"{self.random.choice(self.prose['openers'])} " if self.random.random() < 0.1 else ""
+        text = f"Question: {opener}{self.random.choice(fact.questions)}"
+        return [*self.encode(text), self.end, self.assistant]
+
+    def documents(self, facts: list[Fact], budget: int) -> tuple[list[int], list[int]]:
         """Tokens of some titled documents, and for each token the number of the fact it belongs to, or -1."""
         count = min(self.random.choice((1, 1, 2, 3, 4, 5, 8)), 1 + budget // 60)
         shares = _shares(self.random, budget, count)
@@ -180,34 +167,19 @@ class Rows:
     def _title(self) -> str:
         return fill(self.random.choice(self.prose["titles"]), self.facts.names)
 
-    def _merged(self, ids: list[int], owners: list[int], budget: int) -> tuple[list[int], list[int], list[int]]:
-        """The context as after merges: in 2 to 8 segments that share one range of positions, thinned to a budget."""
-        segments = max(self.random.choice((2, 2, 4, 8)), -(-len(ids) // 880))
-        length = -(-len(ids) // segments)
-        spare = max(1, sum(owner < 0 for owner in owners))
-        share = min(1.0, max(0, budget - (len(owners) - spare)) / spare)
-        keep: list[bool] = []
-        for _, group in itertools.groupby(range(len(ids)), key=lambda i: (owners[i] >= 0, i // 7)):
-            run = list(group)
-            keep += [owners[run[0]] >= 0 or self.random.random() < share] * len(run)
-        kept = [i for i, stays in enumerate(keep) if stays] or [0]
-        return [ids[i] for i in kept], [owners[i] for i in kept], [i % length for i in kept]
-
 
 def _row(
     ids: list[int],
     kinds: list[int],
     owners: list[int],
-    positions: list[int],
     context: tuple[int, int],
     queries: list[tuple[int, int]],
 ) -> Row:
     return Row(
         np.array(ids[:LENGTH], np.int16),
-        np.array(positions[:LENGTH], np.int16),
         np.array(kinds[:LENGTH], np.uint8),
         np.array(owners[:LENGTH], np.uint8),
-        context,
+        np.array(context, np.int16),
         np.array([*queries, *[NO_QUERY] * QUERIES][:QUERIES], np.int16),
     )
 

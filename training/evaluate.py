@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +18,7 @@ import torch
 import transformers
 
 from homer import Calibration, CompactCache, HomerConfig, HomerModel, calibrate
-from training.tasks import Case, Tasks
+from training.tasks import Case, Tasks, handbook_questions
 
 TASKS = ("pass_key", "one_of_eight")
 NEW_TOKENS = 24
@@ -61,7 +62,7 @@ def _load(options: argparse.Namespace, method: Method) -> tuple[HomerModel, Task
     if key not in _STATE:
         torch.set_num_threads(1 if options.workers > 1 else torch.get_num_threads())
         path = options.out / f"calibration_{method.calibration}.safetensors" if method.calibration else None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{os.getpid() % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
         model = HomerModel.from_pretrained(
             options.model, calibration=path, rope_scaling=method.rope_scaling, device_map=device, dtype=torch.float32
         )
@@ -173,11 +174,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1000, 4000, 16000, 32000])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--grid", action="store_true", help="HOMER's settings one by one as well")
+    parser.add_argument("--handbook", type=int, default=0, help="questions about the demo's documents as well")
+    parser.add_argument("--only", nargs="+", help="names of methods; all of them unless given")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     start = time.time()
-    calibrations(options)
-    jobs = list(itertools.product(methods(options.grid), TASKS, options.lengths, range(options.samples)))
+    chosen = [method for method in methods(options.grid) if not options.only or method.name in options.only]
+    if any(method.calibration for method in chosen):
+        calibrations(options)
+    jobs = list(itertools.product(chosen, TASKS, options.lengths, range(options.samples)))
+    asked = range(min(len(handbook_questions()), options.handbook))
+    jobs += list(itertools.product(chosen, ["handbook"], [20000], asked))
     results = list(_measure_all(options, jobs))
     rows = table(results)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,8 +12,7 @@ from random import Random
 from typing import Any
 
 from training import wordings
-from training.library import load_prose
-from training.names import Names
+from training.names import Names, plain_words
 
 ABSENT = "Not in the documents."
 _HELD_OUT_EVERY = 5  # of every list of wordings, those at 1, 6, 11 ... are held out from training
@@ -38,10 +36,14 @@ def kinds() -> list[dict[str, Any]]:
 
 
 class Facts:
-    """Draws facts, in wordings that training sees or, with `held_out`, in those it never sees."""
+    """Draws facts, in wordings that training sees or, with `held_out`, in those it never sees.
 
-    def __init__(self, random: Random, held_out: bool = False) -> None:
-        self.random, self.held_out = random, held_out
+    Args:
+        free: share of composed facts whose value is of no fixed kind.
+    """
+
+    def __init__(self, random: Random, held_out: bool = False, free: float = 0.4) -> None:
+        self.random, self.held_out, self.free = random, held_out, free
         self.names = Names(random, held_out)
 
     def draw(self, count: int, alike: bool = False) -> list[Fact]:
@@ -79,8 +81,9 @@ class Facts:
             kind = self.random.choice(kinds())
             return lambda: self._listed(kind)
         if draw < 0.92:
-            value = self.random.choice(list(wordings.ATTRIBUTES))
-            attribute = self._attribute(value)
+            known = self.random.choice(list(wordings.ATTRIBUTES))
+            attribute = self._attribute(known)
+            value = "free" if self.random.random() < self.free else known
             return lambda: self._composed(value, attribute)
         return self.secret
 
@@ -90,8 +93,8 @@ class Facts:
         draw = self.random.random()
         if draw < 0.5:
             return known
-        word = self.random.choice(_words())
-        return f"{word} {known}" if draw < 0.75 else f"{word} {self.random.choice(_words())}" if draw < 0.9 else word
+        word, other = self.random.choice(plain_words()), self.random.choice(plain_words())
+        return f"{word} {known}" if draw < 0.75 else f"{word} {other}" if draw < 0.9 else word
 
     def _listed(self, kind: dict[str, Any]) -> Fact:
         subject, value = self.names.subject(kind["subject"]), self.names.value(kind["value"])
@@ -109,14 +112,26 @@ class Facts:
         return self._fact(f"{attribute} {thing}", attribute, thing, value)
 
     def _thing(self) -> str:
+        if self.random.random() < self.free / 2:
+            return self._named_thing()
         if self.random.random() < 0.5:
             kind = self.random.choice(("company", "project", "product", "event", "room", "team", "system", "vehicle"))
             return self.names.subject(kind)
         article = "the " if self.random.random() < 0.7 else ""
-        adjective = (
-            self.random.choice(wordings.ADJECTIVES) if self.random.random() < 0.6 else self.random.choice(_words())
-        )
-        return f"{article}{adjective} {self.random.choice(wordings.NOUNS)}"
+        words = wordings.ADJECTIVES if self.random.random() < 0.6 else plain_words()
+        return f"{article}{self.random.choice(words)} {self.random.choice(wordings.NOUNS)}"
+
+    def _named_thing(self) -> str:
+        """A thing of several words: the Skylark 3 station, travel claims of the winter quarter."""
+        name, word = self.names.label_word(), self.random.choice(plain_words())
+        noun, number = self.random.choice(wordings.NOUNS), self.random.randint(2, 9)
+        adjective = self.random.choice(wordings.ADJECTIVES)
+        forms = (
+            f"the {name} {noun}", f"the {name} {word}", f"the {name} {word} {noun}", f"the {name} {number} {noun}",
+            f"{word} {noun} of the {adjective} {self.random.choice(plain_words())}", f"{word} {noun}",
+            f"{noun} of {adjective} {word}", f"the {word} of the {name} {noun}",
+        )  # fmt: skip
+        return self.random.choice(forms)
 
     def _fact(self, key: str, attribute: str, thing: str, value: str) -> Fact:
         statement = self._pick(wordings.STATEMENTS).format(a=attribute, o=thing, v=value)
@@ -140,13 +155,6 @@ class Facts:
 
     def _side(self, choices: Sequence[str]) -> list[str]:
         return [w for i, w in enumerate(choices) if (i % _HELD_OUT_EVERY == 1) == self.held_out]
-
-
-@cache
-def _words() -> list[str]:
-    """Plain words of the workplace passages."""
-    text = " ".join(load_prose()["passages"])
-    return sorted(set(re.findall(r"(?<![{\w])[a-z]{4,10}(?![}\w])", text)))
 
 
 def _capital(text: str) -> str:

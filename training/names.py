@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -23,6 +25,16 @@ _KINDS = {
     "ship": ("", " ferry"),
     "system": (" server", " database", " gateway", " portal", " cluster"),
 }
+
+
+_FREE = ("quantity", "amount", "label", "words", "model_code", "figure", "day", "handle")
+
+
+@cache
+def plain_words() -> list[str]:
+    """Plain words of the workplace passages."""
+    passages = json.loads((Path(__file__).parent / "passages.json").read_text(encoding="utf-8"))["passages"]
+    return sorted(set(re.findall(r"(?<![{\w])[a-z]{4,10}(?![}\w])", " ".join(passages))))
 
 
 class Names:
@@ -181,6 +193,72 @@ class Names:
     def food(self) -> str:
         """A dish."""
         return self.random.choice(_LISTS["foods"])
+
+    def free(self) -> str:
+        """A value of no fixed kind, which can only be copied letter by letter."""
+        return self.value(self.random.choice(_FREE))
+
+    def figure(self) -> str:
+        """A number as people write it: 312,450 or 3.8 or 6 to 3."""
+        whole = self.random.choice((self.random.randint(2, 99), self.random.randint(2, 9999)))
+        long = f"{self.random.randint(1000, 999999):,}"
+        decimal = f"{whole % 100}.{self.random.randint(1, 99)}"
+        pair = f"{whole % 40} {self.random.choice(('to', 'by', 'or', 'out of'))} {self.random.randint(2, 40)}"
+        return self.random.choices((str(whole), long, decimal, pair), (4, 3, 3, 1))[0]
+
+    def quantity(self) -> str:
+        """A number of things or a measure: 35 litres, 16 characters, 20 readings per second."""
+        unit = self.random.choice(_LISTS["units"] if self.random.random() < 0.7 else plain_words())
+        rate = f" per {self.random.choice(_LISTS['rates'])}" if self.random.random() < 0.2 else ""
+        return f"{'minus ' if self.random.random() < 0.03 else ''}{self.figure()} {unit}{rate}"
+
+    def amount(self) -> str:
+        """A sum of money, exact or by the piece."""
+        cents = f"${self.random.randint(1, 99)}.{self.random.choice((5, 10, 20, 40, 50, 75, 80, 95)):02}"
+        rate = f" per {self.random.choice(_LISTS['rates'])}"
+        pence = f"{self.random.randint(2, 95)} cents"
+        return self.random.choice((cents, self.money(), pence)) + (rate if self.random.random() < 0.4 else "")
+
+    def label(self) -> str:
+        """A name given to something: Tidemark, Locked Gate, Heron-Visitor, Quarry-2."""
+        first, second = self.label_word(), self.label_word()
+        number = str(self.random.randint(1, 99))
+        forms = (first, f"{first} {second}", f"{first}-{second}", f"{first}-{number}", f"{first} {number}")
+        return self.random.choice(forms)
+
+    def label_word(self) -> str:
+        """A plain word as a name, or an invented one."""
+        return self.random.choice(plain_words()).capitalize() if self.random.random() < 0.6 else self.word()
+
+    def words(self) -> str:
+        """One to four plain words: slate grey, the gravel yard, tailwind."""
+        chosen = self.random.sample(plain_words(), self.random.choice((1, 2, 2, 3, 4)))
+        return ("the " if self.random.random() < 0.3 else "") + " ".join(chosen)
+
+    def model_code(self) -> str:
+        """A code of groups of letters and digits: SK3-MK-04, PO-77316, IP66, 5.12."""
+        groups = [self._group() for _ in range(self.random.choice((1, 2, 2, 3)))]
+        return self.random.choice(("-", "-", "-", ".", "/", "")).join(groups)
+
+    def day(self) -> str:
+        """A day with its weekday or its year, or a stretch of days."""
+        forms = (
+            f"{self.weekday()} {self.date()}",
+            f"{self.date()} {self.year()}",
+            f"the {self.random.choice(('first', 'second', 'third', 'last'))} {self.weekday()} of {self.month()}",
+            f"{self.time()} on {self.weekday()}",
+        )
+        return self.random.choice(forms)
+
+    def handle(self) -> str:
+        """An address or a channel: phish@larkmoor.example, orrin-desk."""
+        first, second = self.label_word().lower(), self.random.choice(plain_words())
+        return self.random.choice((f"{first}@{self.word().lower()}.example", f"{first}-{second}", f"{second}-{first}"))
+
+    def _group(self) -> str:
+        letters = "".join(self.random.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=self.random.randint(1, 3)))
+        digits = "".join(self.random.choices("0123456789", k=self.random.randint(1, 5)))
+        return self.random.choice((letters, digits, letters + digits[:2]))
 
     def _thing(self) -> str:
         thing = self.random.choice(_LISTS["things"])

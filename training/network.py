@@ -1,4 +1,4 @@
-"""The small model's forward pass for training, with the evidence loss; the weights are transformers' own modules."""
+"""The small model's layers for training: transformers' modules, run so that the evidence loss can watch."""
 
 from __future__ import annotations
 
@@ -34,73 +34,98 @@ def new_model(vocabulary: int, end_id: int, pad_id: int, window: int = 1024) -> 
     )
 
 
-def forward(
-    model: LlamaForCausalLM,
-    ids: Tensor,
-    positions: Tensor,
-    queries: Tensor,
-    context: Tensor,
-    owners: Tensor,
-    merges: Tensor | None = None,
-    filler: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits (batch, length, vocabulary) and the evidence loss, a mean over questions and layers.
+def run_layer(
+    layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], places: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One causal layer.
 
     Args:
-        ids, positions: (batch, length).
-        queries: (batch, questions, 2), place of the query token and number of its fact; place -1: none.
-        context: (batch, 2), first and end of the documents.
-        owners: (batch, length), number of the fact that a token belongs to.
-        merges: (layers,), 1 after each layer where chunks would be merged; None: nowhere. What stands around the
-            documents is averaged there with its states beside documents that hold no evidence, as a merge does.
-        filler: (batch, length), the tokens of those documents.
+        hidden: (batch, length, hidden size); rotary: cosine and sine, (batch, length, head dim) each.
+        places: (batch, queries), tokens whose queries are wanted.
+
+    Returns:
+        hidden states; logits (batch, heads, queries, length) of those queries before any mask, in float32;
+        keys and values (batch, length, heads x head dim).
     """
-    decoder: Any = model.model
-    rows = len(ids)
-    index = torch.arange(ids.shape[1], device=ids.device)
-    inside = (index >= context[:, :1]) & (index < context[:, 1:])
-    places, facts = queries.long().unbind(2)
-    wanted = ((owners.long()[:, None] == facts[:, :, None]) & inside[:, None]).float()
-    asked = (places >= 0) & (wanted.sum(2) > 0)
-    if filler is not None:
-        ids, positions = torch.cat([ids, torch.where(inside, filler, ids)]), torch.cat([positions, positions])
-    hidden = decoder.embed_tokens(ids)
-    rotary = decoder.rotary_emb(hidden, positions)
-    losses = hidden.new_zeros((), dtype=torch.float32)
-    for number, layer in enumerate(decoder.layers):
-        attended, q, k = _attention(layer.self_attn, layer.input_layernorm(hidden), rotary)
-        hidden = hidden + attended
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        if number >= FIRST_EVIDENCE_LAYER:
-            losses = losses + _evidence_loss(
-                q[:rows], k[:rows], places.clamp_min(0), inside, wanted, asked, layer.self_attn.scaling
-            )
-        if merges is not None:
-            own, other = hidden[:rows], hidden[rows:]
-            mixed = torch.where(inside[:, :, None], own, (own + other) / 2)
-            hidden = torch.cat([torch.where(merges[number] > 0, mixed, own), other])
-    logits = model.lm_head(decoder.norm(hidden[:rows]))
-    return logits, losses / (len(decoder.layers) - FIRST_EVIDENCE_LAYER)
+    q, k, v = _projections(layer, hidden, rotary)
+    hidden = _finish(layer, hidden, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    return hidden, _looks(q, k, places, layer.self_attn.scaling), _flat(k), _flat(v)
 
 
-def _attention(attention: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    batch, length, _ = hidden.shape
-    shape = (batch, length, -1, attention.head_dim)
-    q, k, v = (f(hidden).view(shape).transpose(1, 2) for f in (attention.q_proj, attention.k_proj, attention.v_proj))
-    q, k = apply_rotary_pos_emb(q, k, *rotary)
-    q, k = q.to(v.dtype), k.to(v.dtype)
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return attention.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1)), q, k
+def read_layer(
+    layer: Any,
+    hidden: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    cache: tuple[Tensor, Tensor],
+    mask: Tensor,
+    places: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One layer whose tokens also see a cache of keys and values (batch, cached, heads x head dim).
+
+    Args:
+        mask: (batch, 1, length, cached + length), True where a token may look.
+
+    Returns:
+        hidden states, and logits (batch, heads, queries, cached) of the queries at `places`.
+    """
+    q, k, v = _projections(layer, hidden, rotary)
+    keys, values = (_heads(t.to(k.dtype), layer.self_attn.head_dim) for t in cache)
+    mixed = F.scaled_dot_product_attention(q, torch.cat([keys, k], 2), torch.cat([values, v], 2), attn_mask=mask)
+    return _finish(layer, hidden, mixed), _looks(q, keys, places, layer.self_attn.scaling)
 
 
-def _evidence_loss(
-    q: Tensor, k: Tensor, places: Tensor, inside: Tensor, wanted: Tensor, asked: Tensor, scaling: float
-) -> Tensor:
-    """Cross-entropy between where the query tokens look, over the documents, and the tokens of the facts."""
-    index = places[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
-    z = q.gather(2, index).float() @ k.float().transpose(2, 3) * scaling
-    z = torch.logsumexp(_SHARPNESS * z, 1) / _SHARPNESS
+def evidence_loss(looks: Tensor, inside: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy between where queries look, over the documents, and the tokens of the facts they ask for.
+
+    Args:
+        looks: (batch, heads, queries, length), logits.
+        inside: (batch, length), the documents; wanted: (batch, queries, length), the fact's tokens.
+
+    Returns:
+        A mean over the queries that want something; 0 where none does.
+    """
+    z = torch.logsumexp(_SHARPNESS * looks, 1) / _SHARPNESS
     z = z.masked_fill(~inside[:, None], -1e4)
-    target = wanted / wanted.sum(2, keepdim=True).clamp_min(1)
-    loss = -(target * z.log_softmax(2)).sum(2)
+    target = wanted.float()
+    count = target.sum(2)
+    loss = -(target * z.log_softmax(2)).sum(2) / count.clamp_min(1)
+    asked = count > 0
     return (loss * asked).sum() / asked.sum().clamp_min(1)
+
+
+def answer_loss(model: Any, hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy of the next tokens, and which of them were right (batch, length - 1).
+
+    Args:
+        hidden: (batch, length, hidden size), after the last layer; targets, weight: (batch, length), of each token.
+    """
+    logits = model.lm_head(model.model.norm(hidden))[:, :-1]
+    each = F.cross_entropy(logits.flatten(0, 1).float(), targets[:, 1:].flatten(), reduction="none")
+    weight = weight[:, 1:].flatten()
+    return (each * weight).sum() / weight.sum().clamp_min(1e-6), logits.argmax(-1) == targets[:, 1:]
+
+
+def _projections(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    attention, normed = layer.self_attn, layer.input_layernorm(hidden)
+    q, k, v = (_heads(f(normed), attention.head_dim) for f in (attention.q_proj, attention.k_proj, attention.v_proj))
+    q, k = apply_rotary_pos_emb(q, k, *rotary)
+    return q.to(v.dtype), k.to(v.dtype), v
+
+
+def _finish(layer: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
+    hidden = hidden + layer.self_attn.o_proj(_flat(mixed))
+    result: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return result
+
+
+def _looks(q: Tensor, k: Tensor, places: Tensor, scaling: float) -> Tensor:
+    index = places[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
+    return q.gather(2, index).float() @ k.float().transpose(2, 3) * scaling
+
+
+def _heads(x: Tensor, head_dim: int) -> Tensor:
+    return x.view(*x.shape[:2], -1, head_dim).transpose(1, 2)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)

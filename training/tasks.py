@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from pathlib import Path
 from random import Random
 
-from homer import HomerModel, Prompt
+from homer import HomerModel, Prompt, read_documents
+from homer.demo import DOCUMENTS
 from training.facts import Fact, Facts
 from training.library import Texts, fill, load_prose
 
@@ -29,9 +32,14 @@ class Tasks:
         self.model, self.texts = model, Texts.load(held_out)
 
     def case(self, task: str, length: int, seed: int) -> Case:
-        """One case of the task "pass_key" or "one_of_eight", of about `length` tokens."""
+        """One case of the task "pass_key" or "one_of_eight", of about `length` tokens; or of "handbook".
+
+        The last asks about the demo's documents, however long they are.
+        """
+        if task == "handbook":
+            return self._handbook(seed)
         random = Random(f"{task} {length} {seed}")
-        facts = Facts(random, held_out=True)
+        facts = Facts(random, held_out=True, free=0)
         if task == "pass_key":
             planted = [facts.pass_key()]
             documents = [self._document(random, planted, length - AFFIX_TOKENS, facts)]
@@ -41,6 +49,11 @@ class Tasks:
             documents = [self._document(random, [fact], share, facts) for fact in random.sample(planted, 8)]
         prompt = self.model.build_prompt(planted[0].questions[0], documents)
         return Case(prompt, planted[0].answer, planted[0].statement)
+
+    def _handbook(self, seed: int) -> Case:
+        asked = handbook_questions()[seed % len(handbook_questions())]
+        prompt = self.model.build_prompt(asked["question"], read_documents([DOCUMENTS]))
+        return Case(prompt, asked["answer"], asked["sentence"])
 
     def absent(self, length: int, seed: int) -> Prompt:
         """A prompt of at least `length` tokens whose documents do not hold the answer."""
@@ -58,3 +71,11 @@ class Tasks:
         for fact in planted:
             pieces.insert(random.randint(0, len(pieces)), f" {fact.statement}")
         return {"title": title, "text": "".join(pieces).strip()}
+
+
+@functools.cache
+def handbook_questions() -> list[dict[str, str]]:
+    """Questions about the demo's documents, with answer, document and the sentence that holds the answer."""
+    path = Path(__file__).parents[1] / "benchmarks" / "demo_questions.json"
+    questions: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    return questions
