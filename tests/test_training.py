@@ -86,18 +86,18 @@ def test_training_trees_are_compressed_and_read_as_the_library_does(supply: Rows
     with torch.no_grad():
         batch = merging.Trees(**collate(iter(drawn)))
         result = merging.forward(model.model, batch, shape, torch.zeros(4, dtype=torch.bool), 512, Functions())
-    for tree, right, survived in zip(drawn, result.right, result.survived, strict=True):
+    for tree, right, survived in zip(drawn, result.right[:, 0], result.survived[:, 0], strict=True):
         prefix, size, question = tree.lengths.tolist()
         inside = slice(prefix, prefix + size)
-        parts = tree.leaves[0, :prefix], tree.leaves[:, inside].reshape(-1), tree.reading[:question]
+        parts = tree.leaves[0, :prefix], tree.leaves[:, inside].reshape(-1), tree.reading[0, :question]
         cache = model.compress(
             *(torch.from_numpy(part.astype("int64")) for part in parts),
             config=HomerConfig(max_chunk_len=512, target_len=512, layers_warmup=6),
         )
-        wanted = tree.wanted[:, inside].reshape(-1).nonzero()[0] + prefix
+        wanted = (tree.owners[:, inside].reshape(-1) == 1).nonzero()[0] + prefix
         kept = np.isin(wanted, cache.kept_tokens.numpy())
         assert survived.item() == pytest.approx(kept.mean() if len(kept) else 0)
-        answer = tree.reading[tree.answer].tolist()
+        answer = tree.reading[0][tree.answer[0]].tolist()
         assert right.item() == (model.generate(cache, len(answer)).token_ids == answer)
 
 
@@ -108,6 +108,6 @@ def test_a_forced_fact_survives_any_tree(supply: Rows) -> None:
         shape = draw_shape(Random(height), 16, 6, height)
         with torch.no_grad():
             result = merging.forward(model, batch, shape, torch.ones(2, dtype=torch.bool), 512, Functions())
-        assert (result.survived[batch.known] == 1).all()
+        assert (result.survived[:, 0][batch.known[:, 0]] == 1).all()
         assert 0 < result.evidence < 20
         assert 0 < result.reading < 20

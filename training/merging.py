@@ -16,7 +16,7 @@ from torch import Tensor
 
 from homer.schedule import layer_ranges
 from training.network import FIRST_EVIDENCE_LAYER, answer_loss, evidence_loss, read_layer, run_layer
-from training.trees import LEAVES, READING
+from training.trees import LEAVES, QUESTIONS, READING
 
 _FORCED = 1e4
 
@@ -44,10 +44,11 @@ class Trees:
     """A batch of training.trees.Tree as tensors."""
 
     leaves: Tensor
-    wanted: Tensor
+    owners: Tensor
     lengths: Tensor
     reading: Tensor
     answer: Tensor
+    asked: Tensor
     known: Tensor
 
 
@@ -56,13 +57,13 @@ class Level:
     """All chunks of one level.
 
     Attributes:
-        hidden: (trees, chunks, width, hidden size); positions, wanted: (trees, chunks, width).
+        hidden: (trees, chunks, width, hidden size); positions, owners: (trees, chunks, width).
         prefix, context, suffix: (trees,) tokens that each chunk holds.
     """
 
     hidden: Tensor
     positions: Tensor
-    wanted: Tensor
+    owners: Tensor
     prefix: Tensor
     context: Tensor
     suffix: Tensor
@@ -75,7 +76,7 @@ class Level:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Losses, and what came out: answers wholly right and share of the fact that survived, (trees,) each."""
+    """Losses, and what came out: answers wholly right and share of the fact that survived, (trees, questions) each."""
 
     answer: Tensor
     evidence: Tensor
@@ -98,22 +99,21 @@ def draw_shape(random: Random, layers: int, layers_warmup: int, height: int) -> 
     half again and again, which merge among themselves meanwhile and so stand for the rest of the tree.
     """
     half = LEAVES // 2
-    if height == LEAVES.bit_length() - 1:
-        return exact_shape(layers, layers_warmup, LEAVES)
-    others = [(half + (i + 1) % half, half + (i + 2) % half) for i in range(half)]
-    pairs: list[list[tuple[int, int]]] = [
-        [*((i, half + i) for i in range(half)), *others] for _ in range(height - half.bit_length() + 1)
-    ]
-    pairs += [[(0, 1), (2, 3)], [(0, 1)]]
-    turned = [[(b, a) if a < half <= b and random.random() < 0.5 else (a, b) for a, b in level] for level in pairs]
-    return Shape(tuple(layer_ranges(layers, layers_warmup, height)), tuple(map(tuple, turned)))
+    pairs = exact_shape(layers, layers_warmup, LEAVES).pairs
+    if height != len(pairs):
+        own = [(i, half + i) for i in range(half)]
+        others = [(half + (i + 1) % half, half + (i + 2) % half) for i in range(half)]
+        pairs = ((*own, *others),) * (height - half.bit_length() + 1) + pairs[-2:]
+    turned = tuple(tuple((b, a) if random.random() < 0.5 else (a, b) for a, b in level) for level in pairs)
+    return Shape(tuple(layer_ranges(layers, layers_warmup, height)), turned)
 
 
 def forward(model: Any, trees: Trees, shape: Shape, forced: Tensor, max_chunk_len: int, use: Functions) -> Result:
     """Compress every tree and read the answer from what is left.
 
     Args:
-        forced: (trees,), whether the fact that is asked for survives whatever its significance.
+        forced: (trees,), whether the fact that is asked for first survives whatever its significance, as the
+            facts of the other questions do.
     """
     level = _leaves(model, trees)
     caches: list[list[tuple[Tensor, Tensor]]] = []
@@ -123,16 +123,21 @@ def forward(model: Any, trees: Trees, shape: Shape, forced: Tensor, max_chunk_le
         level, scores, cache = _run(model, level, first, end, losses, use)
         caches.append(cache)
         if pairs is not None:
-            scores = scores + _FORCED * (forced[:, None, None] & level.wanted)
+            scores = scores + _FORCED * ((forced[:, None, None] & (level.owners > 0)) | (level.owners > 1))
             level, origin = _merge(level, scores, pairs, max_chunk_len)
             origins.append(origin)
     gathered = _gather(caches, origins, level.hidden.shape[2])
-    held = trees.wanted.sum((1, 2)).clamp_min(1)
-    survived = level.wanted[:, 0].sum(1) / held
-    hidden, reading = _read(model, trees, level, gathered, use)
+    numbers = torch.arange(1, QUESTIONS + 1, device=forced.device)
+    held = (trees.owners.flatten(1)[:, None] == numbers[:, None]).sum(2).clamp_min(1)
+    wanted = level.owners[:, :1] == numbers[:, None]
+    survived = wanted.sum(2) / held
+    hidden, reading = _read(model, trees, level, gathered, wanted, use)
     readable = (survived >= 0.9) | ~trees.known
-    answer, right = use.answer(model, hidden, trees.reading.long(), (trees.answer & readable[:, None]).float())
-    whole = (right | ~trees.answer[:, 1:]).all(1)
+    counted = (trees.answer & readable[..., None]).flatten(0, 1).float()
+    answer, right = use.answer(
+        model, hidden.view(-1, READING, hidden.shape[2]), trees.reading.flatten(0, 1).long(), counted
+    )
+    whole = (right | ~trees.answer.flatten(0, 1)[:, 1:]).all(1).view(-1, QUESTIONS)
     return Result(answer, torch.stack(losses).mean(), reading, whole, survived)
 
 
@@ -140,7 +145,7 @@ def _leaves(model: Any, trees: Trees) -> Level:
     hidden = model.model.embed_tokens(trees.leaves.long())
     prefix, context, suffix = trees.lengths.long().unbind(1)
     positions = torch.arange(hidden.shape[2], device=hidden.device).expand(hidden.shape[:3])
-    return Level(hidden, positions, trees.wanted, prefix, context, suffix)
+    return Level(hidden, positions, trees.owners, prefix, context, suffix)
 
 
 def _run(
@@ -151,7 +156,7 @@ def _run(
     hidden = level.hidden.flatten(0, 1)
     rotary = model.model.rotary_emb(hidden, level.positions.flatten(0, 1))
     last = (level.prefix + level.context + level.suffix - 1).repeat_interleave(chunks)[:, None]
-    inside, wanted = level.inside().repeat_interleave(chunks, 0), level.wanted.flatten(0, 1)[:, None]
+    inside, wanted = level.inside().repeat_interleave(chunks, 0), level.owners.flatten(0, 1)[:, None] == 1
     cache = []
     for number in range(first, end):
         hidden, looks, keys, values = use.run(model.model.layers[number], hidden, rotary, last)
@@ -182,8 +187,8 @@ def _merge(level: Level, scores: Tensor, pairs: Sequence[tuple[int, int]], width
     hidden = torch.where(suffix, mean, join(level.hidden))
     size = level.hidden.shape[2]
     origin = torch.where(from_left[:, None], left[:, None] * size + a, right[:, None] * size + b)
-    merged = Level(hidden, join(level.positions), join(level.wanted), level.prefix, 2 * keep, level.suffix)
-    return dataclasses.replace(merged, wanted=merged.wanted & merged.inside()[:, None]), origin
+    merged = Level(hidden, join(level.positions), join(level.owners), level.prefix, 2 * keep, level.suffix)
+    return dataclasses.replace(merged, owners=merged.owners * merged.inside()[:, None]), origin
 
 
 def _order(level: Level, scores: Tensor, keep: Tensor) -> Tensor:
@@ -227,19 +232,22 @@ def _pick(keys: Tensor, values: Tensor, index: Tensor | None) -> tuple[Tensor, T
 
 
 def _read(
-    model: Any, trees: Trees, root: Level, cache: list[tuple[Tensor, Tensor]], use: Functions
+    model: Any, trees: Trees, root: Level, cache: list[tuple[Tensor, Tensor]], wanted: Tensor, use: Functions
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states of question and answer behind the cache, and the evidence loss over it."""
-    prefix, context, suffix = trees.lengths.long().unbind(1)
-    place = torch.arange(READING, device=prefix.device)
-    positions = (prefix + context)[:, None] + place
-    hidden = model.model.embed_tokens(trees.reading.long())
+    """Hidden states (trees, questions x READING, hidden size) behind the cache, and the evidence loss over it.
+
+    All questions of a tree run as one sequence, in which none sees another.
+    """
+    prefix, context, _ = trees.lengths.long().unbind(1)
+    place = torch.arange(QUESTIONS * READING, device=prefix.device)
+    positions = (prefix + context)[:, None] + place % READING
+    hidden = model.model.embed_tokens(trees.reading.flatten(1).long())
     rotary = model.model.rotary_emb(hidden, positions)
     inside = root.inside()
     cached = torch.arange(inside.shape[1], device=prefix.device) < (root.prefix + root.context)[:, None]
-    causal = (place[:, None] >= place).expand(len(prefix), -1, -1)
-    mask = torch.cat([cached[:, None].expand(-1, READING, -1), causal], 2)[:, None]
-    last, wanted = (suffix - 1)[:, None], root.wanted[:, :1]
+    own = (place[:, None] >= place) & (place[:, None] // READING == place // READING)
+    mask = torch.cat([cached[:, None].expand(-1, len(place), -1), own.expand(len(prefix), -1, -1)], 2)[:, None]
+    last = (torch.arange(QUESTIONS, device=prefix.device) * READING + trees.asked.long() - 1).clamp_min(0)
     losses = []
     for number, layer in enumerate(model.model.layers):
         hidden, looks = use.read(layer, hidden, rotary, cache[number], mask, last)

@@ -29,7 +29,6 @@ from training.merging import Functions
 from training.network import FIRST_EVIDENCE_LAYER, new_model
 from training.trees import WIDTHS, Tree, Trees
 
-_DECAY_FROM = 0.6
 _EVIDENCE_RAMP = 300
 _WARMUP = 200
 _HEIGHTS = (2, 3, 3, 3, 4, 4, 4, 5, 6, 6, 7, 7, 7)
@@ -78,9 +77,9 @@ def row_losses(model: Any, batch: dict[str, Tensor], weights: Tensor, use: Funct
     return language, torch.stack(evidence).mean(), (right & asked).sum(), asked.sum()
 
 
-def learning_rate(step: int, progress: float, peak: float) -> float:
+def learning_rate(step: int, progress: float, peak: float, decay_from: float) -> float:
     """Linear warmup, a flat stretch, linear decay over the last part."""
-    return peak * min(1.0, (step + 1) / _WARMUP, max(0.0, (1 - progress) / (1 - _DECAY_FROM)))
+    return peak * min(1.0, (step + 1) / _WARMUP, max(0.0, (1 - progress) / (1 - decay_from)))
 
 
 def compiled(functions: Functions) -> Functions:
@@ -132,17 +131,18 @@ class Trainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(number, progress, self.options.rate)
+            group["lr"] = learning_rate(number, progress, self.options.rate, self.options.decay_from)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        known = trees["known"]
+        known = trees["known"] & (trees["asked"] > 0)
         measured = {"language": language, "evidence": evidence, "answers": right / asked.clamp_min(1)}
         trees_measured = {
             "tree_answer": tree.answer,
             "tree_evidence": tree.evidence,
             "tree_reading": tree.reading,
-            "tree_right": tree.right.float().mean(),
-            "tree_survived": (tree.survived * known).sum() / known.sum().clamp_min(1),
+            "tree_right": (tree.right & known).sum() / known.sum(),
+            "tree_first_right": tree.right[:, 0].float().mean(),
+            "tree_first_survived": (tree.survived * known)[:, 0].sum() / known[:, 0].sum().clamp_min(1),
         }
         return {name: value.detach() for name, value in (measured | trees_measured).items()}
 
@@ -203,6 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=96, help="rows a step")
     parser.add_argument("--trees", type=int, default=32, help="trees a step")
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--decay-from", type=float, default=0.6, help="share of the time after which the rate falls")
     parser.add_argument("--evidence-weight", type=float, default=0.1)
     parser.add_argument("--tree-weight", type=float, default=0.5, help="of the answers read from compact caches")
     parser.add_argument("--init", type=Path, help="a model to go on from, instead of random weights")
