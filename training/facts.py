@@ -39,10 +39,10 @@ class Facts:
     """Draws facts, in wordings that training sees or, with `held_out`, in those it never sees.
 
     Args:
-        free: share of composed facts whose value is of no fixed kind.
+        free: share of composed facts whose value is of no fixed kind; with it go subjects of more kinds, or none.
     """
 
-    def __init__(self, random: Random, held_out: bool = False, free: float = 0.4) -> None:
+    def __init__(self, random: Random, held_out: bool = False, free: float = 0.3) -> None:
         self.random, self.held_out, self.free = random, held_out, free
         self.names = Names(random, held_out)
 
@@ -76,6 +76,8 @@ class Facts:
         return Fact("pass key", statement, (wordings.SECRET_QUESTIONS[1].format(a="pass key"),), value)
 
     def _kind(self) -> Any:
+        if self.random.random() < self.free / 3:
+            return self._plain
         draw = self.random.random()
         if draw < 0.45:
             kind = self.random.choice(kinds())
@@ -111,10 +113,24 @@ class Facts:
         thing = self._thing()
         return self._fact(f"{attribute} {thing}", attribute, thing, value)
 
+    def _plain(self) -> Fact:
+        """A fact that names nobody: "The nightly hotel limit is $165"."""
+        kind = self.random.choice(list(wordings.ATTRIBUTES))
+        known = self.random.choice(wordings.ATTRIBUTES[kind].split(","))
+        word, other = self.random.choice(plain_words()), self.random.choice(plain_words())
+        adjective, noun = self.random.choice(wordings.ADJECTIVES), self.random.choice(wordings.NOUNS)
+        attribute = self.random.choice(
+            (f"{adjective} {word} {known}", f"{adjective} {known}", f"{word} {other} {known}", f"{noun} {known}")
+        )
+        value = self.names.value("free" if self.random.random() < self.free else kind)
+        statement = self._pick(wordings.PLAIN_STATEMENTS).format(a=attribute, v=value)
+        questions = [wording.format(a=attribute) for wording in self._side(wordings.SECRET_QUESTIONS)]
+        return Fact(attribute, self._led(statement), tuple(map(_capital, questions)), value)
+
     def _thing(self) -> str:
         if self.random.random() < self.free / 2:
             return self._named_thing()
-        if self.random.random() < 0.5:
+        if self.random.random() < 0.5 - self.free / 2:
             kind = self.random.choice(("company", "project", "product", "event", "room", "team", "system", "vehicle"))
             return self.names.subject(kind)
         article = "the " if self.random.random() < 0.7 else ""

@@ -30,8 +30,7 @@ from training.network import FIRST_EVIDENCE_LAYER, new_model
 from training.trees import WIDTHS, Tree, Trees
 
 _EVIDENCE_RAMP = 300
-_WARMUP = 200
-_HEIGHTS = (2, 3, 3, 3, 4, 4, 4, 5, 6, 6, 7, 7, 7)
+_HEIGHTS = (2, 2, 3, 3, 4, 4, 4, 4, 5, 6, 6, 7, 7)
 _MAX_CHUNK_LEN = 512
 
 
@@ -77,9 +76,9 @@ def row_losses(model: Any, batch: dict[str, Tensor], weights: Tensor, use: Funct
     return language, torch.stack(evidence).mean(), (right & asked).sum(), asked.sum()
 
 
-def learning_rate(step: int, progress: float, peak: float, decay_from: float) -> float:
-    """Linear warmup, a flat stretch, linear decay over the last part."""
-    return peak * min(1.0, (step + 1) / _WARMUP, max(0.0, (1 - progress) / (1 - decay_from)))
+def learning_rate(step: int, progress: float, peak: float, decay_from: float, warmup: int) -> float:
+    """Linear warmup over so many steps, a flat stretch, linear decay over the last part."""
+    return peak * min(1.0, (step + 1) / warmup, max(0.0, (1 - progress) / (1 - decay_from)))
 
 
 def compiled(functions: Functions) -> Functions:
@@ -131,7 +130,9 @@ class Trainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(number, progress, self.options.rate, self.options.decay_from)
+            group["lr"] = learning_rate(
+                number, progress, self.options.rate, self.options.decay_from, self.options.warmup
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         known = trees["known"] & (trees["asked"] > 0)
@@ -204,6 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trees", type=int, default=32, help="trees a step")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--decay-from", type=float, default=0.6, help="share of the time after which the rate falls")
+    parser.add_argument("--warmup", type=int, default=200, help="steps over which the rate rises")
     parser.add_argument("--evidence-weight", type=float, default=0.1)
     parser.add_argument("--tree-weight", type=float, default=0.5, help="of the answers read from compact caches")
     parser.add_argument("--init", type=Path, help="a model to go on from, instead of random weights")

@@ -58,7 +58,7 @@ class Trees:
 
     def _facts(self) -> list[Fact]:
         facts = self.rows.facts
-        drawn = facts.draw(self.random.choice((1, 1, 2, 4, 8, 8, 8, 12)), self.random.random() < 0.5)
+        drawn = facts.draw(self.random.choice((1, 1, 2, 4, 8, 8, 12, 16, 20)), self.random.random() < 0.5)
         return [facts.secret(), *drawn[1:]] if self.random.random() < 0.12 else drawn
 
     def _try(self, width: int) -> Tree | None:

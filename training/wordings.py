@@ -146,6 +146,7 @@ STATEMENTS = (
     "Everyone should know that the {a} for {o} is {v}.", "{v} will stay the {a} of {o}.",
     "Last week the {a} for {o} became {v}.", "The current {a} of {o} is {v}.", "{o} keeps the same {a}, namely {v}.",
     "In the case of {o}, {v} is the {a}.", "The {a} is {v} for {o}.", "The {a} for {o} remains {v}.",
+    "{o}, {a} {v}.", "{a} {v} for {o}.", "{o} ({a} {v}) is on the list.",
 )  # fmt: skip
 QUESTIONS = (
     "What is the {a} for {o}?", "What is the {a} of {o}?", "Give the {a} for {o}.", "Which {a} does {o} have?",
@@ -163,6 +164,10 @@ SECRET_STATEMENTS = (
 SECRET_QUESTIONS = (
     "What is the {a}?", "What was the {a}?", "Give the {a}.", "Tell me the {a}.", "Which {a} was given?",
     "Which {a} do the documents mention?", "What {a} did you find?", "Can you find the {a}?",
+)  # fmt: skip
+PLAIN_STATEMENTS = (
+    "The {a} is {v}.", "Our {a} is {v}.", "{v} is the {a}.", "The {a} is now {v}.", "As {a} we use {v}.",
+    "The {a} will be {v}.", "The {a} is called {v}.", "For the {a} we chose {v}.", "The {a} remains {v}.",
 )  # fmt: skip
 LEADS = (
     "For the record, ", "As of today, ", "Note that ", "According to {person}, ", "Since {month}, ", "In short, ",
