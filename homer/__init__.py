@@ -1,7 +1,7 @@
 """HOMER for RAG: hand whole documents to a local LLM by hierarchical context merging (ICLR 2024)."""
 
 from homer._version import __version__
-from homer.answer import Answer, Passage, Source, Usage
+from homer.answer import Answer, Passage, Source, Usage, show
 from homer.cache import CompactCache
 from homer.calibration import Calibration, calibrate, load_calibration
 from homer.compat import HomerForCausalLM, patch
@@ -21,6 +21,7 @@ from homer.model import HomerModel
 from homer.prompt import Document, Prompt
 from homer.schedule import MergePlan, plan_merge
 from homer.streaming import Generation, Stream
+from homer.trace import Trace, TracedDocument
 
 __all__ = [
     "Answer",
@@ -43,6 +44,8 @@ __all__ = [
     "Sampling",
     "Source",
     "Stream",
+    "Trace",
+    "TracedDocument",
     "UnsupportedModelError",
     "Usage",
     "__version__",
@@ -51,4 +54,5 @@ __all__ = [
     "patch",
     "plan_merge",
     "read_documents",
+    "show",
 ]

@@ -42,6 +42,8 @@ class CompactCache:
         prefix_len, suffix_len: affix tokens, all of which were kept.
         model, fingerprint: the name and the digest of the model that made it.
         config: the settings that made it.
+        survived: (input_tokens,), int8: how many levels of the tree each token of the input came through;
+            the survivors came through all of them. None in a file of a version that did not note it.
     """
 
     keys: tuple[Tensor, ...]
@@ -57,6 +59,7 @@ class CompactCache:
     model: str
     fingerprint: str
     config: HomerConfig
+    survived: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.kept_tokens.shape[0])
@@ -136,6 +139,7 @@ class CompactCache:
             keys=tuple(tensors[f"key.{i}"] for i in layers),
             values=tuple(tensors[f"value.{i}"] for i in layers),
             config=HomerConfig.from_dict(facts["config"]),
+            survived=tensors.get("survived"),
             **plain,
         )
 
@@ -149,6 +153,8 @@ class CompactCache:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {name: getattr(self, name) for name in _ROWS}
+        if self.survived is not None:
+            tensors["survived"] = self.survived
         for i, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             tensors[f"key.{i}"], tensors[f"value.{i}"] = key, value
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from homer.answer import Answer, Usage, trace_sources
+from homer.answer import Answer, make_answer
 from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.config import HomerConfig, ResolvedConfig
@@ -163,6 +163,7 @@ class HomerModel:
             model=self.name,
             fingerprint=self.decoder.fingerprint,
             config=HomerConfig(**resolved.to_dict()),
+            survived=result.survived,
         )
 
     def plan(
@@ -246,8 +247,13 @@ class HomerModel:
         prompt = self.build_prompt(question, documents, system=system)
         cache = self.compress_prompt(prompt, config=config, progress=progress, max_new_tokens=max_new_tokens)
         result = self.generate(cache, max_new_tokens, **generation)
-        usage = Usage(cache.input_tokens, len(cache), len(result.token_ids))
-        return Answer((result.text or "").strip(), trace_sources(prompt, cache), usage, result.finish_reason)
+        return self.answer(prompt, cache, result)
+
+    def answer(self, prompt: Prompt, cache: CompactCache, generation: Generation) -> Answer:
+        """What was generated from the cache of a prompt, with its sources: for those who stream it themselves."""
+        context_len = cache.input_tokens - cache.prefix_len - cache.suffix_len
+        plan = self.plan(cache.prefix_len, context_len, cache.suffix_len, config=cache.config)
+        return make_answer(prompt, cache, plan, generation)
 
     def build_prompt(self, question: str, documents: Sequence[DocumentLike], *, system: str | None = None) -> Prompt:
         """The prompt that `ask` compresses, by the tokenizer's own chat template."""

@@ -47,6 +47,7 @@ class Prompt:
         documents: what the context was made of.
         origins: (context tokens, 3): document number, first and end character in the document's text;
             both are 0 for tokens of the header.
+        question: what is asked, where that is known.
     """
 
     prefix_ids: Tensor
@@ -54,6 +55,7 @@ class Prompt:
     suffix_ids: Tensor
     documents: tuple[Document, ...]
     origins: Tensor
+    question: str = ""
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.context_ids) + len(self.suffix_ids)
@@ -109,6 +111,7 @@ class PromptBuilder:
             suffix_ids=torch.tensor(self._suffix(question)),
             documents=texts,
             origins=origins,
+            question=question,
         )
 
     def _prefix(self, system: str | None) -> list[int]:
