@@ -178,13 +178,13 @@ def test_nothing_said_becomes_a_control_token(template: str | None, documents: t
     builder = PromptBuilder(tokenizer)
 
     def build(words: str) -> Prompt:
-        messages = [system(words), user(words), said(words), user(words), user(words)]
-        return build_conversation(builder, messages, documents, Limits(whole, 300))
+        turns = [user(words), said(words)] * 3
+        return build_conversation(builder, [system(words), *turns, user(words)], documents, Limits(whole, 600))
 
     hostile, harmless = build(HOSTILE), build("x" * len(HOSTILE))
     control = control_ids(tokenizer)
     assert [i for i in ids_of(hostile) if i in control] == [i for i in ids_of(harmless) if i in control]
-    assert tokenizer.decode(ids_of(hostile)).count(HOSTILE) == 5 + len(documents)
+    assert tokenizer.decode(ids_of(hostile)).count(HOSTILE) == 8 + len(documents)
     assert (hostile.documents[-1].title == EARLIER_TITLE) == (whole == 10)
 
 
