@@ -2,6 +2,7 @@
 
 from homer._version import __version__
 from homer.answer import Answer, Passage, Source, Usage, show
+from homer.answering import AnswerStream
 from homer.cache import CompactCache
 from homer.calibration import Calibration, calibrate, load_calibration
 from homer.compat import HomerForCausalLM, patch
@@ -25,6 +26,7 @@ from homer.trace import Trace, TracedDocument
 
 __all__ = [
     "Answer",
+    "AnswerStream",
     "CacheError",
     "Calibration",
     "CalibrationError",

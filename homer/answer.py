@@ -20,7 +20,6 @@ from homer.trace import Trace, trace_documents
 
 if TYPE_CHECKING:
     from homer.cache import CompactCache
-    from homer.schedule import MergePlan
     from homer.streaming import Generation
 
 _BLANK_LINES = re.compile(r"\n[ \t]*\n")
@@ -167,7 +166,7 @@ def show(answer: Answer | Mapping[str, Any], path: str | os.PathLike[str] | None
     return (answer if isinstance(answer, Answer) else Answer.from_dict(answer)).show(path)
 
 
-def make_answer(prompt: Prompt, cache: CompactCache, plan: MergePlan, generation: Generation) -> Answer:
+def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation) -> Answer:
     """The answer that a generation from the cache of a prompt gives."""
     return Answer(
         text=(generation.text or "").strip(),
@@ -175,7 +174,7 @@ def make_answer(prompt: Prompt, cache: CompactCache, plan: MergePlan, generation
         usage=Usage(cache.input_tokens, len(cache), len(generation.token_ids)),
         finish_reason=generation.finish_reason,
         question=prompt.question,
-        trace=trace_documents(prompt, cache, plan),
+        trace=trace_documents(prompt, cache),
     )
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from homer._version import __version__
-from homer.config import HomerConfig
+from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import CacheError
+from homer.schedule import MergePlan, plan_merge
 
 _FORMAT = 1
 _ROWS = ("position_ids", "kept_tokens", "token_ids", "relevance", "logits")
@@ -68,6 +69,21 @@ class CompactCache:
     def next_position(self) -> int:
         """Position id of the first new token; less than the number of kept tokens where chunks were merged."""
         return int(self.position_ids[0, -1]) + 1
+
+    @property
+    def plan(self) -> MergePlan:
+        """The schedule by which it was made."""
+        config = ResolvedConfig(**self.config.to_dict())
+        return plan_merge(
+            self.prefix_len,
+            self.input_tokens - self.prefix_len - self.suffix_len,
+            self.suffix_len,
+            layers=len(self.keys),
+            max_chunk_len=config.max_chunk_len,
+            target_len=config.target_len,
+            layers_warmup=config.layers_warmup,
+            max_initial_chunk_len=config.max_initial_chunk_len,
+        )
 
     @property
     def nbytes(self) -> int:

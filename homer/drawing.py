@@ -70,12 +70,10 @@ def _node(start: float, end: float, top: float, held: int, kept: int, fill: str,
 def _documents(trace: Trace, top: float) -> Iterator[str]:
     """The documents in the order in which they stood in the context, below the leaves."""
     yield f'<text x="0" y="{top + 15:g}">Documents</text>'
-    yield f'<text class="faint" x="0" y="{top + 31:g}">in the order given</text>'
+    yield f'<text class="faint" x="0" y="{top + 31:g}">where they stood</text>'
     total = max(1, trace.plan.spans[-1][1])
-    start = 0
     for number, document in enumerate(trace.documents):
-        x, width = _scale(start, total), _scale(document.context_tokens, total) - _LABELS
-        start += document.context_tokens
+        x, width = _scale(document.context_start, total), _scale(document.context_tokens, total) - _LABELS
         title = html.escape(document.title or f"Document {number + 1}")
         yield f"<g><title>{title}: {document.context_tokens:,} tokens</title>"
         yield f'<rect class="{"odd" if number % 2 else "dropped"}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" '

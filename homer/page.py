@@ -59,7 +59,7 @@ def _body(answer: Answer) -> Iterator[str]:
         yield from _legend(answer.trace)
     yield from _table(answer)
     if answer.trace is None:
-        yield '<p class="note">How far the parts of the documents came was not recorded with this compact cache.</p>'
+        yield '<p class="note">How far the parts of the documents came was not recorded.</p>'
         return
     yield "<h3>The tree</h3>"
     yield '<p class="note">Every box is a chunk, as wide as the part of the context it stands for, and filled by the '

@@ -22,7 +22,7 @@ class TracedDocument:
 
     Attributes:
         title, text: as given.
-        context_tokens: tokens of the context that it took, its header included.
+        context_start, context_tokens: the tokens of the context that it took, its header included.
         survived: tokens of its text by how many levels they came through, from 0 to all: height + 2 numbers.
         spans: (start, end, levels) of every stretch that came equally far; together they cover the text.
             Where tokens share a character, the one that came furthest counts.
@@ -30,6 +30,7 @@ class TracedDocument:
 
     title: str | None
     text: str
+    context_start: int
     context_tokens: int
     survived: tuple[int, ...]
     spans: tuple[tuple[int, int, int], ...]
@@ -64,23 +65,30 @@ class Trace:
         return cls(documents, MergePlan(**facts["plan"]))
 
 
-def trace_documents(prompt: Prompt, cache: CompactCache, plan: MergePlan) -> Trace | None:
+def trace_documents(prompt: Prompt, cache: CompactCache) -> Trace | None:
     """How far every document of a prompt came; None where the cache was saved before this was noted."""
     if cache.survived is None:
         return None
     survived = cache.survived[cache.prefix_len : cache.input_tokens - cache.suffix_len].cpu().long()
+    plan = cache.plan
     documents = []
     for number, document in enumerate(prompt.documents):
-        mine = prompt.origins[:, 0] == number
-        documents.append(_trace(document, prompt.origins[mine, 1:], survived[mine], plan.height + 1))
+        places = (prompt.origins[:, 0] == number).nonzero().flatten()
+        documents.append(_trace(document, places, prompt.origins[places, 1:], survived[places], plan.height + 1))
     return Trace(tuple(documents), plan)
 
 
-def _trace(document: Document, spans: Tensor, survived: Tensor, levels: int) -> TracedDocument:
+def _trace(document: Document, places: Tensor, spans: Tensor, survived: Tensor, levels: int) -> TracedDocument:
     body = spans[:, 1] > spans[:, 0]
     counts = torch.bincount(survived[body], minlength=levels + 1)
-    stretches = _stretches(len(document.text), spans[body], survived[body])
-    return TracedDocument(document.title, document.text, len(spans), tuple(counts.tolist()), stretches)
+    return TracedDocument(
+        title=document.title,
+        text=document.text,
+        context_start=int(places[0]) if len(places) else 0,
+        context_tokens=len(places),
+        survived=tuple(counts.tolist()),
+        spans=_stretches(len(document.text), spans[body], survived[body]),
+    )
 
 
 def _stretches(length: int, spans: Tensor, survived: Tensor) -> tuple[tuple[int, int, int], ...]:

@@ -13,6 +13,7 @@ from conftest import random_ids, tiny_llama
 from PIL import Image
 
 from homer import Answer, CompactCache, HomerConfig, HomerModel, InputError, show
+from homer.answer import make_answer
 from homer.demo import DOCUMENTS as DEMO
 from homer.files import read_documents
 
@@ -78,6 +79,7 @@ def test_levels_survived_agree_with_the_plan(context_len: int, layers: int) -> N
     assert cache.survived is not None
     assert cache.survived.shape == (context_len + 9,)
     through = cache.survived[4:-5]
+    assert cache.plan == plan
     for level, targets in enumerate(plan.targets):
         assert int((through > level).sum()) == sum(target - 9 for target in targets)
     assert (cache.survived == plan.height + 1).nonzero().flatten().tolist() == cache.kept_tokens.tolist()
@@ -175,7 +177,7 @@ def test_a_cache_file_that_did_not_note_levels(mini: HomerModel, tmp_path: Path)
     dataclasses.replace(cache, survived=None).save(tmp_path / "old")
     new, old = (CompactCache.load(tmp_path / name) for name in ("new", "old"))
     assert torch.equal(new.survived, cache.survived)
-    answers = [mini.answer(prompt, c, mini.generate(c, 8)) for c in (new, old)]
+    answers = [make_answer(prompt, c, mini.generate(c, 8)) for c in (new, old)]
     assert answers[1].trace is None
     assert answers[0].sources == answers[1].sources
     assert Answer.from_dict(answers[1].to_dict()) == answers[1]
