@@ -14,6 +14,7 @@ from homer.errors import (
     GenerationError,
     HomerError,
     InputError,
+    TimeoutExceededError,
     UnsupportedModelError,
 )
 from homer.files import read_documents
@@ -45,6 +46,7 @@ __all__ = [
     "Sampling",
     "Source",
     "Stream",
+    "TimeoutExceededError",
     "UnsupportedModelError",
     "Usage",
     "__version__",
