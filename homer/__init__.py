@@ -14,6 +14,7 @@ from homer.errors import (
     GenerationError,
     HomerError,
     InputError,
+    TimeoutExceededError,
     UnsupportedModelError,
 )
 from homer.files import read_documents
@@ -46,6 +47,7 @@ __all__ = [
     "Sampling",
     "Source",
     "Stream",
+    "TimeoutExceededError",
     "Trace",
     "TracedDocument",
     "UnsupportedModelError",

@@ -123,18 +123,20 @@ def as_sampling(max_new_tokens: int | None, options: Mapping[str, Any]) -> Sampl
 class Streams:
     """Text that goes on from caches: by the library's own loop, or by transformers' where an option asks for it."""
 
-    def __init__(self, decoder: Decoder, tokenizer: Any, end_ids: frozenset[int]) -> None:
-        self._decoder, self._tokenizer, self._end_ids = decoder, tokenizer, end_ids
+    def __init__(self, decoder: Decoder, name: str, tokenizer: Any, end_ids: frozenset[int]) -> None:
+        self._decoder, self._name, self._tokenizer, self._end_ids = decoder, name, tokenizer, end_ids
 
     def open(self, cache: CompactCache, max_new_tokens: int | None, options: Mapping[str, Any]) -> Stream:
         """A stream with any options: those of Sampling, and those of transformers' `generate`.
 
         Raises:
             GenerationError: settings out of range, or more tokens than the window leaves.
+            CacheError: a cache that another model made.
         """
         sampling, others = self.check(max_new_tokens, options)
         if not others:
             return self.own(cache, sampling)
+        cache.check_made_by(self._decoder.fingerprint, self._name)
         known = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
         chosen = {name: value for name, value in known.items() if value is not None} if sampling.samples else {}
         sequence = generate_with_transformers(
@@ -151,6 +153,7 @@ class Streams:
 
     def own(self, cache: CompactCache, sampling: Sampling) -> Stream:
         """A stream by the library's own loop, token by token."""
+        cache.check_made_by(self._decoder.fingerprint, self._name)
         sampling.room(self._decoder.window, cache.next_position)
         tokens = generate_tokens(self._decoder, cache, sampling)
         return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops)

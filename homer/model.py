@@ -61,7 +61,7 @@ class HomerModel:
         self.config = config or HomerConfig()
         self.calibration = None if calibration is None else load_calibration(calibration)
         self.name: str = getattr(model.config, "_name_or_path", "") or type(model).__name__
-        self._streams = Streams(self.decoder, tokenizer, end_ids(model, tokenizer))
+        self._streams = Streams(self.decoder, self.name, tokenizer, end_ids(model, tokenizer))
         self._resolve(self.config)
         if self.calibration is not None:
             self.calibration.check_fits(self.decoder.layers, 0)
@@ -184,7 +184,7 @@ class HomerModel:
 
     def forward(self, input_ids: TokenIds, cache: CompactCache) -> Tensor:
         """Logits (1, n, vocabulary) of new tokens (n,) or (1, n) after a cache, which is not changed."""
-        self._check(cache)
+        cache.check_made_by(self.decoder.fingerprint, self.name)
         ids = check_ids("input_ids", input_ids, self.decoder.vocabulary).to(self.decoder.device)[None]
         if ids.shape[1] < 1:
             raise InputError("input_ids holds 0 tokens: give at least 1")
@@ -205,12 +205,10 @@ class HomerModel:
         Raises:
             GenerationError: settings out of range, or more tokens than the window leaves.
         """
-        self._check(cache)
         return self._streams.open(cache, max_new_tokens, options | {"num_beams": num_beams}).result()
 
     def stream(self, cache: CompactCache, max_new_tokens: int | None = None, **options: Any) -> Stream:
         """Text as it is generated, an iterator that can be cancelled; options as in `generate`, without beams."""
-        self._check(cache)
         return self._streams.own(cache, as_sampling(max_new_tokens, options))
 
     def ask(
@@ -316,6 +314,10 @@ class HomerModel:
         limit = min(self.window, self.decoder.sliding_window or self.window)
         return limit - (max_new_tokens or min(256, self.window // 8))
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, in which nothing is a control token."""
+        return PromptBuilder(self.require_tokenizer("encode")).encode(text).ids
+
     def require_tokenizer(self, purpose: str) -> Any:
         """The tokenizer. Raises InputError where there is none."""
         if self.tokenizer is None:
@@ -324,9 +326,6 @@ class HomerModel:
 
     def _resolve(self, config: HomerConfig) -> ResolvedConfig:
         return config.resolve(self.window, self.decoder.layers, self.decoder.sliding_window)
-
-    def _check(self, cache: CompactCache) -> None:
-        cache.check_made_by(self.decoder.fingerprint, self.name)
 
 
 def _advance(bar: tqdm[Any], node: Node, plan: MergePlan, watch: Watcher | None) -> None:
