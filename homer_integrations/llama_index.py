@@ -49,7 +49,7 @@ class HomerSynthesizer(BaseSynthesizer):
     metadata; `response.metadata["homer"]` is the answer as `homer.show` draws it. Of a stream, both come at its end.
 
     Args:
-        llm: a HomerLLM; None: Settings.llm.
+        llm: a HomerLLM; None: Settings.llm. Where none was set there, this one is.
         text_qa_template: with {context_str} where the nodes belong, and {query_str}; None: TEXT_QA_TEMPLATE.
 
     Raises:
@@ -67,9 +67,9 @@ class HomerSynthesizer(BaseSynthesizer):
     ) -> None:
         llm = llm or Settings.llm
         if not isinstance(llm, HomerLLM):
-            raise InputError(
-                f"HomerSynthesizer needs a HomerLLM and got a {type(llm).__name__}: give llm=HomerLLM(...)"
-            )
+            raise InputError(f"llm is a {type(llm).__name__}, which reads no whole documents: give a HomerLLM")
+        if Settings._llm is None:  # or RetrieverQueryEngine.from_args would look for OpenAI's, in spite of this one
+            Settings.llm = llm
         super().__init__(llm=llm, callback_manager=callback_manager, streaming=streaming, empty_response=empty_response)
         self._homer = llm
         self._text_qa_template = text_qa_template or TEXT_QA_TEMPLATE
