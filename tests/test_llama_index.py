@@ -49,12 +49,12 @@ def documents() -> list[Document]:
 
 @pytest.fixture(scope="module")
 def llm() -> HomerLLM:
-    return HomerLLM()
+    return HomerLLM(max_tokens=16)
 
 
 @pytest.fixture(scope="module")
 def expected(mini: HomerModel) -> homer.Answer:
-    return mini.ask(QUESTION, LONG)
+    return mini.ask(QUESTION, LONG, max_new_tokens=16)
 
 
 class Recorder(BaseEventHandler):
@@ -134,7 +134,7 @@ def test_stock_modes_lose_text_or_call_often_and_ours_does_neither(nodes: list[T
     index = SummaryIndex(nodes)
     passed, calls = {}, {}
     for mode in ("simple_summarize", "compact", "refine"):
-        small = HomerLLM(context_window=1024, max_tokens=16)  # the settings of one that stops at its window
+        small = HomerLLM(context_window=1024, max_tokens=8)  # the settings of one that stops at its window
         with recording() as record:
             index.as_query_engine(llm=small, response_mode=mode).query(QUESTION)
         sent = record.prompts
@@ -147,7 +147,7 @@ def test_stock_modes_lose_text_or_call_often_and_ours_does_neither(nodes: list[T
     assert calls["refine"] >= 3
     assert max(passed["compact"], passed["refine"]) < 0.9 * total
 
-    ours = HomerLLM(context_window=1024, max_tokens=16)
+    ours = HomerLLM(context_window=1024, max_tokens=8)
     with recording() as record:
         response = index.as_query_engine(llm=ours, response_synthesizer=HomerSynthesizer(ours)).query(QUESTION)
     (sent,) = record.prompts
@@ -284,12 +284,15 @@ def test_settings_at_construction_and_per_call(llm: HomerLLM) -> None:
     options = {"documents": LONG}
     assert llm.complete(QUESTION, max_tokens=2, **options).raw["finish_reason"] == "length"
     assert HomerLLM(max_tokens=2).complete(QUESTION, **options).raw["usage"]["completion_tokens"] == 2
-    assert llm.complete(QUESTION, stop=["2"], **options).text == HomerLLM(stop="2").complete(QUESTION, **options).text
+    assert (
+        llm.complete(QUESTION, stop=["2"], **options).text
+        == HomerLLM(stop="2", max_tokens=16).complete(QUESTION, **options).text
+    )
     assert "2" not in llm.complete(QUESTION, stop=["2"], **options).text
     sampled = [llm.complete("Say something.", temperature=3.0, seed=7, max_tokens=12).text for _ in range(2)]
     assert sampled[0] == sampled[1] != llm.complete("Say something.", temperature=3.0, seed=8, max_tokens=12).text
     assert llm.complete(QUESTION, target_len=128, **options).raw["usage"]["kept_tokens"] <= 128
-    assert HomerLLM(target_len=128).complete(QUESTION, **options).raw["usage"]["kept_tokens"] <= 128
+    assert HomerLLM(target_len=128, max_tokens=16).complete(QUESTION, **options).raw["usage"]["kept_tokens"] <= 128
     with pytest.raises(GenerationError, match="unknown argument 'tempreature'"):
         llm.complete(QUESTION, tempreature=1)
     with pytest.raises(TimeoutExceededError, match="raise timeout"):
@@ -325,7 +328,7 @@ def test_the_global_tokenizer_is_the_models_unless_the_user_has_one(
 def test_templates_are_honoured(llm: HomerLLM) -> None:
     template = PromptTemplate("Read this.\n{context_str}\nIn {tone} words: {query_str}")
     handler = LlamaDebugHandler(print_trace_on_end=False)
-    recorded = HomerLLM(callback_manager=CallbackManager([handler]))
+    recorded = HomerLLM(callback_manager=CallbackManager([handler]), max_tokens=4)
     synthesizer = HomerSynthesizer(recorded, text_qa_template=template)
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in LONG]
     response = synthesizer.synthesize(QUESTION, nodes, tone="few")
@@ -360,7 +363,7 @@ class Shout(BaseOutputParser):
 
 
 def test_system_prompt_and_output_parser() -> None:
-    plain = HomerLLM(system_prompt="Be brief.", output_parser=Shout())
+    plain = HomerLLM(system_prompt="Be brief.", output_parser=Shout(), max_tokens=4)
     synthesizer = HomerSynthesizer(plain)
     nodes = [NodeWithScore(node=TextNode(text=FACT))]
     with recording() as record:
@@ -371,7 +374,7 @@ def test_system_prompt_and_output_parser() -> None:
     assert "Loudly." in sent
     with pytest.raises(InputError, match="streaming=False"):
         HomerSynthesizer(plain, streaming=True).synthesize(QUESTION, nodes)
-    wrapped = HomerLLM(completion_to_prompt=lambda prompt: f"{prompt} {prompt}")
+    wrapped = HomerLLM(completion_to_prompt=lambda prompt: f"{prompt} {prompt}", max_tokens=2)
     ones = [wrapped.complete("Say hello.", formatted=formatted).raw["usage"]["prompt_tokens"] for formatted in (1, 0)]
     assert ones[0] < ones[1]
 
@@ -483,7 +486,7 @@ def test_a_cancelled_call_ends_its_work(mini: HomerModel, streaming: bool) -> No
 
 def test_events_and_callbacks(expected: homer.Answer) -> None:
     counter = TokenCountingHandler(tokenizer=str.split)
-    llm = HomerLLM(callback_manager=CallbackManager([counter]))
+    llm = HomerLLM(callback_manager=CallbackManager([counter]), max_tokens=16)
     with recording() as record:
         HomerQueryEngine.from_documents(LONG, llm).query(QUESTION)
         asyncio.run(finished(HomerQueryEngine.from_documents(LONG, llm).aquery(QUESTION)))
