@@ -66,6 +66,8 @@ class AnswerStream(Iterator[str]):
         return Answer(self._text, trace_sources(self.prompt, self.cache), usage, result.finish_reason)
 
     def _run(self) -> Iterator[str]:
+        if self._cancelled.is_set():
+            return
         try:
             self.cache = self._compress(watch=self._watch)
             self._stream = self._generate(self.cache)
