@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from homer.answer import Answer, Usage, trace_sources
+from homer.answer import Answer, Usage, make_answer
 from homer.cache import CompactCache
 from homer.errors import GenerationError, TimeoutExceededError
 from homer.merge import Node
@@ -60,10 +60,8 @@ class AnswerStream(Iterator[str]):
         for _ in self:
             pass
         if self.cache is None or self._stream is None:
-            return Answer("", (), Usage(len(self.prompt), 0, 0), "cancelled")
-        result = self._stream.result()
-        usage = Usage(self.cache.input_tokens, len(self.cache), len(result.token_ids))
-        return Answer(self._text, trace_sources(self.prompt, self.cache), usage, result.finish_reason)
+            return Answer("", (), Usage(len(self.prompt), 0, 0), "cancelled", self.prompt.question)
+        return make_answer(self.prompt, self.cache, self._stream.result())
 
     def _run(self) -> Iterator[str]:
         if self._cancelled.is_set():

@@ -54,7 +54,10 @@ def build_conversation(
         layout = _Layout(builder, messages if place else asking(messages, PLACE), texts, place or PLACE)
         prompt = layout.prompt(0)
         affix_len = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-        return prompt if len(prompt) <= limits.whole or affix_len <= limits.affix else layout.fitting(limits.affix)
+        if len(prompt) > limits.whole and affix_len > limits.affix:
+            prompt = layout.fitting(limits.affix)
+        question = messages[-1]["content"].replace(place or PLACE, "").strip()
+        return dataclasses.replace(prompt, question=question)
     prompt = builder.whole(messages)
     if len(prompt) <= max(limits.whole, limits.max_chunk_len):
         return prompt

@@ -98,12 +98,8 @@ class HomerModel:
         }
         options = model_kwargs | {name: value for name, value in given.items() if value is not None}
         loaded = load_model(name_or_path, dtype, rope_scaling, options)
-        return cls(
-            loaded.model,
-            loaded.tokenizer,
-            config or loaded.config,
-            loaded.calibration if calibration is None else calibration,
-        )
+        calibration = loaded.calibration if calibration is None else calibration
+        return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration)
 
     @property
     def window(self) -> int:
@@ -169,6 +165,7 @@ class HomerModel:
             model=self.name,
             fingerprint=self.decoder.fingerprint,
             config=HomerConfig(**resolved.to_dict()),
+            survived=result.survived,
         )
 
     def plan(

@@ -57,6 +57,7 @@ class Prompt:
         documents: what the context was made of.
         origins: (context tokens, 3): document number, first and end character in the document's text;
             both are 0 for tokens of the header.
+        question: what is asked, where that is known.
     """
 
     prefix_ids: Tensor
@@ -64,6 +65,7 @@ class Prompt:
     suffix_ids: Tensor
     documents: tuple[Document, ...]
     origins: Tensor
+    question: str = ""
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.context_ids) + len(self.suffix_ids)
@@ -123,7 +125,8 @@ class PromptBuilder:
         if not question.strip():
             raise InputError("the question is empty: give one")
         messages = [] if system is None else [{"role": "system", "content": system}]
-        return self.around(asking([*messages, {"role": "user", "content": question}], PLACE), texts, PLACE)
+        asked = asking([*messages, {"role": "user", "content": question}], PLACE)
+        return dataclasses.replace(self.around(asked, texts, PLACE), question=question)
 
     def around(
         self, messages: Sequence[Message], documents: Sequence[Document], place: str, order: Iterable[int] | None = None
