@@ -64,6 +64,8 @@ class AnswerStream(Iterator[str]):
         return make_answer(self.prompt, self.cache, self._stream.result())
 
     def _run(self) -> Iterator[str]:
+        if self._cancelled.is_set():
+            return
         try:
             self.cache = self._compress(watch=self._watch)
             self._stream = self._generate(self.cache)
