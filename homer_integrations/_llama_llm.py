@@ -133,7 +133,8 @@ class HomerLLM(HomerSettings, CustomLLM):
         return [ChatMessage(role=MessageRole.USER, content=prompt)]
 
     def _name(self, kwargs: dict[str, Any]) -> str:
-        return str(kwargs.get("model") or self.model_name)
+        model = kwargs.get("model")
+        return self.model_name if model is None else str(getattr(model, "name", model))
 
 
 class _Tokenizer:

@@ -24,7 +24,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 from homer import Document, InputError
 from homer_integrations._llama_llm import HomerLLM
 from homer_integrations._llama_nodes import whole_nodes
-from homer_integrations._survival import Survival
+from homer_integrations._llama_survival import Survival
 
 __all__ = ["TEXT_QA_TEMPLATE", "HomerLLM", "HomerQueryEngine", "HomerSynthesizer"]
 
