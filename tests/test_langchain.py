@@ -361,7 +361,8 @@ def watched(mini: HomerModel) -> Watched:
 
 
 async def finish_reason(stream: homer.AnswerStream) -> str:
-    """How a stream ended, once its thread has left it."""
+    """How a stream ended that was left a moment ago; one that goes on would end by its length."""
+    await asyncio.sleep(0.5)
     for _ in range(200):
         try:
             return stream.answer().finish_reason
