@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import ConfigDict, SecretStr
 from homer import Answer
 from homer_integrations._settings import Call, HomerSettings
 
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # a misspelt setting is an error
 STREAMING = ("stream", "run_manager")  # LangChain's own, which say how to call and not what
 NO_TOOLS = "this model does not call tools yet: put what a tool gives into the messages or documents"
 NO_SCHEMA = "this model does not hold to a schema yet: ask for the format in words, and parse with an output parser"
@@ -19,8 +19,6 @@ NO_SCHEMA = "this model does not hold to a schema yet: ask for the format in wor
 
 class HomerRunnable(HomerSettings):
     """What the chat model and the string model share."""
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     # Arguments that LangChain gives every model. Nothing is sent anywhere, so there is no key and nothing to repeat.
     api_key: SecretStr | None = None
@@ -45,16 +43,20 @@ class HomerRunnable(HomerSettings):
 
 
 def metadata_of(answer: Answer, name: str) -> dict[str, Any]:
+    """Plain JSON values; `homer.show` draws what stands under "homer"."""
+    facts = answer.to_dict()
     return {
         "model_name": name,
         "finish_reason": answer.finish_reason,
         "input_tokens": answer.usage.input_tokens,
         "kept_tokens": answer.usage.kept_tokens,
-        "sources": [dataclasses.asdict(source) for source in answer.sources],
+        "sources": facts["sources"],
+        "homer": facts,
     }
 
 
 def usage_of(answer: Answer) -> UsageMetadata:
+    """Token counts as LangChain writes them; those of the input are before compression."""
     usage = answer.usage
     return UsageMetadata(
         input_tokens=usage.input_tokens,

@@ -14,7 +14,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from homer import Answer, AnswerStream
 from homer_integrations._documents import to_homer_documents
-from homer_integrations._langchain_base import HomerRunnable, metadata_of, usage_of
+from homer_integrations._langchain_base import STRICT, HomerRunnable, metadata_of, usage_of
 from homer_integrations._threads import answer_in_thread, stream_in_thread
 
 
@@ -24,6 +24,8 @@ class HomerLLM(HomerRunnable, BaseLLM):
     Documents are given as `documents=` of a call or of `.bind`; `generation_info` holds what ChatHomer's
     response_metadata holds, and usage.
     """
+
+    model_config = STRICT
 
     @property
     def _llm_type(self) -> str:

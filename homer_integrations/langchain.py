@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable
 
 from homer import Answer, AnswerStream
 from homer_integrations._conversation import to_conversation
-from homer_integrations._langchain_base import NO_SCHEMA, NO_TOOLS, HomerRunnable, metadata_of, usage_of
+from homer_integrations._langchain_base import NO_SCHEMA, NO_TOOLS, STRICT, HomerRunnable, metadata_of, usage_of
 from homer_integrations._langchain_chain import create_homer_documents_chain
 from homer_integrations._langchain_llm import HomerLLM
 from homer_integrations._threads import answer_in_thread, stream_in_thread
@@ -36,6 +36,8 @@ class ChatHomer(HomerRunnable, BaseChatModel):
     Raises:
         HomerError: in every call, where the input or a setting is bad; the message says what to change.
     """
+
+    model_config = STRICT
 
     streaming: bool = False
 

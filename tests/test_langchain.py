@@ -3,6 +3,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,14 @@ def test_documents_can_be_bound_and_have_the_titles_of_their_metadata(chat: Chat
     assert word(message.text) == "48213"
     sources = message.response_metadata["sources"]
     assert {source["index"]: source["title"] for source in sources} == {0: "garden.md", 1: "Notes"}
+
+
+def test_an_answer_can_be_drawn_from_its_metadata(chat: ChatHomer, tmp_path: Path) -> None:
+    told = json.loads(json.dumps(chat.invoke(QUESTION, documents=[BRIEF]).response_metadata))
+    homer.show(told["homer"], tmp_path / "answer.html")
+    page = (tmp_path / "answer.html").read_text()
+    assert "Notes" in page
+    assert QUESTION in page
 
 
 def test_the_answer_is_that_of_ask(chat: ChatHomer, mini: HomerModel) -> None:
@@ -352,7 +361,8 @@ def watched(mini: HomerModel) -> Watched:
 
 
 async def finish_reason(stream: homer.AnswerStream) -> str:
-    """How a stream ended, once its thread has left it."""
+    """How a stream ended that was left a moment ago; one that goes on would end by its length."""
+    await asyncio.sleep(0.5)
     for _ in range(200):
         try:
             return stream.answer().finish_reason
