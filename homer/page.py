@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import importlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def in_notebook() -> bool:
 
 def draw(fragment: str) -> None:
     """Display HTML in the notebook that runs this."""
-    display: Any = __import__("IPython.display").display
+    display: Any = importlib.import_module("IPython.display")
     display.display(display.HTML(fragment))
 
 

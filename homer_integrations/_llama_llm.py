@@ -49,7 +49,7 @@ class HomerLLM(HomerSettings, CustomLLM):
         HomerError: its children, when called; each says what to change.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
     context_window: int = Field(default=2**20, gt=0, description="Most tokens of one call; none needs to fit a window.")
 

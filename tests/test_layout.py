@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 import homer
-import homer_integrations
 
 PACKAGE = Path(homer.__file__).parent
-INTEGRATIONS = Path(homer_integrations.__file__).parent
 ORDER = (
     "_version errors config schedule chunk significance attention architecture views decoder ids cache merge encoding "
     "calibration template prompt trace conversation styles drawing page answer streaming generation answering loading "
@@ -49,18 +47,6 @@ def test_a_module_imports_only_those_above_it(name: str) -> None:
         assert not {"torch", "transformers"} & imported(path)
 
 
-@pytest.mark.parametrize("path", sorted(INTEGRATIONS.glob("*.py")), ids=lambda path: path.stem)
-def test_integrations_import_public_names_and_not_each_other(path: Path) -> None:
-    families = [name for name in ("langchain", "llama") if name in path.stem]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module.split(".")[0] == "homer":
-                assert node.module == "homer"
-                assert {alias.name for alias in node.names} <= set(homer.__all__)
-            for other in {"langchain", "llama"} - set(families):
-                assert other not in node.module, f"{path.stem} imports {node.module}"
-
-
 def test_every_public_name_is_there_and_documented() -> None:
     for name in homer.__all__:
         assert getattr(homer, name) is not None
@@ -69,6 +55,5 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 
 def test_files_stay_short() -> None:
-    files = [*PACKAGE.glob("*.py"), *INTEGRATIONS.glob("*.py")]
-    lengths = {path.name: len(path.read_text().splitlines()) for path in files}
+    lengths = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")}
     assert {name: n for name, n in lengths.items() if n > 340} == {}

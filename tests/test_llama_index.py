@@ -29,7 +29,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.types import BaseOutputParser
 from llama_index.retrievers.bm25 import BM25Retriever
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 import homer
 from homer import AnswerStream, GenerationError, HomerModel, InputError, TimeoutExceededError, UnsupportedModelError
@@ -295,6 +295,8 @@ def test_settings_at_construction_and_per_call(llm: HomerLLM) -> None:
     assert HomerLLM(target_len=128, max_tokens=16).complete(QUESTION, **options).raw["usage"]["kept_tokens"] <= 128
     with pytest.raises(GenerationError, match="unknown argument 'tempreature'"):
         llm.complete(QUESTION, tempreature=1)
+    with pytest.raises(ValidationError, match="tempreature"):
+        HomerLLM(tempreature=1)
     with pytest.raises(TimeoutExceededError, match="raise timeout"):
         llm.complete(QUESTION, documents=TEXTS, timeout=0.05)
 
@@ -310,6 +312,11 @@ def test_the_model_is_loaded_when_needed_and_shared(mini: HomerModel) -> None:
     facts = json.loads(json.dumps(given.to_dict()))
     assert facts["model"] == mini.name
     assert given.metadata.context_window > 10 * mini.window
+    assert HomerLLM.from_json(HomerLLM(max_tokens=5, target_len=99).to_json()).settings() == {
+        "model": "mini",
+        "max_tokens": 5,
+        "target_len": 99,
+    }
 
 
 def test_the_global_tokenizer_is_the_models_unless_the_user_has_one(
@@ -466,13 +473,14 @@ def test_a_cancelled_call_ends_its_work(mini: HomerModel, streaming: bool) -> No
     llm = HomerLLM(model=model)
 
     async def main() -> None:
-        call = (
-            collect(llm.astream_complete(QUESTION, documents=TEXTS))
-            if streaming
-            else llm.acomplete(QUESTION, documents=TEXTS)
-        )
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(call, 0.5)
+        call = llm.astream_complete if streaming else llm.acomplete
+        pending = call(QUESTION, documents=TEXTS)
+        task = asyncio.create_task(collect(pending) if streaming else pending)
+        while not hasattr(model, "last"):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     asyncio.run(main())
     for _ in range(500):
