@@ -60,7 +60,8 @@ class HomerSettings(BaseModel):
         """Everything that an answer depends on, as given: for traces, and as the key of a cache of answers."""
         names = (*_LOADING, "model_kwargs", "max_tokens", *_SAMPLING, "stop", "timeout", *_CONFIG)
         given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, {})}
-        return {"model": self.model_name} | given
+        loaded = {"fingerprint": self.model.decoder.fingerprint} if isinstance(self.model, HomerModel) else {}
+        return {"model": self.model_name} | loaded | given
 
     def call(self, stop: Sequence[str] | str | None, arguments: Mapping[str, Any]) -> Call:
         """What one call uses: the arguments of the call over the settings of construction.

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from homer import Answer, AnswerStream
 
+# Threads of its own: those of the event loop are for others too, and answers take long.
 _WORKERS = ThreadPoolExecutor(max_workers=min(32, (os.cpu_count() or 1) + 4), thread_name_prefix="homer")
 
 

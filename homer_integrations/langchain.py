@@ -30,7 +30,8 @@ class ChatHomer(HomerRunnable, BaseChatModel):
 
     Documents are given as `documents=` of a call or of `.bind`, as content blocks of type text-plain, or under
     "documents" in a message's additional_kwargs. Without any, a prompt that is longer than the window is split by
-    itself: the question stays whole, and the rest is compressed. `response_metadata` tells finish_reason,
+    itself: the question stays whole, and the rest is compressed. `place=` names a text in the messages where the
+    documents belong, in place of before the question. `response_metadata` tells finish_reason,
     model_name, input_tokens, kept_tokens, and what survived of every document (sources).
 
     Raises:
