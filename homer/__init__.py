@@ -1,7 +1,8 @@
 """HOMER for RAG: hand whole documents to a local LLM by hierarchical context merging (ICLR 2024)."""
 
 from homer._version import __version__
-from homer.answer import Answer, Passage, Source, Usage
+from homer.answer import Answer, Passage, Source, Usage, show
+from homer.answering import AnswerStream
 from homer.cache import CompactCache
 from homer.calibration import Calibration, calibrate, load_calibration
 from homer.compat import HomerForCausalLM, patch
@@ -13,6 +14,7 @@ from homer.errors import (
     GenerationError,
     HomerError,
     InputError,
+    TimeoutExceededError,
     UnsupportedModelError,
 )
 from homer.files import read_documents
@@ -21,9 +23,11 @@ from homer.model import HomerModel
 from homer.prompt import Document, Prompt
 from homer.schedule import MergePlan, plan_merge
 from homer.streaming import Generation, Stream
+from homer.trace import Trace, TracedDocument
 
 __all__ = [
     "Answer",
+    "AnswerStream",
     "CacheError",
     "Calibration",
     "CalibrationError",
@@ -43,6 +47,9 @@ __all__ = [
     "Sampling",
     "Source",
     "Stream",
+    "TimeoutExceededError",
+    "Trace",
+    "TracedDocument",
     "UnsupportedModelError",
     "Usage",
     "__version__",
@@ -51,4 +58,5 @@ __all__ = [
     "patch",
     "plan_merge",
     "read_documents",
+    "show",
 ]

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from typing import TYPE_CHECKING
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from homer.errors import InputError
+from homer.page import draw, in_notebook, page
 from homer.prompt import Document, Prompt
+from homer.trace import Trace, trace_documents
 
 if TYPE_CHECKING:
     from homer.cache import CompactCache
+    from homer.streaming import Generation
 
 _BLANK_LINES = re.compile(r"\n[ \t]*\n")
 
@@ -81,15 +89,93 @@ class Answer:
         sources: one for each document, most relevant first.
         usage: token counts.
         finish_reason: "stop", or "length" where the answer was cut at max_new_tokens.
+        question: what was asked, where that is known.
+        trace: the documents and how far every part of them came up the tree; what `show` draws. None where
+            the compact cache came from a file of a version that did not note it.
     """
 
     text: str
     sources: tuple[Source, ...]
     usage: Usage
     finish_reason: str
+    question: str = ""
+    trace: Trace | None = dataclasses.field(default=None, repr=False)
 
     def __str__(self) -> str:
         return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values; `from_dict` reads it, and so does `show`."""
+        plain: dict[str, Any] = _lists(dataclasses.asdict(self))
+        return plain
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Answer:
+        """The answer that `to_dict` wrote.
+
+        Raises:
+            InputError: something else.
+        """
+        try:
+            values: dict[str, Any] = _tuples(dict(facts))
+            values["sources"] = tuple(_read_source(source) for source in values["sources"])
+            values["usage"] = Usage(**values["usage"])
+            values["trace"] = None if values.get("trace") is None else Trace.from_dict(values["trace"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"this is no answer that Answer.to_dict wrote ({error}): give an Answer, or its to_dict()"
+            ) from None
+
+    def show(self, path: str | os.PathLike[str] | None = None) -> Path | None:
+        """Draw the documents with what survived, survival by document, and the tree.
+
+        Args:
+            path: write one HTML file there, which needs nothing else. None: display in a notebook, and
+                elsewhere write a new file in the folder for temporary files.
+
+        Returns:
+            The file written, or None in a notebook.
+
+        Raises:
+            InputError: a path in a folder that is not there.
+        """
+        if path is None and in_notebook():
+            draw(self._repr_html_())
+            return None
+        if path is None:
+            handle, path = tempfile.mkstemp(".html", "homer-")
+            os.close(handle)
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(f"no folder {path.parent} to write {path.name} to: make it first")
+        path.write_text(page(self, whole=True), encoding="utf-8", errors="xmlcharrefreplace")
+        return path
+
+    def _repr_html_(self) -> str:
+        """The drawing as notebooks show it."""
+        return page(self)
+
+
+def show(answer: Answer | Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Path | None:
+    """Draw an answer, or what its `to_dict` gave: see `Answer.show`.
+
+    Raises:
+        InputError: neither of the two, or a path in a folder that is not there.
+    """
+    return (answer if isinstance(answer, Answer) else Answer.from_dict(answer)).show(path)
+
+
+def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation) -> Answer:
+    """The answer that a generation from the cache of a prompt gives."""
+    return Answer(
+        text=(generation.text or "").strip(),
+        sources=trace_sources(prompt, cache),
+        usage=Usage(cache.input_tokens, len(cache), len(generation.token_ids)),
+        finish_reason=generation.finish_reason,
+        question=prompt.question,
+        trace=trace_documents(prompt, cache),
+    )
 
 
 def trace_sources(prompt: Prompt, cache: CompactCache) -> tuple[Source, ...]:
@@ -142,3 +228,19 @@ def _stretches(spans: Tensor, start: int, end: int) -> tuple[tuple[int, int], ..
         else:
             joined.append([a, b])
     return tuple((a, b) for a, b in joined)
+
+
+def _read_source(facts: dict[str, Any]) -> Source:
+    return Source(**facts | {"passages": tuple(Passage(**passage) for passage in facts["passages"])})
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lists(item) for name, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, tuple | list) else value

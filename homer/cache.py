@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from homer._version import __version__
-from homer.config import HomerConfig
+from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import CacheError
+from homer.schedule import MergePlan, plan_merge
 
 _FORMAT = 1
 _ROWS = ("position_ids", "kept_tokens", "token_ids", "relevance", "logits")
@@ -42,6 +43,8 @@ class CompactCache:
         prefix_len, suffix_len: affix tokens, all of which were kept.
         model, fingerprint: the name and the digest of the model that made it.
         config: the settings that made it.
+        survived: (input_tokens,), int8: how many levels of the tree each token of the input came through;
+            the survivors came through all of them. None in a file of a version that did not note it.
     """
 
     keys: tuple[Tensor, ...]
@@ -57,6 +60,7 @@ class CompactCache:
     model: str
     fingerprint: str
     config: HomerConfig
+    survived: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.kept_tokens.shape[0])
@@ -65,6 +69,21 @@ class CompactCache:
     def next_position(self) -> int:
         """Position id of the first new token; less than the number of kept tokens where chunks were merged."""
         return int(self.position_ids[0, -1]) + 1
+
+    @property
+    def plan(self) -> MergePlan:
+        """The schedule by which it was made."""
+        config = ResolvedConfig(**self.config.to_dict())
+        return plan_merge(
+            self.prefix_len,
+            self.input_tokens - self.prefix_len - self.suffix_len,
+            self.suffix_len,
+            layers=len(self.keys),
+            max_chunk_len=config.max_chunk_len,
+            target_len=config.target_len,
+            layers_warmup=config.layers_warmup,
+            max_initial_chunk_len=config.max_initial_chunk_len,
+        )
 
     @property
     def nbytes(self) -> int:
@@ -136,6 +155,7 @@ class CompactCache:
             keys=tuple(tensors[f"key.{i}"] for i in layers),
             values=tuple(tensors[f"value.{i}"] for i in layers),
             config=HomerConfig.from_dict(facts["config"]),
+            survived=tensors.get("survived"),
             **plain,
         )
 
@@ -149,6 +169,8 @@ class CompactCache:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {name: getattr(self, name) for name in _ROWS}
+        if self.survived is not None:
+            tensors["survived"] = self.survived
         for i, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             tensors[f"key.{i}"], tensors[f"value.{i}"] = key, value
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

@@ -55,6 +55,7 @@ def _add_ask(commands: Any) -> None:
     for name in ("max-chunk-len", "target-len", "layers-warmup", "max-initial-chunk-len", "chunk-batch-size"):
         ask.add_argument(f"--{name}", type=int, help="see HomerConfig")
     ask.add_argument("--json", action="store_true", help="print the answer, sources and usage as JSON")
+    ask.add_argument("--html", metavar="PATH", help="draw the documents, what survived, and the tree in this file")
     ask.add_argument("--no-progress", action="store_true")
     ask.set_defaults(run=_ask)
 
@@ -76,7 +77,9 @@ def _ask(options: argparse.Namespace) -> int:
         progress=not options.no_progress,
         max_new_tokens=options.max_new_tokens,
     )
-    print(json.dumps(dataclasses.asdict(answer), indent=1) if options.json else _report(answer))
+    if options.html:
+        answer.show(options.html)
+    print(_json(answer) if options.json else _report(answer))
     return 0
 
 
@@ -84,6 +87,11 @@ def _config(model: HomerModel, options: argparse.Namespace) -> HomerConfig:
     names = [field.name for field in dataclasses.fields(HomerConfig)]
     given = {name: getattr(options, name, None) for name in names}
     return dataclasses.replace(model.config, **{name: value for name, value in given.items() if value is not None})
+
+
+def _json(answer: Answer) -> str:
+    """The answer, sources and usage; the trace would repeat every document, and is for `--html`."""
+    return json.dumps({name: value for name, value in answer.to_dict().items() if name != "trace"}, indent=1)
 
 
 def _report(answer: Answer) -> str:

@@ -27,3 +27,7 @@ class CacheError(HomerError, ValueError):
 
 class GenerationError(HomerError, ValueError):
     """Generation settings that contradict one another or the model's window."""
+
+
+class TimeoutExceededError(HomerError, TimeoutError):
+    """No whole answer within the time given."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from homer.cache import CompactCache
 from homer.decoder import Decoder
 from homer.errors import GenerationError
+from homer.streaming import Stream
 
 DEFAULT_NEW_TOKENS = 256
 _REFUSED = ("use_cache", "cache_implementation", "prefill_chunk_size", "inputs", "input_ids", "past_key_values")
@@ -106,6 +107,66 @@ class Sampling:
                 f"window of {window}: {left} are left; lower max_new_tokens or max_chunk_len"
             )
         return self.max_new_tokens or min(DEFAULT_NEW_TOKENS, left)
+
+
+_SAMPLING_NAMES = {field.name for field in dataclasses.fields(Sampling)} - {"max_new_tokens"}
+
+
+def as_sampling(max_new_tokens: int | None, options: Mapping[str, Any]) -> Sampling:
+    """The settings as Sampling. Raises GenerationError on a name it does not know."""
+    unknown = sorted(set(options) - _SAMPLING_NAMES)
+    if unknown:
+        raise GenerationError(f"unknown setting {unknown[0]!r}: stream knows {', '.join(sorted(_SAMPLING_NAMES))}")
+    return Sampling(max_new_tokens=max_new_tokens, **options)
+
+
+class Streams:
+    """Text that goes on from caches: by the library's own loop, or by transformers' where an option asks for it."""
+
+    def __init__(self, decoder: Decoder, name: str, tokenizer: Any, end_ids: frozenset[int]) -> None:
+        self._decoder, self._name, self._tokenizer, self._end_ids = decoder, name, tokenizer, end_ids
+
+    def open(self, cache: CompactCache, max_new_tokens: int | None, options: Mapping[str, Any]) -> Stream:
+        """A stream with any options: those of Sampling, and those of transformers' `generate`.
+
+        Raises:
+            GenerationError: settings out of range, or more tokens than the window leaves.
+            CacheError: a cache that another model made.
+        """
+        sampling, others = self.check(max_new_tokens, options)
+        if not others:
+            return self.own(cache, sampling)
+        cache.check_made_by(self._decoder.fingerprint, self._name)
+        known = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        chosen = {name: value for name, value in known.items() if value is not None} if sampling.samples else {}
+        sequence = generate_with_transformers(
+            self._decoder,
+            cache,
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=sampling.samples,
+            repetition_penalty=sampling.repetition_penalty,
+            **chosen,
+            **others,
+        )[0].tolist()
+        stopped = next((i + 1 for i, token in enumerate(sequence) if token in self._end_ids), None)
+        return Stream(iter(sequence[:stopped]), self._end_ids, self._tokenizer, ())
+
+    def own(self, cache: CompactCache, sampling: Sampling) -> Stream:
+        """A stream by the library's own loop, token by token."""
+        cache.check_made_by(self._decoder.fingerprint, self._name)
+        sampling.room(self._decoder.window, cache.next_position)
+        tokens = generate_tokens(self._decoder, cache, sampling)
+        return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops)
+
+    def check(self, max_new_tokens: int | None, options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any]]:
+        """The settings of Sampling, and the others. Raises GenerationError on what is out of range."""
+        sampling = as_sampling(max_new_tokens, {name: options[name] for name in options if name in _SAMPLING_NAMES})
+        others = {name: value for name, value in options.items() if name not in _SAMPLING_NAMES}
+        if others.get("num_beams") == 1:
+            del others["num_beams"]
+        if others and (sampling.seed is not None or sampling.stops):
+            raise GenerationError("seed and stop cannot be combined with num_beams or other options of transformers")
+        return sampling, others
 
 
 def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -> Iterator[int]:

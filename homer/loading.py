@@ -94,6 +94,15 @@ def scale_rope(config: Any, scaling: float | Mapping[str, Any]) -> None:
     text.max_position_embeddings = int(text.rope_parameters["original_max_position_embeddings"] * wanted["factor"])
 
 
+def end_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a text, by the model's settings or the tokenizer's."""
+    ids: set[int] = set()
+    for holder in (model.generation_config, model.config, tokenizer):
+        end = getattr(holder, "eos_token_id", None)
+        ids |= set(end if isinstance(end, list | tuple) else [] if end is None else [end])
+    return frozenset(ids)
+
+
 def _beside(source: str) -> tuple[HomerConfig | None, Path | None]:
     settings, calibration = Path(source) / SETTINGS_FILE, Path(source) / CALIBRATION_FILE
     config = HomerConfig.from_dict(json.loads(settings.read_text())) if settings.is_file() else None

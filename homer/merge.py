@@ -32,11 +32,15 @@ Watcher = Callable[[Node], None]
 
 @dataclasses.dataclass(frozen=True)
 class Compressed:
-    """The root: the survivors, the next token's logits (1, vocabulary), and their relevance (kept,)."""
+    """The root: the survivors, the next token's logits (1, vocabulary), and their relevance (kept,).
+
+    `survived` (length,) tells of every token of the input how many levels of the tree it came through.
+    """
 
     chunk: Chunk
     logits: Tensor
     relevance: Tensor
+    survived: Tensor
 
 
 def compress(
@@ -70,7 +74,7 @@ def compress(
             chunk = walk.run(merge(pending.pop(), chunk), level, index)
             _tell(watch, plan, level, index, chunk, pending)
         pending.append(chunk)
-    result = Compressed(chunk, walk.logits, walk.relevance)
+    result = Compressed(chunk, walk.logits, walk.relevance, walk.survived)
     return _refresh(decoder, plan, ids, result) if refresh_suffix and plan.prunes else result
 
 
@@ -83,6 +87,7 @@ class _Walk:
     def __init__(self, decoder: Decoder, plan: MergePlan, ids: Tensor, bias: Tensor | None) -> None:
         self.decoder, self.plan, self.bias = decoder, plan, bias
         self.ids = ids.to(decoder.device)
+        self.survived = torch.zeros(len(ids), dtype=torch.int8, device=decoder.device)
 
     def leaves(self, batch_size: int) -> Iterator[Chunk]:
         """Every leaf after its layers and its pruning, up to `batch_size` of equal length run at once."""
@@ -94,6 +99,7 @@ class _Walk:
     def run(self, chunk: Chunk, level: int, index: int) -> Chunk:
         """A merged chunk after its level's layers and its pruning."""
         if self.plan.layers[level][0] == self.plan.layers[level][1]:
+            self.survived[chunk.tokens] = level + 1
             return chunk
         output = self._layers(chunk.hidden_states, chunk.position_ids, level)
         return self._prune(chunk, output, 0, level, index)
@@ -136,6 +142,7 @@ class _Walk:
             scores = significance(output.observed[layer][row], chunk.position_ids[0], bias)
             kept = select(scores, chunk.prefix_len, chunk.suffix_len, self.plan.targets[level][index])
             chunk = chunk.keep(kept)
+        self.survived[chunk.tokens] = level + 1
         if level == self.plan.height:
             assert output.logits is not None
             self.logits = output.logits
@@ -159,7 +166,7 @@ def _refresh(decoder: Decoder, plan: MergePlan, ids: Tensor, root: Compressed) -
     logits, observed = decoder.extend(suffix, positions, cache, upper, keep=1)
     keys, values = entries(cache)
     chunk = dataclasses.replace(chunk, keys=keys, values=values)
-    return Compressed(chunk, logits[:, -1].float(), _relevance(observed))
+    return Compressed(chunk, logits[:, -1].float(), _relevance(observed), root.survived)
 
 
 def _relevance(observed: dict[int, Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -13,19 +14,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from homer.answer import Answer, Usage, trace_sources
+from homer.answer import Answer
+from homer.answering import AnswerStream
 from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.config import HomerConfig, ResolvedConfig
+from homer.conversation import Limits, build_conversation
 from homer.decoder import Decoder
-from homer.errors import GenerationError, InputError
-from homer.generation import Sampling, generate_tokens, generate_with_transformers
+from homer.errors import InputError
+from homer.generation import Streams, as_sampling
 from homer.ids import TokenIds, check_ids
-from homer.loading import load_model
-from homer.merge import Node, compress
+from homer.loading import end_ids, load_model
+from homer.merge import Node, Watcher, compress
 from homer.prompt import DocumentLike, Prompt, PromptBuilder
 from homer.schedule import MergePlan, plan_merge
 from homer.streaming import Generation, Stream
+from homer.template import Message
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +61,7 @@ class HomerModel:
         self.config = config or HomerConfig()
         self.calibration = None if calibration is None else load_calibration(calibration)
         self.name: str = getattr(model.config, "_name_or_path", "") or type(model).__name__
-        self._end_ids = _end_ids(model, tokenizer)
+        self._streams = Streams(self.decoder, self.name, tokenizer, end_ids(model, tokenizer))
         self._resolve(self.config)
         if self.calibration is not None:
             self.calibration.check_fits(self.decoder.layers, 0)
@@ -94,12 +98,8 @@ class HomerModel:
         }
         options = model_kwargs | {name: value for name, value in given.items() if value is not None}
         loaded = load_model(name_or_path, dtype, rope_scaling, options)
-        return cls(
-            loaded.model,
-            loaded.tokenizer,
-            config or loaded.config,
-            loaded.calibration if calibration is None else calibration,
-        )
+        calibration = loaded.calibration if calibration is None else calibration
+        return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration)
 
     @property
     def window(self) -> int:
@@ -114,6 +114,7 @@ class HomerModel:
         *,
         config: HomerConfig | None = None,
         progress: bool = False,
+        watch: Watcher | None = None,
     ) -> CompactCache:
         """Compress a context of any length, between a prefix and a suffix that stay whole.
 
@@ -121,6 +122,7 @@ class HomerModel:
             prefix_ids, context_ids, suffix_ids: token ids, 1-D or (1, n).
             config: for this call, in place of the model's own.
             progress: show a progress bar, a step a chunk.
+            watch: called after every node of the tree; what it raises ends the compression.
 
         Raises:
             InputError: an empty part, ids beyond the vocabulary, an affix that leaves a chunk no room.
@@ -146,7 +148,7 @@ class HomerModel:
                 None if self.calibration is None else self.calibration.bias,
                 refresh_suffix=resolved.refresh_suffix,
                 chunk_batch_size=resolved.chunk_batch_size,
-                watch=lambda node: _advance(bar, node, plan),
+                watch=lambda node: _advance(bar, node, plan, watch),
             )
         chunk = result.chunk
         return CompactCache(
@@ -163,6 +165,7 @@ class HomerModel:
             model=self.name,
             fingerprint=self.decoder.fingerprint,
             config=HomerConfig(**resolved.to_dict()),
+            survived=result.survived,
         )
 
     def plan(
@@ -171,9 +174,7 @@ class HomerModel:
         """What `compress` would do with parts of these lengths, without doing it."""
         resolved = self._resolve(config or self.config)
         return plan_merge(
-            prefix_len,
-            context_len,
-            suffix_len,
+            *(prefix_len, context_len, suffix_len),
             layers=self.decoder.layers,
             max_chunk_len=resolved.max_chunk_len,
             target_len=resolved.target_len,
@@ -183,7 +184,7 @@ class HomerModel:
 
     def forward(self, input_ids: TokenIds, cache: CompactCache) -> Tensor:
         """Logits (1, n, vocabulary) of new tokens (n,) or (1, n) after a cache, which is not changed."""
-        self._check(cache)
+        cache.check_made_by(self.decoder.fingerprint, self.name)
         ids = check_ids("input_ids", input_ids, self.decoder.vocabulary).to(self.decoder.device)[None]
         if ids.shape[1] < 1:
             raise InputError("input_ids holds 0 tokens: give at least 1")
@@ -204,21 +205,11 @@ class HomerModel:
         Raises:
             GenerationError: settings out of range, or more tokens than the window leaves.
         """
-        self._check(cache)
-        own = {field.name for field in dataclasses.fields(Sampling)}
-        if num_beams == 1 and set(options) <= own:
-            return self.stream(cache, max_new_tokens, **options).result()
-        return self._generate_elsewhere(cache, max_new_tokens, num_beams, options)
+        return self._streams.open(cache, max_new_tokens, options | {"num_beams": num_beams}).result()
 
     def stream(self, cache: CompactCache, max_new_tokens: int | None = None, **options: Any) -> Stream:
         """Text as it is generated, an iterator that can be cancelled; options as in `generate`, without beams."""
-        self._check(cache)
-        try:
-            sampling = Sampling(max_new_tokens=max_new_tokens, **options)
-        except TypeError as error:
-            raise GenerationError(f"{error}: stream knows {', '.join(Sampling.__annotations__)}") from None
-        sampling.room(self.window, cache.next_position)
-        return Stream(generate_tokens(self.decoder, cache, sampling), self._end_ids, self.tokenizer, sampling.stops)
+        return self._streams.own(cache, as_sampling(max_new_tokens, options))
 
     def ask(
         self,
@@ -244,14 +235,62 @@ class HomerModel:
             InputError: no documents, an empty one, or an empty question.
         """
         prompt = self.build_prompt(question, documents, system=system)
-        cache = self.compress_prompt(prompt, config=config, progress=progress, max_new_tokens=max_new_tokens)
-        result = self.generate(cache, max_new_tokens, **generation)
-        usage = Usage(cache.input_tokens, len(cache), len(result.token_ids))
-        return Answer((result.text or "").strip(), trace_sources(prompt, cache), usage, result.finish_reason)
+        options = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens} | generation
+        return self.stream_prompt(prompt, **options).answer()
+
+    def stream_prompt(
+        self,
+        prompt: Prompt,
+        *,
+        config: HomerConfig | None = None,
+        progress: bool = False,
+        max_new_tokens: int | None = None,
+        **generation: Any,
+    ) -> AnswerStream:
+        """The answer to a prompt as it is generated: compressed when the first text is asked for.
+
+        Args:
+            config, progress, max_new_tokens, generation: as in `ask`.
+
+        Raises:
+            GenerationError: settings out of range.
+        """
+        self._streams.check(max_new_tokens, generation)  # an error now costs nothing, one after compression does
+        compress = functools.partial(
+            self.compress_prompt, prompt, config=config, progress=progress, max_new_tokens=max_new_tokens
+        )
+        return AnswerStream(prompt, compress, lambda cache: self._streams.open(cache, max_new_tokens, generation))
 
     def build_prompt(self, question: str, documents: Sequence[DocumentLike], *, system: str | None = None) -> Prompt:
         """The prompt that `ask` compresses, by the tokenizer's own chat template."""
         return PromptBuilder(self.require_tokenizer("ask")).build(question, documents, system)
+
+    def build_chat_prompt(
+        self,
+        messages: Sequence[Message],
+        documents: Sequence[DocumentLike] = (),
+        *,
+        place: str | None = None,
+        config: HomerConfig | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Prompt:
+        """The prompt of a conversation, by the tokenizer's own chat template.
+
+        With documents, they stand before the question, as in `build_prompt`. Without, the prompt is the chat
+        template's own, token for token, where it fits the window; of a longer one, the middle of the longest
+        message is the context. Earlier turns stay whole while prefix and suffix take half of max_chunk_len at
+        most; beyond that, the oldest join the context.
+
+        Args:
+            messages: mappings with `role` (system, user or assistant) and `content`; the last one is the user's.
+            place: text that stands once in the messages, where the documents belong; None: before the question.
+            config, max_new_tokens: as `compress_prompt` will get them.
+
+        Raises:
+            InputError: messages that are no conversation, or a bad document.
+        """
+        limits = Limits(self._whole_len(max_new_tokens), self._resolve(config or self.config).max_chunk_len)
+        return build_conversation(PromptBuilder(self.require_tokenizer("chat")), messages, documents, limits, place)
 
     def compress_prompt(
         self,
@@ -260,17 +299,24 @@ class HomerModel:
         config: HomerConfig | None = None,
         progress: bool = False,
         max_new_tokens: int | None = None,
+        watch: Watcher | None = None,
     ) -> CompactCache:
         """Compress a prompt; left whole where it fits the window together with max_new_tokens."""
         resolved = self._resolve(config or self.config)
-        limit = min(self.window, self.decoder.sliding_window or self.window)
-        reserve = max_new_tokens or min(256, self.window // 8)
-        if len(prompt) + reserve <= limit:
+        if len(prompt) <= self._whole_len(max_new_tokens):
             whole = max(len(prompt), resolved.max_chunk_len)
             resolved = dataclasses.replace(resolved, max_chunk_len=whole, target_len=whole, max_initial_chunk_len=None)
-        return self.compress(
-            prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids, config=resolved, progress=progress
-        )
+        parts = (prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids)
+        return self.compress(*parts, config=resolved, progress=progress, watch=watch)
+
+    def _whole_len(self, max_new_tokens: int | None) -> int:
+        """The longest prompt that needs no compression."""
+        limit = min(self.window, self.decoder.sliding_window or self.window)
+        return limit - (max_new_tokens or min(256, self.window // 8))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, in which nothing is a control token."""
+        return PromptBuilder(self.require_tokenizer("encode")).encode(text).ids
 
     def require_tokenizer(self, purpose: str) -> Any:
         """The tokenizer. Raises InputError where there is none."""
@@ -281,46 +327,10 @@ class HomerModel:
     def _resolve(self, config: HomerConfig) -> ResolvedConfig:
         return config.resolve(self.window, self.decoder.layers, self.decoder.sliding_window)
 
-    def _check(self, cache: CompactCache) -> None:
-        cache.check_made_by(self.decoder.fingerprint, self.name)
 
-    def _generate_elsewhere(
-        self, cache: CompactCache, max_new_tokens: int | None, num_beams: int, options: dict[str, Any]
-    ) -> Generation:
-        sampling = Sampling(options.pop("max_new_tokens", max_new_tokens), **_pop_sampling(options))
-        if sampling.seed is not None or sampling.stops:
-            raise GenerationError("seed and stop cannot be combined with num_beams or other options of transformers")
-        known = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-        chosen = {name: value for name, value in known.items() if value is not None} if sampling.samples else {}
-        sequence = generate_with_transformers(
-            self.decoder,
-            cache,
-            max_new_tokens=sampling.max_new_tokens,
-            num_beams=num_beams,
-            do_sample=sampling.samples,
-            repetition_penalty=sampling.repetition_penalty,
-            **chosen,
-            **options,
-        )[0].tolist()
-        stopped = next((i + 1 for i, token in enumerate(sequence) if token in self._end_ids), None)
-        stream = Stream(iter(sequence[:stopped]), self._end_ids, self.tokenizer, ())
-        return stream.result()
-
-
-def _pop_sampling(options: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(Sampling)} - {"max_new_tokens"}
-    return {name: options.pop(name) for name in list(options) if name in names}
-
-
-def _end_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
-    ids: set[int] = set()
-    for holder in (model.generation_config, model.config, tokenizer):
-        end = getattr(holder, "eos_token_id", None)
-        ids |= set(end if isinstance(end, list | tuple) else [] if end is None else [end])
-    return frozenset(ids)
-
-
-def _advance(bar: tqdm[Any], node: Node, plan: MergePlan) -> None:
+def _advance(bar: tqdm[Any], node: Node, plan: MergePlan, watch: Watcher | None) -> None:
     first, end = plan.layers[node.level]
     if end > first:
         bar.update()
+    if watch is not None:
+        watch(node)

@@ -4,38 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from homer.encoding import Encoder, Piece, template_markers
+from homer.encoding import Encoded, Encoder, Piece
 from homer.errors import InputError
+from homer.template import ChatTemplate, Message
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
-_QUESTION = "Question: "
-_SYSTEM_MARK, _USER_MARK = "HOMERSYSTEMTEXT", "HOMERUSERTEXT"
-_PLAIN_TEMPLATE = (f"{_SYSTEM_MARK}\n\n", "\nAnswer:")
-
-DocumentLike = str | Mapping[str, str]
+PLACE = f"homer-{secrets.token_hex(16)}"  # where documents belong; no text from outside can hold it
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A text to answer from, and its title."""
+    """A text to answer from, its title, and what stands around it in a prompt.
+
+    Attributes:
+        before: what stands before the text; None for a line with the title.
+        after: what stands behind it.
+    """
 
     text: str
     title: str | None = None
+    before: str | None = None
+    after: str = "\n\n"
 
     @functools.cached_property
     def header(self) -> str:
-        """The line that stands before the text in a prompt."""
+        """What stands before the text in a prompt."""
+        if self.before is not None:
+            return self.before
         return f"Document: {self.title}\n" if self.title else "Document:\n"
 
     def render(self) -> str:
         """The document as it stands in a prompt."""
-        return f"{self.header}{self.text}\n\n"
+        return f"{self.header}{self.text}{self.after}"
+
+
+DocumentLike = str | Mapping[str, str] | Document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +57,7 @@ class Prompt:
         documents: what the context was made of.
         origins: (context tokens, 3): document number, first and end character in the document's text;
             both are 0 for tokens of the header.
+        question: what is asked, where that is known.
     """
 
     prefix_ids: Tensor
@@ -54,37 +65,50 @@ class Prompt:
     suffix_ids: Tensor
     documents: tuple[Document, ...]
     origins: Tensor
+    question: str = ""
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.context_ids) + len(self.suffix_ids)
 
 
 def to_document(document: DocumentLike, number: int = 1) -> Document:
-    """A string, or a mapping with `text` and maybe `title`, as a Document.
+    """A string, or a mapping with `text` and maybe `title`, as a Document; a Document stays as it is.
 
     Raises:
         InputError: another type, another key, or a document without text.
     """
     if isinstance(document, str):
-        document = {"text": document}
+        document = Document(document)
+    elif not isinstance(document, Document):
+        document = _from_mapping(document, number)
+    if not document.text.strip():
+        raise InputError(f"document {number} holds no text: leave it out")
+    return document
+
+
+def _from_mapping(document: Mapping[str, str], number: int) -> Document:
     if not isinstance(document, Mapping) or not isinstance(document.get("text"), str):
         raise InputError(f"document {number} is neither a string nor a mapping with a string under 'text'")
     unknown = sorted(set(document) - {"title", "text"})
     if unknown:
         raise InputError(f"document {number} has a key {unknown[0]!r}: only 'title' and 'text' are read")
-    if not document["text"].strip():
-        raise InputError(f"document {number} holds no text: leave it out")
     return Document(document["text"], document.get("title"))
+
+
+def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:
+    """Every document as a Document. Raises InputError on one that is none, or on a single one."""
+    if isinstance(documents, str | Mapping | Document):
+        raise InputError("documents is one document: give a list of documents")
+    return tuple(to_document(document, number) for number, document in enumerate(documents, 1))
 
 
 class PromptBuilder:
     """Builds prompts by a tokenizer's own chat template, or a plain one where it has none."""
 
     def __init__(self, tokenizer: Any, template_options: Mapping[str, Any] | None = None) -> None:
-        self._before, self._after = _template_parts(tokenizer, dict(template_options or {}))
-        literals = (self._before.replace(_SYSTEM_MARK, " "), self._after)
-        self._encoder = Encoder(tokenizer, template_markers(literals) if tokenizer.chat_template else ())
-        self._leading = [] if tokenizer.chat_template else self._encoder.leading_ids()
+        self._template = ChatTemplate(tokenizer, template_options)
+        self._encoder = Encoder(tokenizer, self._template.markers())
+        self._leading = self._encoder.leading_ids() if self._template.plain else []
 
     def build(self, question: str, documents: Sequence[DocumentLike], system: str | None = None) -> Prompt:
         """The prompt that asks `question` of `documents`.
@@ -95,65 +119,88 @@ class PromptBuilder:
         Raises:
             InputError: no documents, a document without text, an empty question.
         """
-        if isinstance(documents, str | Mapping):
-            raise InputError("documents is one document: give a list of documents")
-        if not documents:
+        texts = to_documents(documents)
+        if not texts:
             raise InputError("0 documents: give at least one, or ask the model without this library")
         if not question.strip():
             raise InputError("the question is empty: give one")
-        texts = tuple(to_document(document, number) for number, document in enumerate(documents, 1))
-        context_ids, origins = self._context(texts)
-        return Prompt(
-            prefix_ids=torch.tensor(self._prefix(system)),
-            context_ids=context_ids,
-            suffix_ids=torch.tensor(self._suffix(question)),
-            documents=texts,
-            origins=origins,
-        )
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        asked = asking([*messages, {"role": "user", "content": question}], PLACE)
+        return dataclasses.replace(self.around(asked, texts, PLACE), question=question)
 
-    def _prefix(self, system: str | None) -> list[int]:
-        first, _, rest = self._before.partition(_SYSTEM_MARK)
-        middle = Piece(DEFAULT_SYSTEM if system is None else system)
-        pieces = (Piece(first, True), middle, Piece(rest, True))
-        return self._leading + self._encoder.encode(*pieces).ids
+    def around(
+        self, messages: Sequence[Message], documents: Sequence[Document], place: str, order: Iterable[int] | None = None
+    ) -> Prompt:
+        """The prompt with the documents where `place` stands, once, in the messages.
 
-    def _suffix(self, question: str) -> list[int]:
-        return self._encoder.encode(Piece(_QUESTION + question), Piece(self._after, True)).ids
+        Args:
+            order: the documents' numbers in the order in which they stand there; None for their own order.
+        """
+        prefix_ids, suffix_ids = self.affix(messages, place)
+        context_ids, origins = self._context(documents, range(len(documents)) if order is None else order)
+        return Prompt(_long(prefix_ids), context_ids, _long(suffix_ids), tuple(documents), origins)
 
-    def _context(self, documents: Iterable[Document]) -> tuple[Tensor, Tensor]:
+    def affix(self, messages: Sequence[Message], place: str) -> tuple[list[int], list[int]]:
+        """Prefix and suffix ids of messages in one of which `place` stands, once."""
+        sides = _cut(self._template.lay_out(messages), place)
+        prefix_ids, suffix_ids = (self._encoder.encode(*pieces).ids for pieces in sides)
+        return self._leading + prefix_ids, suffix_ids
+
+    def whole(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt that is the chat template's, token for token; its context is the last message."""
+        *_, last, end = pieces = self._template.lay_out(messages)
+        ids, offsets = self._encoder.encode(*pieces)
+        stop = sum(len(piece.text) for piece in pieces) - len(end.text)
+        start = stop - len(last.text)
+        inside = [i for i, (a, b) in enumerate(offsets) if b > start and a < stop and i < len(ids) - 1]
+        if not inside:
+            raise InputError("the last message has no token of its own: give it some text")
+        first, after = inside[0], inside[-1] + 1
+        origins = [(0, _clamp(a - start, len(last.text)), _clamp(b - start, len(last.text))) for a, b in offsets]
+        parts = (self._leading + ids[:first], ids[first:after], ids[after:])
+        prefix_ids, context_ids, suffix_ids = map(_long, parts)
+        document = Document(last.text, before="", after="")
+        return Prompt(prefix_ids, context_ids, suffix_ids, (document,), _long(origins[first:after]))
+
+    def encode(self, text: str) -> Encoded:
+        """Text from outside as tokens."""
+        return self._encoder.encode(Piece(text))
+
+    def _context(self, documents: Sequence[Document], order: Iterable[int]) -> tuple[Tensor, Tensor]:
         ids: list[int] = []
         origins: list[tuple[int, int, int]] = []
-        for number, document in enumerate(documents):
-            encoded = self._encoder.encode(Piece(document.render()))
+        for number in order:
+            document = documents[number]
+            encoded = self.encode(document.render())
             shift, length = len(document.header), len(document.text)
             ids += encoded.ids
             spans = ((_clamp(a - shift, length), _clamp(b - shift, length)) for a, b in encoded.offsets)
             origins += [(number, start, end) for start, end in spans]
-        return torch.tensor(ids), torch.tensor(origins)
+        return _long(ids), _long(origins)
+
+
+def asking(messages: Sequence[Message], place: str) -> list[Message]:
+    """Messages whose last one asks of documents that will stand at `place`; with a system message in any case."""
+    *earlier, last = messages
+    if not any(message["role"] == "system" for message in earlier):
+        earlier.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
+    return [*earlier, {"role": "user", "content": f"{place}Question: {last['content']}"}]
+
+
+def _cut(pieces: Sequence[Piece], place: str) -> tuple[list[Piece], list[Piece]]:
+    """The pieces before and behind the only place where `place` stands."""
+    found = [(number, piece) for number, piece in enumerate(pieces) if place in piece.text]
+    times = sum(piece.text.count(place) for piece in pieces)
+    if times != 1:
+        raise InputError(f"the place of the documents stands {times} times in the messages: it must stand there once")
+    ((number, piece),) = found
+    before, after = piece.text.split(place)
+    return [*pieces[:number], Piece(before)], [Piece(after), *pieces[number + 1 :]]
+
+
+def _long(rows: Sequence[Any]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.long)
 
 
 def _clamp(place: int, length: int) -> int:
     return max(0, min(place, length))
-
-
-def _template_parts(tokenizer: Any, options: dict[str, Any]) -> tuple[str, str]:
-    """Fixed text of the chat template around the user's words; the system's are marked."""
-    if not tokenizer.chat_template:
-        return _PLAIN_TEMPLATE
-    system = {"role": "system", "content": _SYSTEM_MARK}
-    user = {"role": "user", "content": _USER_MARK}
-    joined = {"role": "user", "content": f"{_SYSTEM_MARK}\n\n{_USER_MARK}"}
-    for messages in ([system, user], [joined]):  # not every template knows a system role
-        text = _render(tokenizer, messages, options)
-        if text is not None and _SYSTEM_MARK in text and text.count(_USER_MARK) == 1:
-            before, after = text.split(_USER_MARK)
-            return before, after
-    raise InputError("the chat template leaves out the user's message: give the tokenizer another chat_template")
-
-
-def _render(tokenizer: Any, messages: list[dict[str, str]], options: dict[str, Any]) -> str | None:
-    try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-    except Exception:  # templates raise errors of their own on roles they do not know
-        return None
-    return text

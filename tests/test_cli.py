@@ -29,7 +29,8 @@ def test_ask_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ask_a_folder_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--json", "--no-progress", "--max-chunk-len", "512", "--max-new-tokens", "20"]
+    page = folder.parent / "answer.html"
+    options = ["--json", "--no-progress", "--max-chunk-len", "512", "--max-new-tokens", "20", "--html", str(page)]
     assert main(["ask", str(folder), "--question", QUESTION, *options]) == 0
     out, err = capsys.readouterr()
     answer = json.loads(out)
@@ -37,6 +38,8 @@ def test_ask_a_folder_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert answer["usage"]["kept_tokens"] <= 512
     assert {source["title"] for source in answer["sources"]} == {"garden.txt", "office.md"}
     assert "chunk" not in err
+    assert "trace" not in answer
+    assert "office.md" in page.read_text()
 
 
 def test_bad_input_is_one_line_and_status_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ import homer
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
     "_version errors config schedule chunk significance attention architecture views decoder ids cache merge encoding "
-    "calibration prompt answer streaming generation loading model compat files demo cli __main__"
+    "calibration template prompt trace conversation styles drawing page answer streaming generation answering loading "
+    "model compat files demo cli __main__"
 ).split()
 MAY_IMPORT_TRANSFORMERS = {
     "attention", "architecture", "decoder", "cache", "merge", "generation", "loading", "model", "compat", "cli",

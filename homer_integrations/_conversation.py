@@ -1,0 +1,83 @@
+"""A pipeline's messages as a conversation for homer, and the documents they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from homer import Document, InputError
+from homer_integrations._documents import agreed, to_homer_document, to_homer_documents
+
+_ROLES = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant", "system": "system"}
+
+
+def to_conversation(
+    messages: Sequence[Any], documents: Any = None
+) -> tuple[list[dict[str, str]], tuple[Document, ...]]:
+    """Roles and texts of messages, and the documents given with them.
+
+    Args:
+        messages: objects with `type` and `content`, a string or a list of content blocks.
+        documents: those given by keyword; they may also stand in the messages, as blocks of type text-plain or
+            under "documents" in additional_kwargs.
+
+    Raises:
+        InputError: a role or a content block that this model cannot take, or documents that disagree.
+    """
+    conversation: list[dict[str, str]] = []
+    blocks: list[Document] = []
+    extras: list[Document] = []
+    for number, message in enumerate(messages, 1):
+        texts, found = _parts(message, number)
+        conversation.append({"role": _role(message, number), "content": "\n".join(texts)})
+        blocks += found
+        extras += to_homer_documents(message.additional_kwargs.get("documents") or ())
+    roads = (
+        ("documents=", to_homer_documents(documents or ())),
+        ("the messages' content", tuple(blocks)),
+        ("additional_kwargs", tuple(extras)),
+    )
+    return conversation, agreed(roads)
+
+
+def _role(message: Any, number: int) -> str:
+    name = message.role if message.type == "chat" else message.type
+    calls = getattr(message, "tool_calls", None)
+    if name not in _ROLES or calls:
+        what = "calls tools" if calls else f"has the role {name!r}"
+        raise InputError(
+            f"message {number} {what}: this model takes {', '.join(sorted(set(_ROLES.values())))} messages, without "
+            f"tools; put a tool's result into the user's message or into documents"
+        )
+    return _ROLES[name]
+
+
+def _parts(message: Any, number: int) -> tuple[list[str], list[Document]]:
+    """Texts and documents of a message."""
+    content = [message.content] if isinstance(message.content, str) else message.content
+    texts: list[str] = []
+    documents: list[Document] = []
+    for block in content:
+        if isinstance(block, str):
+            texts.append(block)
+        elif block.get("type") == "text" and isinstance(block.get("text"), str):
+            texts.append(block["text"])
+        elif block.get("type") == "text-plain" and isinstance(block.get("text"), str):
+            given = {name: block[name] for name in ("text", "title") if block.get(name)}
+            documents.append(to_homer_document(given, len(documents) + 1))
+        else:
+            raise InputError(_refusal(block, number))
+    return texts, documents
+
+
+def _refusal(block: Any, number: int) -> str:
+    kind = block.get("type")
+    held = ", ".join(_names(block))
+    return (
+        f"message {number} holds a block of type {kind!r} with {held or 'nothing'}: this model reads text only; give "
+        f"blocks of type 'text', or 'text-plain' with 'text' and maybe 'title' for documents"
+    )
+
+
+def _names(block: Any) -> Iterable[str]:
+    return (str(name) for name in block if name != "type")

@@ -1,0 +1,104 @@
+"""HomerLLM: LangChain's model of strings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseLLM
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+
+from homer import Answer, AnswerStream
+from homer_integrations._documents import to_homer_documents
+from homer_integrations._langchain_base import STRICT, HomerRunnable, metadata_of, usage_of
+from homer_integrations._threads import answer_in_thread, stream_in_thread
+
+
+class HomerLLM(HomerRunnable, BaseLLM):
+    """The same as a model of strings: a prompt is one message of a user, by the model's own chat template.
+
+    Documents are given as `documents=` of a call or of `.bind`; `generation_info` holds what ChatHomer's
+    response_metadata holds, and usage.
+    """
+
+    model_config = STRICT
+
+    @property
+    def _llm_type(self) -> str:
+        return "homer"
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        return self._result([self._open(prompt, stop, kwargs).answer() for prompt in prompts], kwargs)
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        opened = (functools.partial(self._open, prompt, stop, kwargs) for prompt in prompts)
+        return self._result(await asyncio.gather(*map(answer_in_thread, opened)), kwargs)
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        stream = self._open(prompt, stop, kwargs)
+        for piece in stream:
+            chunk = GenerationChunk(text=piece)
+            if run_manager is not None:
+                run_manager.on_llm_new_token(piece, chunk=chunk)
+            yield chunk
+        yield GenerationChunk(text="", generation_info=self._info(stream.answer(), kwargs))
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        items = stream_in_thread(functools.partial(self._open, prompt, stop, kwargs))
+        async with contextlib.aclosing(items):
+            async for item in items:
+                if isinstance(item, Answer):
+                    yield GenerationChunk(text="", generation_info=self._info(item, kwargs))
+                    return
+                chunk = GenerationChunk(text=item)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(item, chunk=chunk)
+                yield chunk
+
+    def _open(self, prompt: str, stop: list[str] | None, arguments: Mapping[str, Any]) -> AnswerStream:
+        arguments = dict(arguments)
+        documents = to_homer_documents(arguments.pop("documents", None) or ())
+        place = arguments.pop("place", None)
+        return self._call(stop, arguments).stream([{"role": "user", "content": prompt}], documents, place)
+
+    def _info(self, answer: Answer, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return metadata_of(answer, self._named(arguments)) | {"usage": dict(usage_of(answer))}
+
+    def _result(self, answers: Sequence[Answer], arguments: Mapping[str, Any]) -> LLMResult:
+        generations = [[Generation(text=a.text, generation_info=self._info(a, arguments))] for a in answers]
+        prompt, completion = (
+            sum(counts)
+            for counts in zip(*((a.usage.input_tokens, a.usage.output_tokens) for a in answers), strict=True)
+        )
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return LLMResult(
+            generations=generations, llm_output={"model_name": self._named(arguments), "token_usage": usage}
+        )

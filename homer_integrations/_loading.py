@@ -1,0 +1,45 @@
+"""Loaded models, shared: the same name and options give the same HomerModel, loaded when first needed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from homer import ConfigError, HomerModel
+
+_MODELS: dict[str, HomerModel] = {}
+_LOCKS: dict[str, threading.Lock] = {}
+_LOCK = threading.Lock()
+
+
+def shared_model(model: str | os.PathLike[str] | HomerModel, options: Mapping[str, Any]) -> HomerModel:
+    """The loaded model of this name and these options of `HomerModel.from_pretrained`.
+
+    A model that is loaded already is given back as it is. Loaded models stay in memory until
+    `forget_shared_models`; threads that ask for the same one at once load it once.
+
+    Raises:
+        ConfigError: options for a model that is loaded already.
+        UnsupportedModelError: no such model, or one that cannot work.
+    """
+    if isinstance(model, HomerModel):
+        if options:
+            raise ConfigError(
+                f"{next(iter(options))} belongs to loading, but the model given is loaded already: leave it out, or "
+                f"give the model's name"
+            )
+        return model
+    key = repr((str(model), sorted(options.items())))
+    with _LOCK:
+        lock = _LOCKS.setdefault(key, threading.Lock())
+    with lock:
+        if key not in _MODELS:
+            _MODELS[key] = HomerModel.from_pretrained(model, **options)
+        return _MODELS[key]
+
+
+def forget_shared_models() -> None:
+    """Let go of all shared models; what still uses one keeps it."""
+    _MODELS.clear()

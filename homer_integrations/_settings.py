@@ -1,0 +1,117 @@
+"""Settings that every wrapper takes, at construction and per call, and what a call makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from homer import AnswerStream, Document, GenerationError, HomerConfig, HomerModel
+from homer_integrations._loading import shared_model
+
+_LOADING = ("calibration", "dtype", "device_map", "attn_implementation", "quantization_config", "rope_scaling")
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")
+_CONFIG = tuple(field.name for field in dataclasses.fields(HomerConfig))
+_TOKEN_LIMITS = ("max_tokens", "max_new_tokens", "max_completion_tokens")
+_PER_CALL = ("model", *_TOKEN_LIMITS, *_SAMPLING, "stop", "timeout", *_CONFIG)
+
+
+class HomerSettings(BaseModel):
+    """The model, how it is loaded, how it compresses and how it generates. None leaves a setting to the model."""
+
+    model: Any = Field(default="mini", description='A hub id, a folder, "mini", or a loaded HomerModel.')
+    calibration: Any = None
+    dtype: Any = None
+    device_map: Any = None
+    attn_implementation: str | None = None
+    quantization_config: Any = None
+    rope_scaling: Any = Field(default=None, description="A factor for YaRN, or RoPE settings of transformers.")
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More options of from_pretrained.")
+
+    max_tokens: int | None = Field(default=None, description="Most new tokens; None: 256, or what the window leaves.")
+    temperature: float | None = Field(default=None, description="0 or None is greedy.")
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    stop: str | list[str] | None = None
+    timeout: float | None = Field(default=None, description="Seconds for a whole answer.")
+
+    max_chunk_len: int | None = None
+    target_len: int | None = None
+    layers_warmup: int | None = None
+    max_initial_chunk_len: int | None = None
+    refresh_suffix: bool | None = None
+    chunk_batch_size: int | None = None
+
+    @property
+    def model_name(self) -> str:
+        """The model's name as it was given."""
+        return self.model.name if isinstance(self.model, HomerModel) else str(self.model)
+
+    def load(self) -> HomerModel:
+        """The model, loaded when first asked for and shared by all that name it with the same options."""
+        return self._load(self.model)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that an answer depends on, as given: for traces, and as the key of a cache of answers."""
+        names = (*_LOADING, "model_kwargs", "max_tokens", *_SAMPLING, "stop", "timeout", *_CONFIG)
+        given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, {})}
+        loaded = {"fingerprint": self.model.decoder.fingerprint} if isinstance(self.model, HomerModel) else {}
+        return {"model": self.model_name} | loaded | given
+
+    def call(self, stop: Sequence[str] | str | None, arguments: Mapping[str, Any]) -> Call:
+        """What one call uses: the arguments of the call over the settings of construction.
+
+        Raises:
+            GenerationError: an argument nobody knows.
+            ConfigError, UnsupportedModelError: as in HomerModel.from_pretrained and HomerConfig.
+        """
+        unknown = sorted(set(arguments) - set(_PER_CALL))
+        if unknown:
+            raise GenerationError(f"unknown argument {unknown[0]!r}: a call takes {', '.join(_PER_CALL)} and documents")
+        limits = [arguments[name] for name in _TOKEN_LIMITS if arguments.get(name) is not None]
+        if len(set(limits)) > 1:
+            raise GenerationError(f"max_tokens is given as {limits[0]} and as {limits[1]}: give it once")
+        generation = self._chosen(_SAMPLING, arguments)
+        stops = next((s for s in (stop, arguments.get("stop"), self.stop) if s is not None), None)
+        model = self._load(arguments.get("model") or self.model)
+        return Call(
+            model=model,
+            name=str(arguments["model"]) if isinstance(arguments.get("model"), str) else self.model_name,
+            config=dataclasses.replace(model.config, **self._chosen(_CONFIG, arguments)),
+            max_new_tokens=limits[0] if limits else self.max_tokens,
+            timeout=arguments.get("timeout", self.timeout),
+            generation=generation | ({"stop": stops} if stops else {}),
+        )
+
+    def _load(self, model: Any) -> HomerModel:
+        given = {name: getattr(self, name) for name in _LOADING if getattr(self, name) is not None}
+        return shared_model(model, given | self.model_kwargs)
+
+    def _chosen(self, names: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        found = {name: arguments.get(name, getattr(self, name)) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call, all settings resolved."""
+
+    model: HomerModel
+    name: str
+    config: HomerConfig
+    max_new_tokens: int | None
+    timeout: float | None
+    generation: dict[str, Any]
+
+    def stream(
+        self, messages: Sequence[Mapping[str, str]], documents: Sequence[Document] = (), place: str | None = None
+    ) -> AnswerStream:
+        """The answer to a conversation; see HomerModel.build_chat_prompt."""
+        options: dict[str, Any] = {"config": self.config, "max_new_tokens": self.max_new_tokens}
+        prompt = self.model.build_chat_prompt(messages, documents, place=place, **options)
+        return self.model.stream_prompt(prompt, **options, **self.generation).within(self.timeout)

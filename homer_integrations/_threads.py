@@ -1,0 +1,78 @@
+"""Answers from a thread: the event loop goes on meanwhile, and cancelling a task ends what it waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from homer import Answer, AnswerStream
+
+# Threads of its own: those of the event loop are for others too, and answers take long.
+_WORKERS = ThreadPoolExecutor(max_workers=min(32, (os.cpu_count() or 1) + 4), thread_name_prefix="homer")
+
+
+async def stream_in_thread(open_stream: Callable[[], AnswerStream]) -> AsyncGenerator[str | Answer, None]:
+    """The pieces of an answer as they come, and then the Answer.
+
+    Ending the iteration early, as a cancelled task does, cancels the stream. What the thread raises is raised here.
+    """
+    work = _Work(asyncio.get_running_loop(), open_stream)
+    future = _WORKERS.submit(work.run)
+    try:
+        while not isinstance(item := await work.queue.get(), Answer):
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+        yield item
+    finally:
+        future.cancel()
+        work.cancel()
+
+
+async def answer_in_thread(open_stream: Callable[[], AnswerStream]) -> Answer:
+    """The whole answer, computed in a thread."""
+    async with contextlib.aclosing(stream_in_thread(open_stream)) as items:
+        async for item in items:
+            if isinstance(item, Answer):
+                return item
+    raise AssertionError("a stream ends with its Answer")
+
+
+class _Work:
+    """One stream in a thread; its items go to a queue of the event loop's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, open_stream: Callable[[], AnswerStream]) -> None:
+        self.queue: asyncio.Queue[str | Answer | BaseException] = asyncio.Queue()
+        self._loop, self._open_stream = loop, open_stream
+        self._lock = threading.Lock()
+        self._stream: AnswerStream | None = None
+        self._cancelled = False
+
+    def run(self) -> None:
+        try:
+            stream = self._open_stream()
+            with self._lock:
+                self._stream = stream
+                if self._cancelled:
+                    return
+            for piece in stream:
+                self._put(piece)
+            self._put(stream.answer())
+        except BaseException as error:
+            self._put(error)
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            if self._stream is not None:
+                self._stream.cancel()
+
+    def _put(self, item: str | Answer | BaseException) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self.queue.put_nowait, item)
+        except RuntimeError:  # the event loop is closed, so nobody waits
+            self.cancel()

@@ -1,0 +1,146 @@
+"""LangChain: ChatHomer, HomerLLM, and a documents chain that hands whole documents to them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput, ModelProfile
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+
+from homer import Answer, AnswerStream
+from homer_integrations._conversation import to_conversation
+from homer_integrations._langchain_base import NO_SCHEMA, NO_TOOLS, STRICT, HomerRunnable, metadata_of, usage_of
+from homer_integrations._langchain_chain import create_homer_documents_chain
+from homer_integrations._langchain_llm import HomerLLM
+from homer_integrations._threads import answer_in_thread, stream_in_thread
+
+__all__ = ["ChatHomer", "HomerLLM", "create_homer_documents_chain"]
+
+_MAX_INPUT_TOKENS = 2**20  # far beyond any window: a longer prompt is compressed, and none is refused
+
+
+class ChatHomer(HomerRunnable, BaseChatModel):
+    """A local chat model that reads whole documents, and conversations longer than its window.
+
+    Documents are given as `documents=` of a call or of `.bind`, as content blocks of type text-plain, or under
+    "documents" in a message's additional_kwargs. Without any, a prompt that is longer than the window is split by
+    itself: the question stays whole, and the rest is compressed. `place=` names a text in the messages where the
+    documents belong, in place of before the question. `response_metadata` tells finish_reason,
+    model_name, input_tokens, kept_tokens, and what survived of every document (sources).
+
+    Raises:
+        HomerError: in every call, where the input or a setting is bad; the message says what to change.
+    """
+
+    model_config = STRICT
+
+    streaming: bool = False
+
+    @property
+    def _llm_type(self) -> str:
+        return "homer-chat"
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return ModelProfile(
+            max_input_tokens=_MAX_INPUT_TOKENS, text_inputs=True, text_outputs=True, tool_calling=False,
+            structured_output=False, image_inputs=False, audio_inputs=False, video_inputs=False,
+        )  # fmt: skip
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        kwargs["model"] = self._named(kwargs)
+        own = [self.stop] if isinstance(self.stop, str) else self.stop
+        return super()._get_ls_params(stop=stop or own, **kwargs)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return self._result(self._open(messages, stop, kwargs).answer(), kwargs)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        answer = await answer_in_thread(functools.partial(self._open, messages, stop, kwargs))
+        return self._result(answer, kwargs)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        stream = self._open(messages, stop, kwargs)
+        for piece in stream:
+            chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
+            if run_manager is not None:
+                run_manager.on_llm_new_token(piece, chunk=chunk)
+            yield chunk
+        yield self._last_chunk(stream.answer(), kwargs)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        items = stream_in_thread(functools.partial(self._open, messages, stop, kwargs))
+        async with contextlib.aclosing(items):
+            async for item in items:
+                if isinstance(item, Answer):
+                    yield self._last_chunk(item, kwargs)
+                    return
+                chunk = ChatGenerationChunk(message=AIMessageChunk(content=item))
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(item, chunk=chunk)
+                yield chunk
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """Refused. Raises NotImplementedError."""
+        raise NotImplementedError(NO_TOOLS)
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Refused. Raises NotImplementedError."""
+        raise NotImplementedError(NO_SCHEMA)
+
+    def _open(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, arguments: Mapping[str, Any]
+    ) -> AnswerStream:
+        arguments = dict(arguments)
+        conversation, documents = to_conversation(messages, arguments.pop("documents", None))
+        place = arguments.pop("place", None)
+        return self._call(stop, arguments).stream(conversation, documents, place)
+
+    def _result(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatResult:
+        message = AIMessage(
+            content=answer.text,
+            usage_metadata=usage_of(answer),
+            response_metadata=metadata_of(answer, self._named(arguments)),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _last_chunk(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatGenerationChunk:
+        """Holds no text: usage and metadata must come once, and they are known at the end only."""
+        message = AIMessageChunk(
+            content="",
+            usage_metadata=usage_of(answer),
+            response_metadata=metadata_of(answer, self._named(arguments)),
+            chunk_position="last",
+        )
+        return ChatGenerationChunk(message=message)

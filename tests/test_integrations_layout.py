@@ -1,0 +1,34 @@
+"""What the wrappers may import: homer's public names, their own helpers, and one framework each."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import homer
+import homer_integrations
+
+FILES = sorted(Path(homer_integrations.__file__).parent.glob("*.py"))
+FRAMEWORKS = {"langchain": ("langchain", "_langchain"), "llama_index": ("llama_index", "_llama", "_survival")}
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import, those inside functions among them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_wrapper_imports_public_names_and_its_own_framework(path: Path) -> None:
+    for module, name in imports(path):
+        if module.split(".")[0] == "homer":
+            assert module == "homer"
+            assert name in homer.__all__
+        for framework, owners in FRAMEWORKS.items():
+            if framework in module:
+                assert path.stem.startswith(owners), f"{path.stem} imports {module}"
+    assert len(path.read_text().splitlines()) <= 250
