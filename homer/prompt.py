@@ -111,6 +111,11 @@ class PromptBuilder:
             origins=origins,
         )
 
+    def affix_texts(self, question: str, system: str | None = None) -> tuple[str, str]:
+        """What stands before and after the documents, as text with the template's control tokens written out."""
+        before = self._before.replace(_SYSTEM_MARK, DEFAULT_SYSTEM if system is None else system)
+        return before, f"{_QUESTION}{question}{self._after}"
+
     def _prefix(self, system: str | None) -> list[int]:
         first, _, rest = self._before.partition(_SYSTEM_MARK)
         middle = Piece(DEFAULT_SYSTEM if system is None else system)
