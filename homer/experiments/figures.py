@@ -69,10 +69,13 @@ def _heat_maps(figure: Figure, report: Report) -> None:
     image: Any = None
     for axis, method in zip(axes, report.methods, strict=True):
         grid = [[_number(values.get((method, length, depth))) for length in report.lengths] for depth in depths]
-        image = axis.imshow(grid, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+        image = axis.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         for row, cells in enumerate(grid):
             for column, value in enumerate(cells):
-                axis.text(column, row, "-" if value != value else f"{value:.2g}", ha="center", va="center", fontsize=7)
+                text, colour = (
+                    ("-", "black") if value != value else (f"{value:.2g}", "white" if value < 0.6 else "black")
+                )
+                axis.text(column, row, text, color=colour, ha="center", va="center", fontsize=7)
         axis.set_title(method)
         axis.set_xticks(range(len(report.lengths)), [_short(n) for n in report.lengths])
         axis.set_xlabel("context length (tokens)")
@@ -83,6 +86,8 @@ def _heat_maps(figure: Figure, report: Report) -> None:
 
 def _curves(figure: Figure, report: Report) -> None:
     """Accumulated perplexity by length, every method in one plot; log scales on both axes."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     axis = figure.subplots()
     for method in report.methods:
         points = report.curves.get(method) or []
@@ -91,6 +96,8 @@ def _curves(figure: Figure, report: Report) -> None:
     axis.set_yscale("log")
     axis.set_xticks(report.lengths, [_short(n) for n in report.lengths])
     axis.minorticks_off()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
     axis.set_xlabel("context length (tokens)")
     axis.set_ylabel("accumulated perplexity")
     axis.grid(alpha=0.3)

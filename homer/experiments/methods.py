@@ -107,6 +107,16 @@ class Method:
         """Whether the model's window was extended by YaRN."""
         return "yarn" in self.name
 
+    def facts(self) -> dict[str, Any]:
+        """The window, and for a HOMER method the configuration it came to and what its calibration was measured on."""
+        decoder = self.model.decoder
+        if not self.compresses:
+            return {"window": decoder.window}
+        config = self.model.config.resolve(decoder.window, decoder.layers, decoder.sliding_window)
+        calibration = self.model.calibration
+        measured = None if calibration is None else calibration.metadata
+        return {"window": decoder.window, "config": config.to_dict(), "calibration": measured}
+
     def answer(self, prefix: Tensor, context: Tensor, suffix: Tensor, max_new_tokens: int) -> tuple[str, int]:
         """What the model says, greedily, and how many tokens of the prompt it had in its cache then."""
         if self.compresses:

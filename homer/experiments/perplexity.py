@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from random import Random
@@ -95,11 +96,15 @@ def perplexity(
     documents = _documents(setup, texts, lengths[-1], samples)
     start = time.perf_counter()
     losses: dict[str, list[Tensor]] = {}
+    resolved: dict[str, Any] = {}
     with tqdm(total=len(setup.methods) * len(documents) * lengths[-1], disable=not progress, unit="tok") as bar:
         for method in open_methods(setup):
             bar.set_description(f"perplexity {method.name}")
+            resolved[method.name] = method.facts()
             losses[method.name] = [_losses(method, document, segments, bar) for document in documents]
-    settings = setup.to_dict() | dataclasses.asdict(segments) | {"samples": len(documents)}
+    losses = {name: losses[name] for name in setup.methods}
+    settings = setup.to_dict() | dataclasses.asdict(segments) | {"context_lengths": lengths, "samples": len(documents)}
+    settings |= {"texts": [os.path.basename(path) for path in texts], "resolved": resolved}
     rows = tuple(_row(name, length, losses[name]) for name in losses for length in lengths)
     points = sorted({*lengths, *(max(2, lengths[-1] * i // _POINTS) for i in range(1, _POINTS + 1))})
     curves = {name: _curve(name, points, losses[name]) for name in losses}

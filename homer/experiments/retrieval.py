@@ -79,11 +79,16 @@ def run_cases(
     start = time.perf_counter()
     encoder = CaseEncoder(setup.tokenizer())
     outcomes: list[dict[str, Any]] = []
+    resolved: dict[str, Any] = {}
     with tqdm(total=len(setup.methods) * len(cases), desc=experiment, unit="case", disable=not progress) as bar:
         for method in open_methods(setup):
             bar.set_postfix_str(method.name)
+            resolved[method.name] = method.facts()
             outcomes += _run_method(method, cases, encoder, max_new_tokens, bar)
-    chosen = setup.to_dict() | {"max_new_tokens": max_new_tokens} | settings
+    outcomes.sort(key=lambda outcome: setup.methods.index(outcome["method"]))
+    lengths = sorted({case.length for case in cases})
+    chosen = setup.to_dict() | {"context_lengths": lengths, "max_new_tokens": max_new_tokens} | settings
+    chosen["resolved"] = resolved
     return Report(experiment, "accuracy", chosen, _rows(outcomes), tuple(outcomes), time.perf_counter() - start)
 
 
