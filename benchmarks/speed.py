@@ -158,7 +158,8 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype, attention: str
     )
     torch.manual_seed(0)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention).eval()
+        kind: Any = AutoModelForCausalLM
+        return kind.from_config(config, dtype=dtype, attn_implementation=attention).eval()
 
 
 def with_yarn(model: Any, factor: float) -> Any:
@@ -228,7 +229,8 @@ class Bench:
     def _filling(self, plan: homer.MergePlan, context: int) -> int:
         """The most context tokens of no more than `context` that fill every leaf of a tree."""
         room = (self.homer.config.max_chunk_len or 0) - plan.prefix_len - plan.suffix_len
-        return min(context, room * 2 ** max(0, (context // room).bit_length() - 1))
+        leaves: int = 2 ** max(0, (context // room).bit_length() - 1)
+        return min(context, room * leaves)
 
     def _stream(self, cache: homer.CompactCache, tokens: int) -> float:
         """Seconds of the second of two streams of so many tokens, by the public `stream`."""
@@ -371,6 +373,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure every shape, length and method; print rows as they come, and give the report."""
     options = parse(arguments)
     options.start = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if options.tiny else threads)  # a toy gains nothing by more, and waits where cores are busy
     cuda = torch.device(options.device).type == "cuda"
     report: dict[str, Any] = {
         "machine": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
@@ -396,6 +400,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     rates = report["ceilings"]
     print(f"{report['machine']}: {rates['operations'] / 1e12:.3g} TFLOP/s, {rates['bytes'] / 1e12:.3g} TB/s; ", end="")
     print(f"{time.perf_counter() - options.start:.0f} s in all")
+    torch.set_num_threads(threads)
     return report
 
 
