@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -39,7 +40,11 @@ Variant = Callable[[Tensor, Tensor, Tensor], Answer]
 def variants(model: HomerModel, text: Path) -> dict[str, Variant]:
     """The shipped settings, and each of them changed by itself."""
     base = model.config
-    calibrated = HomerModel(model.model, model.tokenizer, base, calibrate(model, [read_text(text)]))
+
+    @functools.cache
+    def calibrated() -> HomerModel:
+        return HomerModel(model.model, model.tokenizer, base, calibrate(model, [read_text(text)]))
+
     plain = HomerModel(model.model, model.tokenizer, base)
 
     def changed(**settings: Any) -> Variant:
@@ -47,10 +52,10 @@ def variants(model: HomerModel, text: Path) -> dict[str, Variant]:
 
     return {
         "as shipped": changed(),
-        "calibrated on text": lambda *parts: compressed(calibrated, base, *parts),
+        "calibrated on text": lambda *parts: compressed(calibrated(), base, *parts),
         "suffix not refreshed": changed(refresh_suffix=False),
         "calibrated, not refreshed": lambda *parts: compressed(
-            calibrated, dataclasses.replace(base, refresh_suffix=False), *parts
+            calibrated(), dataclasses.replace(base, refresh_suffix=False), *parts
         ),
         "lower layers keep all": lambda *parts: unrefined(plain, *parts),
         "max_chunk_len 256": changed(max_chunk_len=256, target_len=256),
@@ -192,7 +197,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--only", nargs="+", help="variants, by name")
     parser.add_argument("--out", type=Path, help="folder for ablations.json and ablations.csv")
     options = parser.parse_args(arguments)
-    model = HomerModel.from_pretrained(options.model, device_map="cpu", dtype=torch.float32)
+    model = HomerModel.from_pretrained(options.model, dtype=torch.float32)
     setup = Setup(model, ("homer",), seed=options.seed)
     made = {"context_lengths": options.context_lengths, "samples": options.samples}
     tasks = {"passkey": passkey_cases(setup, **made), "needle": needle_cases(setup, options.haystack, **made)}

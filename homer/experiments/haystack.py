@@ -80,17 +80,16 @@ class Haystack:
 
     def _fit(self, fill: Callable[[int], Case], room: int, length: int) -> Case:
         """The longest case of at most `length` tokens: sentences by themselves take more tokens than joined."""
-        fitting, step = fill(room), 0
-        while step < _TRIES or self._tokens(fitting) > length:
+        fitting: list[tuple[int, Case]] = []
+        for step in itertools.count():
             case = fill(room)
             slack = length - self._tokens(case)
             if slack >= 0:
-                fitting = case
-            if 0 <= slack <= max(self._counts):
-                break
+                fitting.append((slack, case))
+            if fitting and (0 <= slack <= max(self._counts) or step >= _TRIES):
+                return min(fitting, key=lambda pair: pair[0])[1]
             room += slack if slack >= 0 else slack - step
-            step += 1
-        return fitting
+        raise AssertionError("unreachable: the count has no end")
 
     def _tokens(self, case: Case) -> int:
         return sum(map(len, self.encoder.encode(case)))

@@ -152,7 +152,10 @@ def _load(setup: Setup, scaled: bool) -> HomerModel:
         return setup.model
     device = setup.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return HomerModel.from_pretrained(
-        setup.model, dtype=setup.dtype, device_map=device, rope_scaling=setup.scale if scaled else None
+        setup.model,
+        dtype=setup.dtype,
+        device_map=None if device == "cpu" else device,  # a map needs accelerate, which is an extra
+        rope_scaling=setup.scale if scaled else None,
     )
 
 
