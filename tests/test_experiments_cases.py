@@ -69,6 +69,15 @@ def test_sentences_join_to_the_text() -> None:
     ]  # fmt: skip
 
 
+def test_text_without_sentences(mini: HomerModel) -> None:
+    text = "12 | 7 | 90\n" * 900
+    assert "".join(split_sentences(text)) == text
+    assert "".join(split_sentences("a" * 1001)) == "a" * 1001
+    assert max(len(part.rstrip()) for part in split_sentences(text)) <= 400
+    case = Haystack(text, mini.tokenizer).case(FACT, 700, 0.5, Random(0))
+    assert 400 < tokens(CaseEncoder(mini.tokenizer), case) <= 700
+
+
 def test_the_seed_decides_the_cases(mini: HomerModel) -> None:
     def made(seed: int) -> list[Case]:
         return passkey_cases(Setup(mini, seed=seed), context_lengths=[200, 300], samples=3, depths=2)

@@ -15,6 +15,7 @@ from homer.experiments.cases import Case, CaseEncoder
 from homer.prompt import Document, PromptBuilder
 
 _SENTENCE = re.compile(r".+?(?:[.!?][\"'\u201d\u2019)]*\s+|\n\s*\n|\Z)", re.S)
+_SHORTER = re.compile(r".{1,400}(?:\s+|\Z)|.{1,400}", re.S)  # for text without sentences, such as tables
 _SPARE = 8  # tokens that a few seams between sentences may add
 _TRIES = 6
 
@@ -64,10 +65,10 @@ class Haystack:
         facts = [fact if fact[-1:].isspace() else f"{fact} " for fact in question.facts]
         empty = Case(prefix, Document("".join(facts)).render(), postfix, question.targets, length, depth)
         room = length - self._tokens(empty) - _SPARE
-        if room < max(self._counts[:1]):
+        if room < min(self._counts):
             raise InputError(
-                f"a context length of {length} tokens leaves {room} for the haystack beside question and facts: "
-                f"raise it"
+                f"a context length of {length} tokens leaves {room} for the haystack beside question and facts, its "
+                f"shortest sentence takes {min(self._counts)}: raise it"
             )
         first = random.randrange(len(self.sentences))
         places = [depth, *(random.random() for _ in facts[1:])]
@@ -104,16 +105,18 @@ class Haystack:
         chosen: list[str] = []
         used = 0
         for i in itertools.count(first):
-            used += self._counts[i % len(self._counts)]
-            if used > room:
+            count = self._counts[i % len(self._counts)]
+            if used + count <= room:
+                chosen.append(self.sentences[i % len(self._counts)])
+                used += count
+            elif chosen or i - first >= len(self._counts):  # a first sentence that is too long is passed over
                 return chosen
-            chosen.append(self.sentences[i % len(self._counts)])
-        raise AssertionError("unreachable: counts are positive")
+        raise AssertionError("unreachable: the count has no end")
 
 
 def split_sentences(text: str) -> list[str]:
-    """A text in sentences with the white space after them; joined, they are the text."""
-    return _SENTENCE.findall(text)
+    """A text in sentences of at most 400 characters with the white space after them; joined, they are the text."""
+    return [part for sentence in _SENTENCE.findall(text) for part in _SHORTER.findall(sentence)]
 
 
 def _hide(facts: Sequence[str], depths: Sequence[float], sentences: Sequence[str]) -> str:
