@@ -184,7 +184,7 @@ def test_write_data_then_read_it(small: str, tmp_path: Path, capsys: pytest.Capt
     data = str(tmp_path / "data.jsonl")
     made = ["--context-lengths", "300", "--samples", "2"]
     assert main(["passkey", "--model", small, *made, "--write-data", data]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out.startswith(f"2 cases written to {data}")
     run = ["passkey", "--model", small, "--method", "homer", *TINY]
     assert main([*run, *made, "--out", str(tmp_path / "made")]) == 0
     assert main([*run, "--data", data, "--out", str(tmp_path / "read")]) == 0
@@ -227,6 +227,10 @@ def test_each_homer_method_has_its_own_calibration(small: str) -> None:
         (["passkey", "--calibration", "none.pt", "--method", "homer", "--samples", "1"], "no calibration at none.pt"),
         (["passkey", "--model", "no/such"], "no tokenizer for 'no/such'"),
         (["needle"], "no haystack"),
+        (["needle", str(TEXT), "--data", "x.jsonl"], "haystack is for cases made on the spot"),
+        (["needle", "--data", "x.jsonl", "--keys", "2"], "needles is for cases made on the spot"),
+        (["passkey", "--data", "x.jsonl", "--context-lengths", "300"], "context_lengths is for cases made on the spot"),
+        (["passkey", "--data", "x.jsonl", "--write-data", "y.jsonl"], "leave --data or --write-data out"),
         (["needle", "none.txt"], "no file at none.txt"),
         (["calibrate", str(TEXT)], "nowhere to write"),
         (["calibrate", str(TEXT), "--out", "x", "--method", "plain"], "homer or homer-yarn, not for plain"),

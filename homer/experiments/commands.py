@@ -11,7 +11,7 @@ from typing import Any
 from homer.config import HomerConfig
 from homer.errors import ConfigError, InputError
 from homer.experiments.calibrating import calibrate_files, calibration_table, save_calibration
-from homer.experiments.cases import write_cases
+from homer.experiments.cases import Case, write_cases
 from homer.experiments.figures import draw, draw_calibration
 from homer.experiments.methods import DEFAULT_METHODS, METHODS, Setup
 from homer.experiments.needle import NEEDLE_NEW_TOKENS, Needles, needle, needle_cases
@@ -102,6 +102,7 @@ def _add_perplexity(parser: argparse.ArgumentParser) -> None:
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="+", type=Path, help="text files, or folders of them")
+    parser.add_argument("--chat", action="store_true", help="take the preset's chat model, as passkey and needle do")
     parser.add_argument("--segments", type=int, default=100, help="default: 100, as in the paper")
     parser.add_argument("--segment-len", type=int, help="tokens; default: max_chunk_len")
 
@@ -110,8 +111,8 @@ def _passkey(options: argparse.Namespace) -> int:
     setup = make_setup(options, chat=True)
     made = {name: getattr(options, name) for name in ("context_lengths", "samples", "depths", "filler")}
     if options.write_data:
-        write_cases(options.write_data, passkey_cases(setup, **made))
-        return 0
+        _check_not_read(options)
+        return _write(options.write_data, passkey_cases(setup, **made))
     shared = {"max_new_tokens": options.max_new_tokens, "progress": not options.no_progress}
     return _finish(passkey(setup, data=options.data, **made, **shared), options.out)
 
@@ -119,13 +120,14 @@ def _passkey(options: argparse.Namespace) -> int:
 def _needle(options: argparse.Namespace) -> int:
     setup = make_setup(options, chat=True)
     needles = Needles(options.needle, options.question, options.keys, options.values)
+    chosen = None if needles == Needles() else needles
     made: dict[str, Any] = {name: getattr(options, name) for name in ("context_lengths", "samples", "depths")}
-    made |= {"needles": needles, "repeat": options.repeat_haystack}
+    made |= {"needles": chosen, "repeat": options.repeat_haystack}
     if options.haystack is None and not options.data:
         raise InputError("no haystack: give a file or folder with text, or --data")
     if options.write_data:
-        write_cases(options.write_data, needle_cases(setup, options.haystack, **made))
-        return 0
+        _check_not_read(options)
+        return _write(options.write_data, needle_cases(setup, options.haystack, **made))
     shared = {"max_new_tokens": options.max_new_tokens, "progress": not options.no_progress}
     return _finish(needle(setup, options.haystack, data=options.data, **made, **shared), options.out)
 
@@ -146,7 +148,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.out is None:
         raise ConfigError("nowhere to write the calibration: give a folder by --out")
     options.method = options.method or ["homer"]
-    setup = make_setup(options, chat=False)
+    setup = make_setup(options, chat=options.chat)
     chosen = {"segments": options.segments, "segment_len": options.segment_len}
     calibration = calibrate_files(setup, options.texts, **chosen, progress=not options.no_progress)
     print(calibration_table(calibration))
@@ -176,6 +178,17 @@ def _calibrations(given: list[str] | None) -> Any:
     if len(named) < len(pairs):
         raise ConfigError("several calibrations need the method of each: --calibration homer=FILE homer-yarn=FILE")
     return named or None
+
+
+def _check_not_read(options: argparse.Namespace) -> None:
+    if options.data:
+        raise InputError("cases that are read by --data need not be written: leave --data or --write-data out")
+
+
+def _write(path: Path, cases: list[Case]) -> int:
+    write_cases(path, cases)
+    print(f"{len(cases)} cases written to {path}: run them by --data {path}")
+    return 0
 
 
 def _finish(report: Report, out: Path | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 from homer.errors import ConfigError
 from homer.experiments.cases import Case
@@ -104,7 +105,7 @@ def needle(
     samples: int = 10,
     depths: int = DEFAULT_DEPTHS,
     repeat: bool = False,
-    data: Sequence[FilePath] | None = None,
+    data: Sequence[FilePath] | FilePath | None = None,
     max_new_tokens: int = NEEDLE_NEW_TOKENS,
     progress: bool = False,
 ) -> Report:
@@ -114,15 +115,17 @@ def needle(
         data: JSON lines files, in place of cases made from a haystack.
         haystack, needles, context_lengths, samples, depths, repeat: see `needle_cases`.
     """
-    setup, needles = setup or Setup(), needles or Needles()
-    if data:
-        cases = load_cases(setup, data)
+    setup = setup or Setup()
+    if data is not None:
+        cases = load_cases(setup, data, context_lengths=context_lengths, haystack=haystack, needles=needles)
     elif haystack is None:
         raise ConfigError("no haystack: give a file or folder with text, or data files")
     else:
         chosen = {"context_lengths": context_lengths, "samples": samples, "depths": depths, "repeat": repeat}
         cases = needle_cases(setup, haystack, needles=needles, **chosen)  # type: ignore[arg-type]
-    settings = dataclasses.asdict(needles) | {"samples": samples, "depths": depths, "data": "read" if data else "made"}
+    settings: dict[str, Any] = {"data": "read"}
+    if data is None:
+        settings = {"data": "made", "samples": samples, "depths": depths} | dataclasses.asdict(needles or Needles())
     return run_cases("needle", setup, cases, max_new_tokens=max_new_tokens, settings=settings, progress=progress)
 
 

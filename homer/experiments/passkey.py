@@ -64,8 +64,8 @@ def passkey(
     if data is None:
         cases = passkey_cases(setup, context_lengths=context_lengths, samples=samples, depths=depths, filler=filler)
     else:
-        cases = load_cases(setup, [data] if isinstance(data, str) or not isinstance(data, Sequence) else data)
-    settings = {"samples": samples, "depths": depths, "data": "made" if data is None else "read"}
+        cases = load_cases(setup, data, context_lengths=context_lengths, filler=filler)
+    settings = {"data": "made", "samples": samples, "depths": depths} if data is None else {"data": "read"}
     return run_cases("passkey", setup, cases, max_new_tokens=max_new_tokens, settings=settings, progress=progress)
 
 

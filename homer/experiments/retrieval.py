@@ -57,8 +57,16 @@ def default_lengths(setup: Setup, windows: Iterable[int]) -> list[int]:
     return [window * n for n in windows]
 
 
-def load_cases(setup: Setup, files: Iterable[FilePath]) -> list[Case]:
-    """The cases of some data files, for the tokenizer of a setup."""
+def load_cases(setup: Setup, files: Sequence[FilePath] | FilePath, **made: Any) -> list[Case]:
+    """The cases of some data files, for the tokenizer of a setup.
+
+    Raises:
+        ConfigError: something in `made`, which is for cases made on the spot, is given as well.
+    """
+    given = [name for name, value in made.items() if value is not None]
+    if given:
+        raise ConfigError(f"{given[0]} is for cases made on the spot, these are read from data: leave one out")
+    files = [files] if isinstance(files, str) or not isinstance(files, Sequence) else files
     encoder = CaseEncoder(setup.tokenizer())
     return [case for file in files for case in read_cases(file, encoder)]
 
