@@ -1,4 +1,4 @@
-"""The command line: homer ask, homer demo."""
+"""The command line: homer ask, homer demo, and the experiments: passkey, needle, perplexity, calibrate."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from homer._version import __version__
 from homer.answer import Answer
 from homer.config import HomerConfig
 from homer.errors import HomerError
+from homer.experiments.commands import add_commands
 from homer.files import read_documents
 from homer.model import HomerModel
 
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     demo = commands.add_parser("demo", help="ask the small model about a folder of documents that ships with it")
     demo.set_defaults(run=_demo)
+    add_commands(commands)
     return parser
 
 

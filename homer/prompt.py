@@ -128,6 +128,13 @@ class PromptBuilder:
         asked = asking([*messages, {"role": "user", "content": question}], PLACE)
         return dataclasses.replace(self.around(asked, texts, PLACE), question=question)
 
+    def affix_texts(self, question: str, system: str | None = None) -> tuple[str, str]:
+        """What stands before and after the documents, as text with the template's control tokens written out."""
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        asked = asking([*messages, {"role": "user", "content": question}], PLACE)
+        before, after = _cut(self._template.lay_out(asked), PLACE)
+        return "".join(piece.text for piece in before), "".join(piece.text for piece in after)
+
     def around(
         self, messages: Sequence[Message], documents: Sequence[Document], place: str, order: Iterable[int] | None = None
     ) -> Prompt:

@@ -11,10 +11,14 @@ PACKAGE = Path(homer.__file__).parent
 ORDER = (
     "_version errors config schedule chunk significance attention architecture views decoder ids cache merge encoding "
     "calibration template prompt trace conversation styles drawing page answer streaming generation answering loading "
-    "model compat files demo cli __main__"
+    "model compat files demo experiments cli __main__"
+).split()
+EXPERIMENTS = (
+    "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"
 ).split()
 MAY_IMPORT_TRANSFORMERS = {
     "attention", "architecture", "decoder", "cache", "merge", "generation", "loading", "model", "compat", "cli",
+    "experiments.report", "experiments.methods", "experiments.perplexity",
 }  # fmt: skip
 
 
@@ -31,20 +35,30 @@ def imported(path: Path) -> set[str]:
 
 def modules() -> list[str]:
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    return sorted(files | {"demo"})
+    return sorted(files | {"demo"} | {f"experiments.{name}" for name in ["__init__", *EXPERIMENTS]})
 
 
 @pytest.mark.parametrize("name", modules())
 def test_a_module_imports_only_those_above_it(name: str) -> None:
-    path = PACKAGE / f"{name}.py" if name != "demo" else PACKAGE / "demo" / "__init__.py"
+    path = PACKAGE / f"{name.replace('.', '/')}.py" if name != "demo" else PACKAGE / "demo" / "__init__.py"
+    folder = name.split(".")[0]
     for module in imported(path):
         top, _, rest = module.partition(".")
-        if top == "homer" and rest:
-            assert ORDER.index(rest.split(".")[0]) < ORDER.index(name), f"{name} imports {module}"
+        if top == "homer" and rest and not (folder == "experiments" and rest.startswith("experiments.")):
+            assert ORDER.index(rest.split(".")[0]) < ORDER.index(folder), f"{name} imports {module}"
         if top == "transformers":
             assert name in MAY_IMPORT_TRANSFORMERS
     if name in ("schedule", "config", "errors"):
         assert not {"torch", "transformers"} & imported(path)
+
+
+def test_the_experiments_build_on_one_another_in_order() -> None:
+    files = {path.stem for path in (PACKAGE / "experiments").glob("*.py")} - {"__init__"}
+    assert files == set(EXPERIMENTS)
+    for place, name in enumerate(EXPERIMENTS):
+        for module in imported(PACKAGE / "experiments" / f"{name}.py"):
+            if module.startswith("homer.experiments."):
+                assert EXPERIMENTS.index(module.split(".")[2]) < place, f"{name} imports {module}"
 
 
 def test_every_public_name_is_there_and_documented() -> None:
@@ -55,5 +69,5 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 
 def test_files_stay_short() -> None:
-    lengths = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")}
+    lengths = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {name: n for name, n in lengths.items() if n > 340} == {}

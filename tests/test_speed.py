@@ -1,0 +1,87 @@
+"""The speed benchmark runs end to end on a toy, and its floors are those worked out by hand for one H200."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from homer import plan_merge
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def speed() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("speed", ROOT / "benchmarks" / "speed.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["speed"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "full", "decode"),
+    [
+        ("llama-2-7b", 2**14, 0.358, 5.07),
+        ("llama-2-7b", 2**16, 2.50, 11.1),
+        ("llama-2-7b", 2**20, 382, 131),
+        ("llama-3.1-8b", 2**16, 2.58, 5.49),
+    ],
+)
+def test_floors_of_the_full_prefill(speed: ModuleType, name: str, tokens: int, full: float, decode: float) -> None:
+    ceilings = speed.Ceilings(790e12, 4.3e12)
+    assert speed.full_floor(speed.SHAPES[name], ceilings, tokens) == pytest.approx(full, rel=0.005)
+    assert 1000 * speed.decode_floor(speed.SHAPES[name], ceilings, tokens) == pytest.approx(decode, rel=0.005)
+
+
+@pytest.mark.parametrize(("leaves", "chunk", "seconds"), [(32, 2048, 0.674), (16, 4096, 0.697), (64, 2048, 1.49)])
+def test_floors_of_a_compression(speed: ModuleType, leaves: int, chunk: int, seconds: float) -> None:
+    plan = plan_merge(
+        0, leaves * (chunk - 1), 1, layers=32, max_chunk_len=chunk, target_len=chunk, layers_warmup=12
+    )  # fmt: skip
+    found = speed.homer_floor(speed.SHAPES["llama-2-7b"], speed.Ceilings(790e12, 4.3e12), plan, False)
+    assert found == pytest.approx(seconds, rel=0.02)
+
+
+def test_a_tiny_run(speed: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "speed.json"
+    speed.main(["--tiny", "--calibrated", "--config", "refresh_suffix=false", "--out", str(out)])
+    data = json.loads(out.read_text())
+    assert [(row["method"], row["length"]) for row in data["rows"]] == [
+        (method, length) for length in (300, 900) for method in ("homer", "full", "yarn")
+    ]
+    for row in data["rows"]:
+        assert "note" not in row
+        assert row["prefill_s"] > 0 < row["decode_ms"]
+        assert row["prefill_floor_s"] > 0 < row["decode_floor_ms"]
+    assert data["rows"][0]["cached_tokens"] <= 128
+    assert data["rows"][4]["homer_is_faster"] == data["rows"][4]["prefill_s"] / data["rows"][3]["prefill_s"]
+    assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+def test_whatever_happens_there_is_a_row(speed: ModuleType) -> None:
+    report = speed.main(["--tiny", "--lengths", "10", "300", "--methods", "homer"])
+    assert report["rows"][0]["note"].startswith("failed: InputError: the context holds 0 tokens")
+    assert "prefill_s" in report["rows"][1]
+    report = speed.main(["--tiny", "--lengths", "300", "--limit-s", "0"])
+    assert {row["note"] for row in report["rows"]} == {"no time left"}
+
+
+def test_full_leaves(speed: ModuleType) -> None:
+    report = speed.main(["--tiny", "--lengths", "900", "--methods", "homer", "--full-leaves"])
+    row = report["rows"][0]
+    assert (row["leaves"], row["leaf_len"], row["tokens"]) == (4, 128, 4 * (128 - 16) + 16)
+
+
+def test_yarn_shares_the_weights(speed: ModuleType) -> None:
+    model = speed.build(speed.SHAPES["tiny"], torch.device("cpu"), torch.float32, "sdpa")
+    twin = speed.with_yarn(model, 4.0)
+    assert all(a is b for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    assert model.config.max_position_embeddings * 4 == twin.config.max_position_embeddings
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert not torch.equal(model(ids).logits, twin(ids).logits)
