@@ -46,18 +46,18 @@ def variants(model: HomerModel, text: Path) -> dict[str, Variant]:
         return HomerModel(model.model, model.tokenizer, base, calibrate(model, [read_text(text)]))
 
     plain = HomerModel(model.model, model.tokenizer, base)
+    unrefreshed = dataclasses.replace(base, refresh_suffix=False)
 
     def changed(**settings: Any) -> Variant:
-        return lambda *parts: compressed(plain, dataclasses.replace(base, **settings), *parts)
+        return lambda *parts: compressed(model, dataclasses.replace(base, **settings), *parts)
 
     return {
         "as shipped": changed(),
+        "not calibrated": lambda *parts: compressed(plain, base, *parts),
         "calibrated on text": lambda *parts: compressed(calibrated(), base, *parts),
         "suffix not refreshed": changed(refresh_suffix=False),
-        "calibrated, not refreshed": lambda *parts: compressed(
-            calibrated(), dataclasses.replace(base, refresh_suffix=False), *parts
-        ),
-        "lower layers keep all": lambda *parts: unrefined(plain, *parts),
+        "not calibrated, not refreshed": lambda *parts: compressed(plain, unrefreshed, *parts),
+        "lower layers keep all": lambda *parts: unrefined(model, *parts),
         "max_chunk_len 256": changed(max_chunk_len=256, target_len=256),
         "max_chunk_len 256, target 512": changed(max_chunk_len=256, target_len=512),
         "warmup 2": changed(layers_warmup=2),
@@ -125,7 +125,8 @@ def fold(model: HomerModel, plan: MergePlan, ids: Tensor, level: int, index: int
     target = plan.targets[level][index]
     if target == len(chunk):
         return chunk
-    scores = significance(output.observed[end - 1][0], chunk.position_ids[0], None)
+    bias = None if model.calibration is None else model.calibration.bias[end - 1]
+    scores = significance(output.observed[end - 1][0], chunk.position_ids[0], bias)
     kept = select(scores, plan.prefix_len, plan.suffix_len, target)
     return chunk.keep(kept)
 

@@ -5,7 +5,7 @@ import torch
 from test_prompt import HOSTILE, LLAMA2_TEMPLATE, NO_SYSTEM_TEMPLATE, byte_tokenizer, control_ids
 from transformers import AutoTokenizer
 
-from homer import Document, HomerConfig, HomerModel, InputError, Prompt
+from homer import Document, HomerConfig, HomerModel, InputError, Prompt, TimeoutExceededError
 from homer.conversation import EARLIER_TITLE, Limits, build_conversation, split_text
 from homer.demo import DOCUMENTS as DEMO
 from homer.files import read_documents
@@ -277,3 +277,11 @@ def test_a_smaller_chunk_moves_more_of_the_conversation(mini: HomerModel) -> Non
     config = HomerConfig(max_chunk_len=256)
     assert len(mini.build_chat_prompt(messages, [LONG]).documents) == 1
     assert len(mini.build_chat_prompt(messages, [LONG], config=config).documents) == 2
+
+
+def test_time_may_run_out_while_text_comes(mini: HomerModel) -> None:
+    prompt = mini.build_prompt("What is the door code?", ["The door code is 48213."])
+    stream = mini.stream_prompt(prompt, max_new_tokens=16)
+    assert next(stream)
+    with pytest.raises(TimeoutExceededError, match=r"timeout=1e-09"):
+        stream.within(1e-9).answer()

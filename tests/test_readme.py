@@ -13,7 +13,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 def test_example(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(BLOCKS[number], f"README block {number}", "exec"), {})
-    promised = re.findall(r"^print\(.*\)  # (.*)$", BLOCKS[number], re.M)
+    promised = re.findall(r"^(?:print|asyncio\.run)\(.*\)  # (.*)$", BLOCKS[number], re.M)
     printed = capsys.readouterr().out.splitlines()
     assert printed[: len(promised)] == promised
 

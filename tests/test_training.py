@@ -65,7 +65,7 @@ def test_held_out_wordings_and_names_are_not_trained_on() -> None:
 
 def test_the_training_forward_is_the_model(supply: Rows) -> None:
     model = AutoModelForCausalLM.from_pretrained(MINI, dtype=torch.float32)
-    batch = collate(itertools.islice(iter(supply), 3))
+    batch = collate(itertools.islice(iter(supply), 2))
     weights = torch.tensor(WEIGHTS)
     language, evidence, right, asked = row_losses(model, batch, weights, Functions())
     ids, weight = batch["ids"].long(), weights[batch["kinds"].long()][:, 1:]
@@ -81,11 +81,11 @@ def test_training_trees_are_compressed_and_read_as_the_library_does(supply: Rows
     """Kept evidence and greedy answers of whole trees, batched and padded, against HomerModel."""
     model = HomerModel.from_pretrained(MINI, dtype=torch.float32)
     model.calibration = None
-    drawn = list(itertools.islice(Trees(supply).draw(WIDTHS[0]), 4))
+    drawn = list(itertools.islice(Trees(supply).draw(WIDTHS[0]), 3))
     shape = exact_shape(16, 6, LEAVES)
     with torch.no_grad():
         batch = merging.Trees(**collate(iter(drawn)))
-        result = merging.forward(model.model, batch, shape, torch.zeros(4, dtype=torch.bool), 512, Functions())
+        result = merging.forward(model.model, batch, shape, torch.zeros(3, dtype=torch.bool), 512, Functions())
     for tree, right, survived in zip(drawn, result.right[:, 0], result.survived[:, 0], strict=True):
         prefix, size, question = tree.lengths.tolist()
         inside = slice(prefix, prefix + size)
@@ -103,11 +103,11 @@ def test_training_trees_are_compressed_and_read_as_the_library_does(supply: Rows
 
 def test_a_forced_fact_survives_any_tree(supply: Rows) -> None:
     model = AutoModelForCausalLM.from_pretrained(MINI, dtype=torch.float32)
-    batch = merging.Trees(**collate(itertools.islice(Trees(supply).draw(WIDTHS[1]), 2)))
-    for height in (2, 4, 7):
+    batch = merging.Trees(**collate(itertools.islice(Trees(supply).draw(WIDTHS[0]), 1)))
+    for height in (2, 5):
         shape = draw_shape(Random(height), 16, 6, height)
         with torch.no_grad():
-            result = merging.forward(model, batch, shape, torch.ones(2, dtype=torch.bool), 512, Functions())
+            result = merging.forward(model, batch, shape, torch.ones(1, dtype=torch.bool), 512, Functions())
         assert (result.survived[:, 0][batch.known[:, 0]] == 1).all()
         assert 0 < result.evidence < 20
         assert 0 < result.reading < 20
