@@ -15,6 +15,10 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+_METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -44,12 +48,11 @@ def run(notebook: NotebookNode, folder: Path, *, timeout: int = 600) -> Notebook
         client.execute(env=os.environ | _OFFLINE | {"PYTHONPATH": paths})
     finally:
         manager.shutdown_kernel(now=True)
-    notebook.metadata = NotebookNode(
-        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
-        language_info={"name": "python"},
-    )
+    notebook.metadata.clear()
+    notebook.metadata.update(_METADATA)
     for number, cell in enumerate(notebook.cells, 1):
-        cell.id, cell.metadata = f"cell-{number}", NotebookNode()
+        cell.id = f"cell-{number}"
+        cell.metadata.clear()
     return notebook
 
 
@@ -57,7 +60,8 @@ def main(arguments: list[str]) -> None:
     """Run the notebooks named, or all of them, and write them back."""
     for path in map(Path, arguments or NOTEBOOKS):
         start = time.monotonic()
-        nbformat.write(run(nbformat.read(path, as_version=4), path.parent), path)
+        ran = run(nbformat.read(path, as_version=4), path.parent)  # type: ignore[no-untyped-call]
+        nbformat.write(ran, path)  # type: ignore[no-untyped-call]
         print(f"{path.name}: {time.monotonic() - start:.0f} s, {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -80,7 +81,5 @@ def test_an_error_in_a_cell_is_an_error(tmp_path: Path) -> None:
 
 def test_the_kernel_is_this_interpreter_and_offline(tmp_path: Path) -> None:
     source = "import os, sys; print(sys.executable, os.environ['HF_HUB_OFFLINE'])"
-    import sys
-
     ran = run(new_notebook(cells=[new_code_cell(source)]), tmp_path)
     assert text_of(ran.cells[0]).split() == [sys.executable, "1"]
