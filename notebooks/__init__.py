@@ -1,0 +1,1 @@
+"""Four tutorials as Jupyter notebooks, with their outputs, and what runs them."""
