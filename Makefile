@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types setup clean
+.PHONY: demo test lint types notebooks setup clean
 
 demo: $(VENV)/.demo
 	$(BIN)/homer demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --deselect tests/test_notebooks.py::test_it_runs_top_to_bottom
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -19,6 +19,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# runs the notebooks in place, and keeps their outputs
+notebooks: $(VENV)/.dev
+	$(BIN)/python -m notebooks.run
 
 setup: $(VENV)/.dev
 
