@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from homer.errors import UnsupportedModelError
 
+_MEND = "use a decoder-only model with rotary positions, such as Llama, Mistral or Qwen"
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 
 
@@ -22,16 +23,16 @@ def check_architecture(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
     decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[no-untyped-call]
     if getattr(model.config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{name} has an encoder: only decoder-only models can be compressed for")
+        raise UnsupportedModelError(f"{name} has an encoder: {_MEND}")
     if decoder is None or decoder is model or not hasattr(decoder, "layers"):
-        raise UnsupportedModelError(f"{name} has no list of decoder layers under the name `layers`")
+        raise UnsupportedModelError(f"{name} has no list of decoder layers under the name `layers`: {_MEND}")
     if not any(hasattr(decoder, norm) for norm in _FINAL_NORMS):
-        raise UnsupportedModelError(f"{name} has no last norm under any of the names {', '.join(_FINAL_NORMS)}")
+        raise UnsupportedModelError(f"{name} has no last norm named {', '.join(_FINAL_NORMS)}: {_MEND}")
     if not hasattr(decoder, "rotary_emb") and not hasattr(decoder, "rotary_embs"):
-        raise UnsupportedModelError(f"{name} has no rotary position embedding: positions could not be reused")
+        raise UnsupportedModelError(f"{name} has no rotary position embedding: {_MEND}")
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds:
-        raise UnsupportedModelError(f"{name} has layers of kind {', '.join(sorted(kinds))}: only attention can merge")
+        raise UnsupportedModelError(f"{name} has layers of kind {', '.join(sorted(kinds))}, not attention: {_MEND}")
 
 
 def final_norm(decoder: nn.Module) -> str:

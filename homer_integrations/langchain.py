@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+try:
+    import langchain_core  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}: pip install homer-integrations[langchain]", name=error.name) from None
+
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+try:
+    import llama_index.core  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}: pip install homer-integrations[llama-index]", name=error.name) from None
+
 import secrets
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from typing import Any
@@ -30,12 +35,10 @@ __all__ = ["TEXT_QA_TEMPLATE", "HomerLLM", "HomerQueryEngine", "HomerSynthesizer
 
 _dispatcher = get_dispatcher(__name__)
 
+_SYSTEM = "Answer the question from the documents below. Keep the answer short."
 TEXT_QA_TEMPLATE = ChatPromptTemplate(
     [
-        ChatMessage(
-            role=MessageRole.SYSTEM,
-            content="Answer the question from the documents below. Keep the answer short.",
-        ),
+        ChatMessage(role=MessageRole.SYSTEM, content=_SYSTEM),
         ChatMessage(role=MessageRole.USER, content="{context_str}Question: {query_str}"),
     ]
 )

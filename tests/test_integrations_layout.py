@@ -1,6 +1,8 @@
 """What the wrappers may import: homer's public names, their own helpers, and one framework each."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +34,11 @@ def test_a_wrapper_imports_public_names_and_its_own_framework(path: Path) -> Non
             if framework in module:
                 assert path.stem.startswith(owners), f"{path.stem} imports {module}"
     assert len(path.read_text().splitlines()) <= 250
+
+
+@pytest.mark.parametrize(("wrapper", "package"), [("langchain", "langchain_core"), ("llama_index", "llama_index.core")])
+def test_without_its_extra_a_wrapper_says_which(wrapper: str, package: str) -> None:
+    source = f"import sys; sys.modules[{package!r}] = None; import homer_integrations.{wrapper}"
+    found = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert f"pip install homer-integrations[{wrapper.replace('_', '-')}]" in found.stderr
