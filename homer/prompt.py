@@ -124,15 +124,11 @@ class PromptBuilder:
             raise InputError("0 documents: give at least one, or ask the model without this library")
         if not question.strip():
             raise InputError("the question is empty: give one")
-        messages = [] if system is None else [{"role": "system", "content": system}]
-        asked = asking([*messages, {"role": "user", "content": question}], PLACE)
-        return dataclasses.replace(self.around(asked, texts, PLACE), question=question)
+        return dataclasses.replace(self.around(_asked(question, system), texts, PLACE), question=question)
 
     def affix_texts(self, question: str, system: str | None = None) -> tuple[str, str]:
         """What stands before and after the documents, as text with the template's control tokens written out."""
-        messages = [] if system is None else [{"role": "system", "content": system}]
-        asked = asking([*messages, {"role": "user", "content": question}], PLACE)
-        before, after = _cut(self._template.lay_out(asked), PLACE)
+        before, after = _cut(self._template.lay_out(_asked(question, system)), PLACE)
         return "".join(piece.text for piece in before), "".join(piece.text for piece in after)
 
     def around(
@@ -192,6 +188,11 @@ def asking(messages: Sequence[Message], place: str) -> list[Message]:
     if not any(message["role"] == "system" for message in earlier):
         earlier.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
     return [*earlier, {"role": "user", "content": f"{place}Question: {last['content']}"}]
+
+
+def _asked(question: str, system: str | None) -> list[Message]:
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return asking([*messages, {"role": "user", "content": question}], PLACE)
 
 
 def _cut(pieces: Sequence[Piece], place: str) -> tuple[list[Piece], list[Piece]]:

@@ -1,6 +1,9 @@
-"""A folder with a small random Llama and the shipped tokenizer: for tests in which answers need not be right."""
+"""What several tests set up: a small random Llama with the shipped tokenizer, and the scripts of benchmarks/."""
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -8,7 +11,17 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from homer.loading import MINI
 
 
+def load_benchmark(name: str) -> ModuleType:
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def save_small(folder: Path, layers: int = 6, window: int = 256, hidden: int = 32) -> Path:
+    """For tests in which answers need not be right."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(MINI)
     config = LlamaConfig(

@@ -1,28 +1,21 @@
 """The ablations run, and the variant that the library does not have is the method where nothing is pruned."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from small import load_benchmark
 
 from homer import HomerModel
 from homer.experiments import Setup, passkey_cases
 from homer.experiments.cases import CaseEncoder
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="module")
 def ablations() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ablations", ROOT / "benchmarks" / "ablations.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ablations"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("ablations")
 
 
 def parts_of(model: HomerModel, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,26 +1,19 @@
 """The speed benchmark runs end to end on a toy, and its floors are those worked out by hand for one H200."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from small import load_benchmark
 
 from homer import plan_merge
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def speed() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("speed", ROOT / "benchmarks" / "speed.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["speed"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("speed")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_training_trees_are_compressed_and_read_as_the_library_does(supply: Rows
     drawn = list(itertools.islice(Trees(supply).draw(WIDTHS[0]), 3))
     shape = exact_shape(16, 6, LEAVES)
     with torch.no_grad():
-        batch = merging.Trees(**collate(iter(drawn)))
+        batch = merging.TreeBatch(**collate(iter(drawn)))
         result = merging.forward(model.model, batch, shape, torch.zeros(3, dtype=torch.bool), 512, Functions())
     for tree, right, survived in zip(drawn, result.right[:, 0], result.survived[:, 0], strict=True):
         prefix, size, question = tree.lengths.tolist()
@@ -103,7 +103,7 @@ def test_training_trees_are_compressed_and_read_as_the_library_does(supply: Rows
 
 def test_a_forced_fact_survives_any_tree(supply: Rows) -> None:
     model = AutoModelForCausalLM.from_pretrained(MINI, dtype=torch.float32)
-    batch = merging.Trees(**collate(itertools.islice(Trees(supply).draw(WIDTHS[0]), 1)))
+    batch = merging.TreeBatch(**collate(itertools.islice(Trees(supply).draw(WIDTHS[0]), 1)))
     for height in (2, 5):
         shape = draw_shape(Random(height), 16, 6, height)
         with torch.no_grad():

@@ -40,7 +40,7 @@ class Shape:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trees:
+class TreeBatch:
     """A batch of training.trees.Tree as tensors."""
 
     leaves: Tensor
@@ -108,7 +108,7 @@ def draw_shape(random: Random, layers: int, layers_warmup: int, height: int) -> 
     return Shape(tuple(layer_ranges(layers, layers_warmup, height)), turned)
 
 
-def forward(model: Any, trees: Trees, shape: Shape, forced: Tensor, max_chunk_len: int, use: Functions) -> Result:
+def forward(model: Any, trees: TreeBatch, shape: Shape, forced: Tensor, max_chunk_len: int, use: Functions) -> Result:
     """Compress every tree and read the answer from what is left.
 
     Args:
@@ -126,7 +126,7 @@ def forward(model: Any, trees: Trees, shape: Shape, forced: Tensor, max_chunk_le
             scores = scores + _FORCED * ((forced[:, None, None] & (level.owners > 0)) | (level.owners > 1))
             level, origin = _merge(level, scores, pairs, max_chunk_len)
             origins.append(origin)
-    gathered = _gather(caches, origins, level.hidden.shape[2])
+    gathered = _gather(caches, origins)
     numbers = torch.arange(1, QUESTIONS + 1, device=forced.device)
     held = (trees.owners.flatten(1)[:, None] == numbers[:, None]).sum(2).clamp_min(1)
     wanted = level.owners[:, :1] == numbers[:, None]
@@ -141,7 +141,7 @@ def forward(model: Any, trees: Trees, shape: Shape, forced: Tensor, max_chunk_le
     return Result(answer, torch.stack(losses).mean(), reading, whole, survived)
 
 
-def _leaves(model: Any, trees: Trees) -> Level:
+def _leaves(model: Any, trees: TreeBatch) -> Level:
     hidden = model.model.embed_tokens(trees.leaves.long())
     prefix, context, suffix = trees.lengths.long().unbind(1)
     positions = torch.arange(hidden.shape[2], device=hidden.device).expand(hidden.shape[:3])
@@ -210,9 +210,7 @@ def _like(mask: Tensor, x: Tensor) -> Tensor:
     return mask[:, None] if x.ndim == 3 else mask[:, None, :, None]
 
 
-def _gather(
-    caches: list[list[tuple[Tensor, Tensor]]], origins: list[Tensor], width: int
-) -> list[tuple[Tensor, Tensor]]:
+def _gather(caches: list[list[tuple[Tensor, Tensor]]], origins: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Every layer's keys and values of the root's tokens: (trees, width, heads x head dim) each."""
     layers: list[tuple[Tensor, Tensor]] = []
     index: Tensor | None = None
@@ -232,7 +230,7 @@ def _pick(keys: Tensor, values: Tensor, index: Tensor | None) -> tuple[Tensor, T
 
 
 def _read(
-    model: Any, trees: Trees, root: Level, cache: list[tuple[Tensor, Tensor]], wanted: Tensor, use: Functions
+    model: Any, trees: TreeBatch, root: Level, cache: list[tuple[Tensor, Tensor]], wanted: Tensor, use: Functions
 ) -> tuple[Tensor, Tensor]:
     """Hidden states (trees, questions x READING, hidden size) behind the cache, and the evidence loss over it.
 

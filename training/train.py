@@ -153,7 +153,7 @@ class Trainer:
         shape = merging.draw_shape(self.random, layers, self.options.layers_warmup, height)
         share = max(0.0, 0.8 - progress)  # early on the fact is kept by force, so that there is something to read
         forced = torch.rand(len(trees["known"]), device=self.device) < share
-        return merging.forward(self.model, merging.Trees(**trees), shape, forced, _MAX_CHUNK_LEN, self.functions)
+        return merging.forward(self.model, merging.TreeBatch(**trees), shape, forced, _MAX_CHUNK_LEN, self.functions)
 
     def save(self, log: list[Any], steps: int, seconds: float) -> dict[str, Any]:
         """Write model, tokenizer and the log; returns the facts."""

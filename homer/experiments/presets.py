@@ -39,4 +39,5 @@ def _llama(size: str, layers_warmup: int) -> Preset:
     return Preset(f"{name}-hf", f"{name}-chat-hf", {"layers_warmup": layers_warmup, "refresh_suffix": False})
 
 
+# the 13B model's warmup of 20 layers has not been checked against the paper
 PRESETS = {"llama-2-7b": _llama("7b", 12), "llama-2-13b": _llama("13b", 20)}
