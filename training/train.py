@@ -81,6 +81,19 @@ def learning_rate(step: int, progress: float, peak: float, decay_from: float, wa
     return peak * min(1.0, (step + 1) / warmup, max(0.0, (1 - progress) / (1 - decay_from)))
 
 
+def tree_measures(tree: merging.Result, trees: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What to log of a batch of trees."""
+    known = trees["known"] & (trees["asked"] > 0)
+    return {
+        "tree_answer": tree.answer,
+        "tree_evidence": tree.evidence,
+        "tree_reading": tree.reading,
+        "tree_right": (tree.right & known).sum() / known.sum(),
+        "tree_first_right": tree.right[:, 0].float().mean(),
+        "tree_first_survived": (tree.survived * known)[:, 0].sum() / known[:, 0].sum().clamp_min(1),
+    }
+
+
 def compiled(functions: Functions) -> Functions:
     """The functions that take time, compiled anew for each of the few shapes there are."""
     torch._dynamo.config.recompile_limit = 64
@@ -121,12 +134,15 @@ class Trainer:
     def step(self, number: int, progress: float, batch: Any) -> dict[str, Tensor]:
         """One step of training; returns what to log."""
         rows, trees = ({name: t.to(self.device, non_blocking=True) for name, t in part.items()} for part in batch)
+        options = self.options
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             language, evidence, right, asked = row_losses(self.model, rows, self.weights, self.functions)
-            tree = self._trees(trees, progress)
-        ramp = 1.0 if self.options.init else min(1.0, number / _EVIDENCE_RAMP)
-        looks = evidence + 2 * tree.evidence + tree.reading
-        loss = language + self.options.tree_weight * tree.answer + self.options.evidence_weight * ramp * looks
+            tree = self._trees(trees, progress) if trees else None
+        ramp = 1.0 if options.init else min(1.0, number / _EVIDENCE_RAMP)
+        looks = evidence if tree is None else evidence + 2 * tree.evidence + tree.reading
+        loss = language + options.evidence_weight * ramp * looks
+        if tree is not None:
+            loss = loss + options.tree_weight * tree.answer
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
@@ -135,17 +151,10 @@ class Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        known = trees["known"] & (trees["asked"] > 0)
         measured = {"language": language, "evidence": evidence, "answers": right / asked.clamp_min(1)}
-        trees_measured = {
-            "tree_answer": tree.answer,
-            "tree_evidence": tree.evidence,
-            "tree_reading": tree.reading,
-            "tree_right": (tree.right & known).sum() / known.sum(),
-            "tree_first_right": tree.right[:, 0].float().mean(),
-            "tree_first_survived": (tree.survived * known)[:, 0].sum() / known[:, 0].sum().clamp_min(1),
-        }
-        return {name: value.detach() for name, value in (measured | trees_measured).items()}
+        if tree is not None:
+            measured |= tree_measures(tree, trees)
+        return {name: value.detach() for name, value in measured.items()}
 
     def _trees(self, trees: dict[str, Tensor], progress: float) -> merging.Result:
         height = self.random.choice(_HEIGHTS)
@@ -202,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--batch", type=int, default=96, help="rows a step")
-    parser.add_argument("--trees", type=int, default=32, help="trees a step")
+    parser.add_argument("--trees", type=int, default=32, help="trees a step; 0 for ordinary training")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--decay-from", type=float, default=0.6, help="share of the time after which the rate falls")
     parser.add_argument("--warmup", type=int, default=200, help="steps over which the rate rises")
