@@ -190,9 +190,9 @@ class Reusing:
         lens = _document_lens(parts) if align == "documents" else None
         if parts.documents and lens is None:
             resolved = self._whole(resolved, len(parts.prefix_ids) + len(parts.context_ids) + suffix_budget)
-        lengths = len(parts.prefix_ids), len(parts.context_ids), suffix_budget
+        lengths = len(parts.prefix_ids), len(parts.context_ids), 1  # leaves are the same for any suffix in budget
         plan = plan_context(resolved, self.decoder.layers, lengths, lens)
-        self._check_rope(plan)
+        self._check_rope(plan.suffix_start + suffix_budget)
         states = ContextLeaves(self.decoder, parts.prefix_ids, parts.context_ids, plan, store, pinned)
         states.tokens_at_once = resolved.max_chunk_len * resolved.chunk_batch_size
         with tqdm(total=len(plan.spans), desc="encoding", unit="leaf", disable=not progress) as bar:
@@ -214,9 +214,8 @@ class Reusing:
             reused_tokens=states.reused,
         )
 
-    def _check_rope(self, plan: MergePlan) -> None:
+    def _check_rope(self, longest: int) -> None:
         rope = self.decoder.rope
-        longest = plan.suffix_start + plan.suffix_len
         original = rope.get("original_max_position_embeddings") or self.decoder.window
         if rope.get("rope_type") in _STRETCHED and longest > original:
             raise ConfigError(
