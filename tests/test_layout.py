@@ -9,15 +9,15 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors config schedule chunk significance attention architecture views decoder states ids cache merge encoding "
-    "calibration template prompt encoded store leaves trace conversation styles drawing page answer streaming generation "
-    "answering loading reuse model compat files demo experiments cli __main__"
+    "_version errors config schedule chunk significance attention architecture views decoder kernels blocks graph fast "
+    "states ids cache merge encoding calibration template prompt encoded store leaves trace conversation styles drawing "
+    "page answer streaming generation answering loading reuse model compat files demo experiments cli __main__"
 ).split()
 EXPERIMENTS = (
     "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"
 ).split()
 MAY_IMPORT_TRANSFORMERS = {
-    "attention", "architecture", "decoder", "states", "cache", "merge", "generation", "loading", "model", "compat", "cli",
+    "attention", "architecture", "decoder", "fast", "states", "cache", "generation", "loading", "model", "compat", "cli",
     "experiments.report", "experiments.methods", "experiments.perplexity",
 }  # fmt: skip
 

@@ -41,6 +41,17 @@ def test_every_architecture(name: str) -> None:
     compare(HomerModel(build(*SUPPORTED[name]), config=CONFIG), (4, 150, 6), 8)
 
 
+@pytest.mark.parametrize("name", ["llama-2", "llama-3.1", "qwen3"])
+def test_the_fast_path(name: str) -> None:
+    model = HomerModel(build(*SUPPORTED[name]), config=CONFIG, fast=True)
+    compare(model, (4, 150, 6), 8)
+    prefix, context, suffix = random_ids(4, 150, 6, vocabulary=199)
+    parts = _Parts(prefix, context, (Document("a"), Document("b")), torch.tensor([[n > 99, 0, 0] for n in range(150)]))
+    encoded = model._encode(parts, 8, "documents", CONFIG, None, False, False)
+    expected = HomerModel(model.model, config=encoded.config, fast=False)
+    same(expected, model.compress(encoded, suffix), expected.compress(prefix, context, suffix, document_lens=[100, 50]))
+
+
 @pytest.mark.parametrize("refresh", [True, False])
 @pytest.mark.parametrize(
     ("lengths", "budget"),
