@@ -39,6 +39,7 @@ class EncodedContext:
         model, fingerprint: the name and the digest of the model that made it.
         documents, origins, system: as in Prompt and `encode`, where it was made from documents.
         reused_tokens: tokens of the context whose states came from a store.
+        cached_tokens: what the usage of an answer calls cached; None: prefix and context, as they were encoded before.
     """
 
     prefix_ids: Tensor
@@ -53,6 +54,7 @@ class EncodedContext:
     origins: Tensor | None = dataclasses.field(default=None, repr=False)
     system: str | None = None
     reused_tokens: int = 0
+    cached_tokens: int | None = None
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.context_ids)
@@ -192,7 +194,7 @@ class EncodedLeaves:
             self._held.append((leaf.take(rows), rows))
 
     def _add_suffix(self, output: LayerOutput, indices: Sequence[int]) -> None:
-        weights = torch.tensor([self._weights[i] for i in indices])
+        weights = torch.tensor([self._weights[i] for i in indices]).to(self._decoder.device)
         sums = [
             tuple(torch.tensordot(weights.to(t.device), t.float(), 1) for t in pair)
             for pair in zip(output.keys, output.values, strict=True)

@@ -109,7 +109,6 @@ class Reusing:
         suffix_ids: TokenIds,
         *,
         reencode: bool = False,
-        cached_tokens: int | None = None,
         progress: bool = False,
         watch: Watcher | None = None,
     ) -> CompactCache:
@@ -117,7 +116,6 @@ class Reusing:
 
         Args:
             reencode: encode the context anew for a suffix beyond the budget, in place of an error.
-            cached_tokens: what the answer's usage shall call cached; None: prefix and context.
             progress, watch: as in `compress`.
 
         Raises:
@@ -132,12 +130,12 @@ class Reusing:
         suffix = check_ids("suffix_ids", suffix_ids, self.decoder.vocabulary)
         if reencode and len(suffix) > encoded.suffix_budget:
             encoded = self.encode(encoded, suffix_budget=len(suffix), progress=progress)
-            cached_tokens = 0
+            encoded = dataclasses.replace(encoded, cached_tokens=0)
         encoded.check_suffix(len(suffix))
         lengths = len(encoded.prefix_ids), len(encoded.context_ids), len(suffix)
         plan = plan_context(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
         ids = torch.cat([encoded.prefix_ids, encoded.context_ids, suffix])
-        cached = len(encoded) if cached_tokens is None else cached_tokens
+        cached = len(encoded) if encoded.cached_tokens is None else encoded.cached_tokens
         return self._fold(
             *(ids, plan, encoded.config, encoded.document_lens), progress=progress, watch=watch,
             source=EncodedLeaves(self.decoder, encoded, plan), cached_tokens=cached,

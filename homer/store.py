@@ -36,6 +36,7 @@ _SUFFIX, _DRAFT = ".safetensors", ".part"
 _NAMES = tuple(field.name for field in dataclasses.fields(LeafStates))
 _READERS = 8
 _STALE_S = 600.0  # a draft this old belongs to a process that was killed
+_RECOUNT = 8  # writes after which what other processes wrote is counted
 _GIB = 2**30
 
 
@@ -59,7 +60,7 @@ class StateStore:
         folder: where entries are written, and found again later; made if it is not there. None: memory alone.
         device_bytes: most bytes on the model's GPU; None: a quarter of what is free when first used.
         memory_bytes: most bytes in the CPU's memory.
-        disk_bytes: most bytes in the folder.
+        disk_bytes: most bytes in the folder, give or take what other processes are writing.
         strict: raise StoreError where an entry cannot be written, rather than warn and go on without.
 
     Raises:
@@ -195,6 +196,7 @@ class _Folder:
 
     def __init__(self, path: Path, limit: int) -> None:
         self._path, self._limit = path, limit
+        self._lock, self._writes = threading.Lock(), 0
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -231,9 +233,11 @@ class _Folder:
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
-        self._held += states.nbytes
-        if self._held > self._limit:
-            self._trim()
+        with self._lock, contextlib.suppress(FileNotFoundError):  # another process may have made room
+            self._held += path.stat().st_size
+            self._writes += 1
+            if self._held > self._limit or self._writes % _RECOUNT == 0:
+                self._trim()
 
     def read(self, key: str) -> LeafStates | None:
         """States from a file, mapped into memory; None where there is none, or none that is sound."""

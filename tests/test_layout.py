@@ -11,7 +11,7 @@ PACKAGE = Path(homer.__file__).parent
 ORDER = (
     "_version errors config schedule chunk significance attention architecture views decoder kernels blocks graph fast "
     "states ids cache merge encoding calibration template prompt encoded store leaves trace conversation styles drawing "
-    "page answer streaming generation answering loading reuse model compat files demo experiments cli __main__"
+    "page answer streaming generation answering loading reuse model compat files indexing demo experiments cli __main__"
 ).split()
 EXPERIMENTS = (
     "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"
