@@ -54,7 +54,9 @@ def build_conversation(
     if place is not None and not texts:
         messages = [dict(message) | {"content": message["content"].replace(place, "")} for message in messages]
     if texts:
-        layout = _Layout(builder, messages if place else asking(messages, PLACE, documents_first), texts, place or PLACE)
+        layout = _Layout(
+            builder, messages if place else asking(messages, PLACE, documents_first), texts, place or PLACE
+        )
         if documents_first and place is None and layout.affix_len(0) > limits.affix:
             layout = _Layout(builder, asking(messages, PLACE), texts, PLACE)
         prompt = layout.prompt(0)

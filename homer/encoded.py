@@ -170,9 +170,7 @@ class EncodedLeaves:
             places = torch.arange(cache.get_seq_length() + plan.suffix_len, device=device)
             mask = (places >= torch.tensor(pads, device=device)[:, None]).long()
         end = plan.layers[0][1]
-        return self._decoder.run_after(
-            end, ids, positions.expand(len(states), -1), cache, walk.observed(0), mask
-        ), pads
+        return self._decoder.run_after(end, ids, positions.expand(len(states), -1), cache, walk.observed(0), mask), pads
 
     def _own(self, output: LayerOutput, row: int, pad: int, leaf: LeafStates) -> LayerOutput:
         """What one leaf would have given, had it been run whole; but for keys and values."""
@@ -228,7 +226,7 @@ def fetch_ahead(groups: Sequence[Sequence[LeafStates]], device: torch.device) ->
         for group in groups:
             yield [states.to(device) for states in group]
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def fetch(group: Sequence[LeafStates]) -> list[LeafStates]:
         with torch.cuda.stream(stream):

@@ -142,14 +142,15 @@ class HomerModel(Reusing):
         if isinstance(prefix_ids, EncodedContext):
             return self.compress_encoded(prefix_ids, context_ids, progress=progress, watch=watch)
         if suffix_ids is None:
-            raise InputError("compress got two parts: give prefix, context and suffix ids, or an EncodedContext and ids")
+            raise InputError("compress got two parts: give prefix, context and suffix ids, or EncodedContext and ids")
         parts = [
             check_ids(name, ids, self.decoder.vocabulary)
             for name, ids in (("prefix_ids", prefix_ids), ("context_ids", context_ids), ("suffix_ids", suffix_ids))
         ]
         resolved = self._resolve(config or self.config)
         lens = None if document_lens is None else tuple(document_lens)
-        plan = self.plan(*map(len, parts), lens, config=resolved)
+        prefix, context, suffix = parts
+        plan = self.plan(len(prefix), len(context), len(suffix), lens, config=resolved)
         return self._fold(torch.cat(parts), plan, resolved, lens, progress=progress, watch=watch)
 
     def plan(
@@ -283,7 +284,9 @@ class HomerModel(Reusing):
             InputError: messages that are no conversation, or a bad document.
         """
         limits = Limits(self._whole_len(max_new_tokens), self._resolve(config or self.config).max_chunk_len)
-        return build_conversation(PromptBuilder(self.require_tokenizer("chat")), messages, documents, limits, place, documents_first)
+        return build_conversation(
+            PromptBuilder(self.require_tokenizer("chat")), messages, documents, limits, place, documents_first
+        )
 
     def compress_prompt(
         self,

@@ -56,7 +56,7 @@ class Reusing:
 
         def _whole(self, config: ResolvedConfig, length: int) -> ResolvedConfig: ...
 
-        def require_tokenizer(self, purpose: str) -> Any: ...
+        def require_tokenizer(self, purpose: str) -> Any: ...  # noqa: D102
 
     def encode(
         self,
@@ -152,7 +152,9 @@ class Reusing:
         builder = PromptBuilder(self.require_tokenizer("ask"))
         prefix_ids, suffix_ids = builder.build_affix(question, encoded.system)
         if not torch.equal(prefix_ids, encoded.prefix_ids):
-            raise InputError("this context was encoded behind another prefix than the chat template now makes: encode it")
+            raise InputError(
+                "this context was encoded behind another prefix than the chat template now makes: encode it"
+            )
         return Prompt(
             prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins, question, encoded
         )

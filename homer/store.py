@@ -1,4 +1,4 @@
-"""StateStore: states of leaves, kept on the GPU, in the CPU's memory and in a folder; bounded, and never trusted blindly.
+"""StateStore: states of leaves, kept on the GPU, in the CPU's memory and in a folder; bounded, and always checked.
 
 An entry is one leaf: a slice of a context behind a prefix. Its key is a digest of all that its states depend on, so
 that an entry is either the very states asked for, or is not found.
@@ -226,9 +226,10 @@ class _Folder:
             save_file(tensors, draft, {"homer_leaf": key, "sha256": _digest(tensors)})
             os.replace(draft, path)
         except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise StoreError(
-                f"{states.nbytes:,} bytes cannot be written to {self._path} ({getattr(error, 'strerror', None) or error}):"
-                f" free space there, or give another folder"
+                f"{states.nbytes:,} bytes cannot be written to {self._path} ({reason}): free space there, or give "
+                f"another folder"
             ) from None
         finally:
             with contextlib.suppress(OSError):

@@ -58,9 +58,11 @@ def metadata_of(answer: Answer, name: str) -> dict[str, Any]:
 def usage_of(answer: Answer) -> UsageMetadata:
     """Token counts as LangChain writes them; those of the input are before compression, cached ones included."""
     usage = answer.usage
-    return UsageMetadata(
+    counts = UsageMetadata(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         total_tokens=usage.input_tokens + usage.output_tokens,
-        **({"input_token_details": InputTokenDetails(cache_read=usage.cached_tokens)} if usage.cached_tokens else {}),
     )
+    if usage.cached_tokens:
+        counts["input_token_details"] = InputTokenDetails(cache_read=usage.cached_tokens)
+    return counts

@@ -55,9 +55,7 @@ def test_the_estimate_is_what_the_store_takes(mini: HomerModel, folder: Path, tm
     assert estimate(mini, [FACT], tmp_path / "not" / "there", mini.config).nbytes < size.nbytes
 
 
-def test_what_cannot_be(
-    mini: HomerModel, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be(mini: HomerModel, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(StoreError, match="will not fit 1,000"):
         index(mini, [folder], tmp_path / "store", disk_bytes=1000)
     assert list((tmp_path / "store").glob("*/*")) == []

@@ -100,8 +100,9 @@ def test_ask_is_the_same_from_documents_and_from_what_was_encoded(mini: HomerMod
     if align == "tokens":
         whole = mini.encode(DOCUMENTS[:2])  # fits the window: one leaf of all layers, as the plain model has it
         assert whole.prefix.layers == mini.decoder.layers
-        same(mini, mini.compress_prompt(mini.build_prompt(QUESTION, whole)),
-             mini.compress_prompt(mini.build_prompt(QUESTION, DOCUMENTS[:2]), config=HomerConfig(suffix_budget=64)))  # fmt: skip
+        found = mini.compress_prompt(mini.build_prompt(QUESTION, whole))
+        budget = HomerConfig(suffix_budget=64)
+        same(mini, found, mini.compress_prompt(mini.build_prompt(QUESTION, DOCUMENTS[:2]), config=budget))
 
 
 def test_a_stream_and_several_threads(mini: HomerModel) -> None:
@@ -132,7 +133,11 @@ def test_bad_input(tiny: HomerModel, mini: HomerModel) -> None:
     encoded = tiny.encode(context, prefix=prefix, suffix_budget=9)
     for error, words, call in (
         (ConfigError, "suffix_budget=0", lambda: tiny.encode(context, prefix=prefix, suffix_budget=0)),
-        (InputError, "prefix and suffix_budget take 34 of max_chunk_len=32", lambda: tiny.encode(context, prefix=prefix, suffix_budget=30)),
+        (
+            InputError,
+            "prefix and suffix_budget take 34 of max_chunk_len=32",
+            lambda: tiny.encode(context, prefix=prefix, suffix_budget=30),
+        ),
         (ConfigError, "align='pages' is unknown", lambda: tiny.encode(context, prefix=prefix, align="pages")),
         (ConfigError, "needs documents", lambda: tiny.encode(context, prefix=prefix, align="documents")),
         (InputError, "needs prefix=", lambda: tiny.encode(context)),

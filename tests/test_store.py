@@ -57,7 +57,11 @@ def test_a_second_encoding_finds_every_leaf(tiny: HomerModel, tmp_path: Path, on
 
 
 def test_documents_are_found_in_any_order_and_company(mini: HomerModel) -> None:
-    texts = ["The north gate closes at dusk. " * 30, "The door code for the northern archive is 48213.", "A barn. " * 40]
+    texts = [
+        "The north gate closes at dusk. " * 30,
+        "The door code for the northern archive is 48213.",
+        "A barn. " * 40,
+    ]
     store = StateStore()
     options: dict[str, Any] = {"align": "documents", "store": store, "config": HomerConfig(max_chunk_len=256)}
     tokens = len(mini.encode(texts, **options).context_ids)
@@ -77,7 +81,10 @@ def test_the_key_tells_models_prefixes_and_layers_apart(tiny: HomerModel) -> Non
     ids = CONTEXT[:20]
     keys = [leaf_key(model.decoder, 4, PREFIX, ids) for model in (tiny, other, half, HomerModel(scaled))]
     keys += [leaf_key(tiny.decoder, 3, PREFIX, ids), leaf_key(tiny.decoder, 4, PREFIX[:3], ids)]
-    keys += [leaf_key(tiny.decoder, 4, torch.cat([PREFIX, ids[:1]]), ids[1:]), leaf_key(tiny.decoder, 4, PREFIX, ids[1:])]
+    keys += [
+        leaf_key(tiny.decoder, 4, torch.cat([PREFIX, ids[:1]]), ids[1:]),
+        leaf_key(tiny.decoder, 4, PREFIX, ids[1:]),
+    ]
     assert len(set(keys)) == len(keys)
     assert leaf_key(tiny.decoder, 4, PREFIX, ids.clone()) == keys[0]
 
