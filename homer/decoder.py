@@ -46,6 +46,8 @@ class LayerOutput:
         logits: (batch, vocabulary), float32, of the token after the last; None below the model's last layer.
         keys, values: one (batch, key heads, length, head dim) tensor for each layer run.
         observed: layer -> (batch, heads, length), the last query's logits where they were asked for.
+        stack: keys and values of the same layers in turn, side by side in one tensor
+            (2 x layers, batch, length, key heads x head dim), where the fast path ran.
     """
 
     hidden_states: Tensor | None
@@ -53,6 +55,7 @@ class LayerOutput:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     observed: dict[int, Tensor]
+    stack: Tensor | None = None
 
 
 class Decoder:
@@ -192,7 +195,7 @@ class Decoder:
         try:
             whole = self.run(0, self.layers, ids, positions, range(self.layers))
             lower = self.run(0, half, ids, positions)
-            upper = self.run(half, self.layers, _present(lower.hidden_states), positions)
+            upper = self.run(half, self.layers, present(lower.hidden_states), positions)
         except Exception as error:
             raise UnsupportedModelError(f"{name} cannot be run in parts: {error}") from error
         if len(whole.observed) < self.layers:
@@ -200,8 +203,8 @@ class Decoder:
                 f"{name}: the attention of {self.layers - len(whole.observed)} of {self.layers} layers cannot be "
                 f"watched, since it does not run through transformers' attention interface"
             )
-        gap = (_present(whole.logits) - _present(upper.logits)).abs().max().item()
-        if not gap <= 0.02 * max(1.0, _present(whole.logits).abs().max().item()):
+        gap = (present(whole.logits) - present(upper.logits)).abs().max().item()
+        if not gap <= 0.02 * max(1.0, present(whole.logits).abs().max().item()):
             raise UnsupportedModelError(f"{name}: run in two parts, its logits differ by {gap:.3g} from the whole's")
 
 
@@ -236,7 +239,8 @@ def _layers(root: Any) -> nn.ModuleList:
     return layers
 
 
-def _present(value: Tensor | None) -> Tensor:
+def present(value: Tensor | None) -> Tensor:
+    """What is there."""
     assert value is not None
     return value
 

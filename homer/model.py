@@ -92,16 +92,14 @@ class HomerModel:
             dtype: None keeps the dtype of the saved weights.
             device_map, attn_implementation, quantization_config, model_kwargs: as in transformers.
             rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
-            fast: as in the class.
+            fast: as in HomerModel itself.
 
         Raises:
             UnsupportedModelError: no such model, or one that cannot work; says why.
         """
-        given = {
-            "device_map": device_map,
-            "attn_implementation": attn_implementation,
-            "quantization_config": quantization_config,
-        }
+        given = dict(
+            device_map=device_map, attn_implementation=attn_implementation, quantization_config=quantization_config
+        )
         options = model_kwargs | {name: value for name, value in given.items() if value is not None}
         loaded = load_model(name_or_path, dtype, rope_scaling, options)
         calibration = loaded.calibration if calibration is None else calibration
