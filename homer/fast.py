@@ -15,10 +15,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from homer.attention import watched
 from homer.blocks import Block, UnknownBlockError, read_blocks
-from homer.decoder import PROBE_LEN, Decoder, LayerOutput, Steps, present
+from homer.decoder import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, present, take_rows
 from homer.errors import UnsupportedModelError
 from homer.graph import GraphSteps
-from homer.kernels import EAGER, Kernels, best
+from homer.kernels import EAGER, Kernels, own
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +57,21 @@ class FastDecoder(Decoder):
         self.blocks = read_blocks(self.causal_lm)
         if self.causal_lm.config.get_text_config()._attn_implementation != watched("sdpa"):
             raise UnknownBlockError("its attention is not sdpa")
-        self.kernels: Kernels = best(self.device)
+        self.kernels: Kernels = own(self.device)
         self._compare()
 
     def run(
-        self, first: int, end: int, inputs: Tensor, position_ids: Tensor, observe: Iterable[int] = ()
+        self,
+        first: int,
+        end: int,
+        inputs: Tensor,
+        position_ids: Tensor,
+        observe: Iterable[int] = (),
+        keep: Keep | None = None,
     ) -> LayerOutput:
-        """As `Decoder.run`."""
+        """As `Decoder.run`; what is not kept skips the last layer's feed-forward part."""
         if not hasattr(self, "blocks"):  # while the reference checks itself
-            return super().run(first, end, inputs, position_ids, observe)
+            return super().run(first, end, inputs, position_ids, observe, keep)
         wanted, observed = frozenset(observe), {}
         batch, length = inputs.shape[:2]
         with torch.no_grad():
@@ -73,20 +79,25 @@ class FastDecoder(Decoder):
             rotary = self.rotary(residual, position_ids)
             entries = self._room(end - first, batch, length, residual.dtype)
             delta: Tensor | None = None
+            kept: Tensor | None = None
             for number in range(first, end):
                 block, (key, value) = self.blocks[number], entries[2 * (number - first) :][:2]
                 residual, x = self.norm(residual, delta, block.input_norm, block.eps)
                 query = self.project(block, x, rotary, key, value)
                 if number in wanted:
                     observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
-                residual, delta = self.finish(block, residual, _attend(query, key, value))
+                attended = _attend(query, key, value)
+                if number == end - 1 and keep is not None:
+                    kept = keep(observed)
+                    residual, attended = take_rows(residual, kept), take_rows(attended, kept)
+                residual, delta = self.finish(block, residual, attended)
             logits, hidden = None, None
             if end == self.layers:
                 logits = self.head(residual[:, -1:], present(delta)[:, -1:])[:, -1]
             else:
                 hidden = residual if delta is None else residual + delta
         sides = entries.transpose(2, 3)
-        return LayerOutput(hidden, logits, tuple(sides[::2]), tuple(sides[1::2]), observed, entries.flatten(3))
+        return LayerOutput(hidden, logits, tuple(sides[::2]), tuple(sides[1::2]), observed, kept, entries.flatten(3))
 
     def extend(
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0

@@ -97,10 +97,9 @@ class HomerModel:
         Raises:
             UnsupportedModelError: no such model, or one that cannot work; says why.
         """
-        given = dict(
-            device_map=device_map, attn_implementation=attn_implementation, quantization_config=quantization_config
-        )
-        options = model_kwargs | {name: value for name, value in given.items() if value is not None}
+        names = ("device_map", "attn_implementation", "quantization_config")
+        given = zip(names, (device_map, attn_implementation, quantization_config), strict=True)
+        options = model_kwargs | {name: value for name, value in given if value is not None}
         loaded = load_model(name_or_path, dtype, rope_scaling, options)
         calibration = loaded.calibration if calibration is None else calibration
         return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, fast=fast)

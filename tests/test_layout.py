@@ -9,8 +9,8 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors config schedule kernels chunk significance attention architecture views decoder blocks graph "
-    "fast ids cache merge encoding calibration template prompt trace conversation styles drawing page answer "
+    "_version errors config schedule attend kernels chunk significance attention architecture views decoder blocks "
+    "graph fast ids cache merge encoding calibration template prompt trace conversation styles drawing page answer "
     "streaming generation answering loading model compat files demo experiments cli __main__ "
 ).split()
 EXPERIMENTS = (
