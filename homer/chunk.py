@@ -69,6 +69,9 @@ class Chunk:
         self, hidden_states: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], stack: Tensor | None = None
     ) -> Chunk:
         """The chunk after its layers, which gave these hidden states, keys and values."""
+        if self.keys:  # it went up a level alone
+            stack = None if self.stack is None or stack is None else torch.cat([self.stack, stack])
+            keys, values = self.keys + keys, self.values + values
         return dataclasses.replace(self, hidden_states=hidden_states, keys=keys, values=values, stack=stack)
 
     def _kept(self, indices: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor | None]:

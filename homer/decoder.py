@@ -152,6 +152,32 @@ class Decoder:
             logits: Tensor = self.causal_lm(**arguments, logits_to_keep=keep).logits
         return logits, observer.logits
 
+    def run_after(
+        self,
+        end: int,
+        ids: Tensor,
+        position_ids: Tensor,
+        cache: DynamicCache,
+        observe: Iterable[int] = (),
+        mask: Tensor | None = None,
+    ) -> LayerOutput:
+        """Run layers 0..end-1 over new tokens on top of a cache of those layers.
+
+        Args:
+            ids, position_ids: (batch, n).
+            cache: grows as its layers please; the output's keys and values are what it holds afterwards.
+            mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
+        """
+        observer = _LastQuery(observe)
+        arguments = self._arguments(0, ids, position_ids, cache, observer) | {"attention_mask": mask}
+        with torch.no_grad(), self.exclusive():
+            if end == self.layers:
+                output = self.causal_lm(**arguments, logits_to_keep=1)
+                hidden, logits = None, output.logits[:, -1].float()
+            else:
+                hidden, logits = self._view(0, end)(**arguments).last_hidden_state, None
+        return LayerOutput(hidden, logits, *entries(cache), observer.logits)
+
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
 

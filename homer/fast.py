@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from homer.attention import watched
 from homer.blocks import Block, UnknownBlockError, read_blocks
-from homer.decoder import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, present, take_rows
+from homer.decoder import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, entries, present, take_rows
 from homer.errors import UnsupportedModelError
 from homer.graph import GraphSteps
 from homer.kernels import EAGER, Kernels, own
@@ -123,6 +123,40 @@ class FastDecoder(Decoder):
             rows = slice(-keep if keep else None, None)
             return self.head(residual[:, rows], present(delta)[:, rows], wide=False), observed
 
+    def run_after(
+        self,
+        end: int,
+        ids: Tensor,
+        position_ids: Tensor,
+        cache: DynamicCache,
+        observe: Iterable[int] = (),
+        mask: Tensor | None = None,
+    ) -> LayerOutput:
+        """As `Decoder.run_after`."""
+        wanted, observed = frozenset(observe), {}
+        seen: Tensor | None = None
+        with torch.no_grad():
+            residual = self.embed(ids)
+            rotary = self.rotary(residual, position_ids)
+            delta: Tensor | None = None
+            for number in range(end):
+                block = self.blocks[number]
+                residual, x = self.norm(residual, delta, block.input_norm, block.eps)
+                new = self._room(1, ids.shape[0], ids.shape[1], residual.dtype)
+                query = self.project(block, x, rotary, *new)
+                key, value = cache.update(*new.transpose(2, 3), number)
+                if number in wanted:
+                    observed[number] = self.kernels.look(query, key.transpose(1, 2), block.head_dim**-0.5)
+                if seen is None:
+                    seen = _mask(ids.shape[1], key.shape[2], key.device)
+                    seen = seen if mask is None else seen & mask[:, None, None].bool()
+                residual, delta = self.finish(block, residual, _attend_in_groups(query, key, value, seen))
+            logits = None
+            if end == self.layers and delta is not None:
+                logits = self.head(residual[:, -1:], delta[:, -1:])[:, -1]
+            hidden = None if end == self.layers else residual if delta is None else residual + delta
+        return LayerOutput(hidden, logits, *entries(cache), observed)
+
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
         if self.device.type == "cuda":
@@ -192,6 +226,20 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = Non
     query, key, value = (t.transpose(1, 2) for t in (query, key, value))
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=fused)
     return attended.transpose(1, 2).flatten(2)
+
+
+def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention of few queries (batch, n, heads, head dim) over many keys (batch, key heads, length, head dim).
+
+    Query heads that share a key head stand one behind the other as if they were more queries, so that no key is
+    copied. mask: (n, length), or (batch, 1, n, length).
+    """
+    shared, groups = key.shape[1], query.shape[2] // key.shape[1]
+    count = query.shape[1]
+    queries = query.transpose(1, 2).reshape(len(query), shared, groups * count, -1)
+    repeats = (*[1] * (mask.ndim - 2), groups, 1)
+    attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask.repeat(repeats))
+    return attended.view(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
 
 
 def _mask(queries: int, length: int, device: torch.device) -> Tensor:
