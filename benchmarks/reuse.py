@@ -115,10 +115,9 @@ class Bench:
         if encoded.nbytes > self.options.pinned_gb * GB:
             row["notes"].append("pinned: left out, beyond --pinned-gb")
             return
-        row["pin_s"], pinned = self._timed(encoded.to_pinned_memory)
-        del encoded
+        row["pin_s"], encoded = self._timed(encoded.to_pinned_memory)
         self._clear()
-        row["pinned_s"], row["pinned_runs"] = self._times(lambda: self.homer.compress(pinned, other), 3)
+        row["pinned_s"], row["pinned_runs"] = self._times(lambda: self.homer.compress(encoded, other), 3)
 
     def _disk(self, row: dict[str, Any], encode: Callable[..., Any], encoded: Any, suffix: Tensor) -> None:
         """A new process's question: the states of every leaf read, checked and fetched."""

@@ -116,13 +116,13 @@ class Walk:
         output = self._layers(chunk.hidden_states, chunk.position_ids, level)
         return self.prune(chunk, output, 0, level, index)
 
-    def _leaf_batch(self, indices: list[int]) -> Iterator[Chunk]:
+    def _leaf_batch(self, indices: list[int]) -> list[Chunk]:
         chunks = [self.leaf(i) for i in indices]
         inputs = torch.cat([chunk.hidden_states for chunk in chunks])
         positions = torch.cat([chunk.position_ids for chunk in chunks])
         output = self._layers(inputs, positions, 0)
-        for row, (index, chunk) in enumerate(zip(indices, chunks, strict=True)):
-            yield self.prune(chunk, output, row, 0, index)
+        rows = enumerate(zip(indices, chunks, strict=True))
+        return [self.prune(chunk, output, row, 0, index) for row, (index, chunk) in rows]
 
     def leaf(self, index: int) -> Chunk:
         """A leaf before any layer: its token ids stand in for hidden states."""
@@ -150,7 +150,7 @@ class Walk:
         """Row `row` of the output as a chunk that keeps its target; at the root, the logits are noted as well."""
         keys, values = (tuple(t[row : row + 1] for t in side) for side in (output.keys, output.values))
         hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states[row : row + 1]
-        chunk = chunk.run(hidden, keys, values)
+        chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
         layer = self.plan.layers[level][1] - 1
         kept = torch.arange(len(chunk), device=chunk.tokens.device)
         if self.plan.targets[level][index] < len(chunk):

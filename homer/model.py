@@ -91,17 +91,14 @@ class HomerModel(Reusing):
             dtype: None keeps the dtype of the saved weights.
             device_map, attn_implementation, quantization_config, model_kwargs: as in transformers.
             rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
-            fast: as in the class.
+            fast: as in HomerModel itself.
 
         Raises:
             UnsupportedModelError: no such model, or one that cannot work; says why.
         """
-        given = {
-            "device_map": device_map,
-            "attn_implementation": attn_implementation,
-            "quantization_config": quantization_config,
-        }
-        options = model_kwargs | {name: value for name, value in given.items() if value is not None}
+        names = ("device_map", "attn_implementation", "quantization_config")
+        given = zip(names, (device_map, attn_implementation, quantization_config), strict=True)
+        options = model_kwargs | {name: value for name, value in given if value is not None}
         loaded = load_model(name_or_path, dtype, rope_scaling, options)
         calibration = loaded.calibration if calibration is None else calibration
         return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, fast=fast)
@@ -142,7 +139,9 @@ class HomerModel(Reusing):
         if isinstance(prefix_ids, EncodedContext):
             return self.compress_encoded(prefix_ids, context_ids, progress=progress, watch=watch)
         if suffix_ids is None:
-            raise InputError("compress got two parts: give prefix, context and suffix ids, or EncodedContext and ids")
+            raise InputError(
+                "compress got two parts: give prefix, context and suffix ids, or an EncodedContext and ids"
+            )
         parts = [
             check_ids(name, ids, self.decoder.vocabulary)
             for name, ids in (("prefix_ids", prefix_ids), ("context_ids", context_ids), ("suffix_ids", suffix_ids))
