@@ -18,6 +18,7 @@ class Chunk:
         tokens: (length,), where each token stands in prefix + context + suffix.
         keys, values: one (1, key heads, length, head dim) tensor for each layer run so far.
         prefix_len, suffix_len: affix tokens at both ends.
+        scores: (length,), the significance of each token so far; None before the first was measured.
     """
 
     hidden_states: Tensor
@@ -27,6 +28,7 @@ class Chunk:
     values: tuple[Tensor, ...]
     prefix_len: int
     suffix_len: int
+    scores: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -45,6 +47,7 @@ class Chunk:
             tokens=_take(self.tokens, indices, 0),
             keys=tuple(_take(k, indices, 2) for k in self.keys),
             values=tuple(_take(v, indices, 2) for v in self.values),
+            scores=None if self.scores is None else _take(self.scores, indices, 0),
         )
 
     def run(self, hidden_states: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> Chunk:
@@ -70,6 +73,7 @@ def merge(left: Chunk, right: Chunk) -> Chunk:
         tokens=join(left.tokens, right.tokens, 0),
         keys=tuple(join(a, b, 2) for a, b in zip(left.keys, right.keys, strict=True)),
         values=tuple(join(a, b, 2) for a, b in zip(left.values, right.values, strict=True)),
+        scores=None if left.scores is None or right.scores is None else join(left.scores, right.scores, 0),
     )
 
 

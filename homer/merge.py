@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from homer.calibration import Calibration
 from homer.chunk import Chunk, merge
 from homer.decoder import Decoder, LayerOutput, entries
 from homer.schedule import MergePlan
-from homer.significance import attention_row, select, significance
+from homer.scoring import Observation, Paper, Significance
+from homer.significance import attention_row, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,9 @@ def compress(
     decoder: Decoder,
     plan: MergePlan,
     ids: Tensor,
-    bias: Tensor | None = None,
+    calibration: Calibration | None = None,
     *,
+    significance: Significance | None = None,
     refresh_suffix: bool = True,
     chunk_batch_size: int = 1,
     watch: Watcher | None = None,
@@ -56,14 +59,15 @@ def compress(
     """Fold prefix + context + suffix (ids: (length,)) into one chunk of `plan.final_len` tokens.
 
     Args:
-        bias: (layers, distances), the calibration.
+        calibration: the model's; None where it has none.
+        significance: what decides which tokens survive. None: the paper's.
         refresh_suffix: run the real suffix on top of the result, where anything was pruned.
         chunk_batch_size: equal leaves run at a time.
         watch: called after every node.
 
     Source: Song et al., ICLR 2024, algorithm 1, in depth-first order: one pending left chunk a level.
     """
-    walk = _Walk(decoder, plan, ids, bias)
+    walk = _Walk(decoder, plan, ids, calibration, significance or Paper())
     pending: list[Chunk] = []
     chunk: Chunk
     for index, leaf in enumerate(walk.leaves(chunk_batch_size)):
@@ -84,8 +88,15 @@ class _Walk:
     logits: Tensor
     relevance: Tensor
 
-    def __init__(self, decoder: Decoder, plan: MergePlan, ids: Tensor, bias: Tensor | None) -> None:
-        self.decoder, self.plan, self.bias = decoder, plan, bias
+    def __init__(
+        self,
+        decoder: Decoder,
+        plan: MergePlan,
+        ids: Tensor,
+        calibration: Calibration | None,
+        significance: Significance,
+    ) -> None:
+        self.decoder, self.plan, self.calibration, self.significance = decoder, plan, calibration, significance
         self.ids = ids.to(decoder.device)
         self.survived = torch.zeros(len(ids), dtype=torch.int8, device=decoder.device)
 
@@ -128,26 +139,47 @@ class _Walk:
     def _layers(self, inputs: Tensor, position_ids: Tensor, level: int) -> LayerOutput:
         first, end = self.plan.layers[level]
         root = level == self.plan.height
-        return self.decoder.run(first, end, inputs, position_ids, range(first, end) if root else (end - 1,))
+        watched = range(first, end) if root else self.significance.observe(first, end, self.decoder.layers)
+        return self.decoder.run(first, end, inputs, position_ids, watched)
 
     def _prune(self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int) -> Chunk:
         """Row `row` of the output as a chunk that keeps its target; at the root, the logits are noted as well."""
         keys, values = (tuple(t[row : row + 1] for t in side) for side in (output.keys, output.values))
         hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states[row : row + 1]
         chunk = chunk.run(hidden, keys, values)
-        layer = self.plan.layers[level][1] - 1
         kept = torch.arange(len(chunk), device=chunk.tokens.device)
-        if self.plan.targets[level][index] < len(chunk):
-            bias = None if self.bias is None else self.bias[layer]
-            scores = significance(output.observed[layer][row], chunk.position_ids[0], bias)
-            kept = select(scores, chunk.prefix_len, chunk.suffix_len, self.plan.targets[level][index])
-            chunk = chunk.keep(kept)
+        if self.plan.prunes:
+            seen = self._observe(chunk, output, row, level)
+            scores = self.significance.score(seen)
+            chunk = dataclasses.replace(chunk, scores=scores[0])
+            if self.plan.targets[level][index] < len(chunk):
+                ranks = self.significance.rank(scores, seen)[0]
+                kept = select(ranks, chunk.prefix_len, chunk.suffix_len, self.plan.targets[level][index])
+                chunk = chunk.keep(kept)
         self.survived[chunk.tokens] = level + 1
         if level == self.plan.height:
             assert output.logits is not None
             self.logits = output.logits
             self.relevance = _relevance(output.observed)[kept.cpu()]
         return chunk
+
+
+    def _observe(self, chunk: Chunk, output: LayerOutput, row: int, level: int) -> Observation:
+        """What row `row` of the output shows of a chunk."""
+        first, end = self.plan.layers[level]
+        return Observation(
+            logits={
+                layer: output.observed[layer][row : row + 1]
+                for layer in self.significance.observe(first, end, self.decoder.layers)
+            },
+            position_ids=chunk.position_ids,
+            tokens=chunk.tokens[None],
+            scores=None if chunk.scores is None else chunk.scores[None],
+            prefix_len=chunk.prefix_len,
+            suffix_len=chunk.suffix_len,
+            layers=self.decoder.layers,
+            calibration=self.calibration,
+        )
 
 
 def _refresh(decoder: Decoder, plan: MergePlan, ids: Tensor, root: Compressed) -> Compressed:

@@ -28,6 +28,7 @@ from homer.loading import end_ids, load_model
 from homer.merge import Node, Watcher, compress
 from homer.prompt import DocumentLike, Prompt, PromptBuilder
 from homer.schedule import MergePlan, plan_merge
+from homer.scoring import as_significance
 from homer.streaming import Generation, Stream
 from homer.template import Message
 
@@ -145,7 +146,8 @@ class HomerModel:
                 self.decoder,
                 plan,
                 ids,
-                None if self.calibration is None else self.calibration.bias,
+                self.calibration,
+                significance=as_significance(resolved.significance),
                 refresh_suffix=resolved.refresh_suffix,
                 chunk_batch_size=resolved.chunk_batch_size,
                 watch=lambda node: _advance(bar, node, plan, watch),

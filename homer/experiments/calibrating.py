@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from homer.calibration import Calibration, calibrate
+from homer.calibration import Calibration
 from homer.errors import ConfigError, InputError
 from homer.experiments.methods import FilePath, Setup, open_methods
 from homer.experiments.report import align, machine, versions, write_csv
 from homer.experiments.retrieval import read_text
+from homer.measuring import calibrate
 
 
 def calibrate_files(
