@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,18 +28,24 @@ from homer import Calibration, HomerConfig, HomerModel, Observation, Significanc
 from homer import load_calibration
 from homer.experiments.report import align, machine, versions
 from homer.scoring import Paper
+from homer.sentences import Sentences
+from homer.significance import running
 from training.evaluate import plain_answer
 from training.levels import Levels, Nodes, even_plan
 from training.tasks import Case, Tasks
 
 TASKS = ("pass_key", "one_fact", "one_of_eight", "several_values", "reworded")
+CALIBRATIONS = ("own", "books", "long")
 NEW_TOKENS = 24
 CEILING = "plain, inside the window"
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A significance, what it is calibrated on ("own" text of the library, held-out "books", or None), and settings."""
+    """A significance, what it is calibrated on, and settings.
+
+    Calibrations are "own", on the library's own text; "books", on held-out ones; "long", own in whole windows; or None.
+    """
 
     name: str
     significance: Significance
@@ -56,65 +63,68 @@ class LastLayer(Standardized):
 
 
 @dataclasses.dataclass(frozen=True)
-class ByPlace(Standardized):
-    """Neighbours by where tokens stood in the input, not by what is left of it."""
-
-    def rank(self, scores: Tensor, seen: Observation) -> Tensor:
-        """(nodes, length), the largest score within `window` places of the input."""
-        end = scores.shape[1] - seen.suffix_len
-        places = seen.tokens[:, seen.prefix_len : end]
-        return torch.cat(
-            [scores[:, : seen.prefix_len], _nearby(scores[:, seen.prefix_len : end], places, self.window),
-             scores[:, end:]], 1,
-        )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
 class Mean(Standardized):
     """The mean of the `best` largest excesses in place of the largest."""
 
-    best: int = 3
+    best: int = 2
 
     def score(self, seen: Observation) -> Tensor:
         """(nodes, length), running over levels as the largest does."""
-        now = self.excess(seen).topk(self.best, 1).values.mean(1)
-        return now if seen.scores is None else torch.maximum(now, seen.scores)
+        heads = self.heads(seen)
+        if not heads and seen.scores is not None:
+            return seen.scores
+        return running(self.excess(seen, heads).topk(min(self.best, sum(map(len, heads.values()))), 1).values.mean(1), seen.scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum(Standardized):
+    """The sum of what every evidence head found so far, each weighted by its share of needles."""
+
+    def score(self, seen: Observation) -> Tensor:
+        """(nodes, length), adding up over layers and levels."""
+        heads = self.heads(seen)
+        if not heads and seen.scores is not None:
+            return seen.scores
+        assert seen.calibration is not None
+        assert seen.calibration.heads is not None
+        found = seen.calibration.heads
+        weights = torch.stack([found[layer, head] for layer in heads for head in heads[layer]]).to(seen.tokens.device)
+        now = torch.einsum("nhl,h->nl", self.rank_each(self.excess(seen, heads), seen), weights)
+        return now if seen.scores is None else now + seen.scores
+
+    def rank_each(self, excesses: Tensor, seen: Observation) -> Tensor:
+        """(nodes, heads, length), the largest of each sentence, head by head."""
+        ranks = [super(Sum, self).rank(excesses[:, head], seen) for head in range(excesses.shape[1])]
+        return torch.stack(ranks, 1)
 
 
 def variants(chosen: Sequence[str] | None = None) -> list[Variant]:
     """The paper's, the standardized one, and that one changed in one thing at a time."""
+    old = {"evidence_heads": 0.0, "whole_sentences": False}
+    small = (("max_initial_chunk_len", 384),)
     named = [
         Variant("paper, not calibrated", Paper(), None),
         Variant("paper, calibrated", Paper()),
         Variant("standardized", Standardized()),
-        Variant("standardized, not calibrated", Standardized(), None),
         Variant("standardized, calibrated on books", Standardized(), "books"),
-        Variant("evidence heads 0.3", Standardized(evidence_heads=0.3)),
-        Variant("evidence heads 0.6", Standardized(evidence_heads=0.6)),
+        Variant("standardized, not calibrated", Standardized(), None),
+        Variant("all heads", Standardized(evidence_heads=0)),
+        Variant("heads 0.15", Standardized(evidence_heads=0.15)),
+        Variant("heads 0.6", Standardized(evidence_heads=0.6)),
+        Variant("window 31", Standardized(whole_sentences=False)),
+        Variant("window 61", Standardized(whole_sentences=False, window=61)),
+        Variant("all heads, window 31", Standardized(**old)),
+        Variant("all heads, window 31, not calibrated", Standardized(**old), None),
+        Variant("all heads, no window", Standardized(**old, window=1)),
         Variant("not carried", Standardized(carry=False)),
         Variant("last layer only", LastLayer()),
         Variant("from layer 0", Standardized(first_layer=0)),
-        Variant("from layer 6", Standardized(first_layer=6)),
-        Variant("window 1", Standardized(window=1)),
-        Variant("window 15", Standardized(window=15)),
-        Variant("window 61", Standardized(window=61)),
-        Variant("window by place", ByPlace()),
-        Variant("mean of best 3", Mean()),
+        Variant("mean of best 2", Mean()),
+        Variant("sum of heads", Sum()),
+        Variant("leaves of 384", Standardized(), config=small),
+        Variant("chunks of 1024", Standardized(), "long", (("max_chunk_len", 1024),)),
     ]
     return [variant for variant in named if not chosen or variant.name in chosen]
-
-
-def _nearby(scores: Tensor, places: Tensor, window: int) -> Tensor:
-    """(nodes, n) scores at increasing places -> the largest within the window, found by looking at near neighbours."""
-    best = scores
-    for step in range(1, window // 2 + 1):
-        near = (places[:, step:] - places[:, :-step]) <= window // 2
-        ahead = scores[:, step:].masked_fill(~near, -torch.inf)
-        behind = scores[:, :-step].masked_fill(~near, -torch.inf)
-        best = best.clone()
-        best[:, :-step] = torch.maximum(best[:, :-step], ahead)
-        best[:, step:] = torch.maximum(best[:, step:], behind)
-    return best
 
 
 _STATE: dict[Any, Any] = {}
@@ -127,6 +137,7 @@ class Bench:
     model: HomerModel
     tasks: Tasks
     calibrations: dict[str, Calibration]
+    sentences: Sentences
 
     def measure(self, task: str, length: int, seed: int, chosen: Sequence[Variant]) -> list[dict[str, Any]]:
         """One row for each variant."""
@@ -137,11 +148,12 @@ class Bench:
         for settings, group in itertools.groupby(chosen, key=lambda variant: variant.config):
             together = list(group)
             for variant, root, text in self._answers(case, evidence, dict(settings), together):
-                kept = torch.isin(evidence.to(root.device), root)
+                kept = set(root.tolist())
+                survived = [sum(i in kept for i in tokens) / len(tokens) for tokens in evidence]
                 rows.append(
                     facts
                     | {"variant": variant.name, "said": text, "right": is_right(text, case)}
-                    | {"survived": kept.double().mean().item(), "whole": bool(kept.all())}
+                    | {"survived": sum(survived) / len(survived), "whole": max(survived) == 1}
                 )
         return rows
 
@@ -153,7 +165,7 @@ class Bench:
         return [row | {"right": is_right(text, case), "survived": 1.0, "whole": True}]
 
     def _answers(
-        self, case: Case, evidence: Tensor, settings: dict[str, Any], group: Sequence[Variant]
+        self, case: Case, evidence: list[list[int]], settings: dict[str, Any], group: Sequence[Variant]
     ) -> Iterator[tuple[Variant, Tensor, str]]:
         """For every variant the places of the context that survived, and what was said."""
         model = self.model
@@ -162,9 +174,9 @@ class Bench:
             model = HomerModel(model.model, model.tokenizer, config, model.calibration)
         context = case.prompt.context_ids
         spare = torch.ones(len(context), dtype=torch.bool)
-        spare[evidence] = False
+        spare[list(itertools.chain(*evidence))] = False
         plan, parts, kept = even_plan(model, (case.prompt.prefix_ids, context, case.prompt.suffix_ids), spare)
-        levels = Levels(model, parts, plan)
+        levels = Levels(model, parts, plan, self.sentences)
         roots: list[Nodes] = [
             levels.fold(v.significance, self.calibrations[v.calibration] if v.calibration else None) for v in group
         ]
@@ -180,16 +192,18 @@ def is_right(text: str, case: Case) -> bool:
     return text.strip() in (case.answers or (case.answer,))
 
 
-def evidence_tokens(case: Case) -> Tensor:
-    """Places in the context of the tokens of all statements that hold a right answer."""
+def evidence_tokens(case: Case) -> list[list[int]]:
+    """Of every sentence that states a right answer, the places of its tokens in the context."""
     number, start, end = case.prompt.origins.unbind(1)
-    found = torch.zeros(len(number), dtype=torch.bool)
-    for i, document in enumerate(case.prompt.documents):
-        for statement in case.statements or (case.statement,):
-            place = document.text.find(statement)
-            if place >= 0:
-                found |= (number == i) & (end > place) & (start < place + len(statement))
-    return found.nonzero().flatten()
+    found = []
+    for answer, statement in zip(case.answers, case.statements, strict=True):
+        for sentence in (part for part in re.split(r"(?<=[.!?]) ", statement) if answer in part):
+            for i, document in enumerate(case.prompt.documents):
+                place = document.text.find(sentence)
+                if place >= 0:
+                    inside = (number == i) & (end > place) & (start < place + len(sentence))
+                    found.append(inside.nonzero().flatten().tolist())
+    return found
 
 
 def _bench(options: argparse.Namespace, name: str) -> Bench:
@@ -198,9 +212,9 @@ def _bench(options: argparse.Namespace, name: str) -> Bench:
         torch.set_num_threads(1)
         device = f"cuda:{os.getpid() % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
         model = HomerModel.from_pretrained(options.models[name], dtype=torch.float32, device_map=device)
-        files = {kind: options.out / f"calibration-{name}-{kind}.safetensors" for kind in ("own", "books")}
+        files = {kind: options.out / f"calibration-{name}-{kind}.safetensors" for kind in CALIBRATIONS}
         loaded = {kind: load_calibration(file) for kind, file in files.items() if file.is_file()}
-        _STATE[name] = Bench(model, Tasks(model, options.held_out), loaded)
+        _STATE[name] = Bench(model, Tasks(model, options.held_out), loaded, Sentences(model.tokenizer))
     bench: Bench = _STATE[name]
     return bench
 
@@ -223,15 +237,15 @@ def calibrate_job(options: argparse.Namespace, name: str, kind: str) -> tuple[st
     if path.is_file():
         return name, kind
     bench = _bench(options, name)
-    length = 512
-    if kind == "own":
+    length = bench.model.window if kind == "long" else 512
+    if kind != "books":
         result = calibrate(
             bench.model, segments=100, segment_len=length, prompts=options.prompts, heads=True, batch_size=16
         )
     else:
         tokens = torch.from_numpy(bench.tasks.texts.tokens.astype("int64"))
         text = bench.model.tokenizer.decode(tokens[:100_000])
-        result = calibrate(bench.model, text, segment_len=length, prompts=options.prompts, batch_size=16)
+        result = calibrate(bench.model, text, segment_len=length, prompts=options.prompts, heads=True, batch_size=16)
     result.save(path)
     _STATE.pop(name)
     return name, kind
@@ -251,7 +265,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def markdown(cells: Sequence[dict[str, Any]], model: str) -> str:
-    """Variants down, tasks and lengths across: accuracy (share of cases whose evidence survived whole)."""
+    """Variants down, tasks and lengths across: accuracy (share of cases in which a sentence with a right answer survived whole)."""
     mine = [cell for cell in cells if cell["model"] == model]
     columns = sorted({(TASKS.index(c["task"]), c["length"]) for c in mine if c["variant"] != CEILING})
     names = list(dict.fromkeys(cell["variant"] for cell in mine))

@@ -128,7 +128,9 @@ def _found(decoder: Decoder, calibration: Calibration, batch: Sequence[Segment])
     logits = _observed(decoder, torch.stack([segment.ids for segment in batch])).float()
     norms = calibration.norms_on(torch.device("cpu"))
     if norms is not None:
-        logits = excess(logits, torch.arange(logits.shape[-1]).flip(0)[None], *norms)
+        distances = torch.arange(logits.shape[-1]).flip(0)[None]
+        flat = excess(logits.flatten(1, 2), distances, *(norm.flatten(0, 1) for norm in norms))
+        logits = flat.view(logits.shape)
     count = 0
     for row, segment in zip(logits, batch, strict=True):
         best = row.masked_fill(~segment.context, -torch.inf).argmax(-1)

@@ -52,6 +52,7 @@ def compress(
     calibration: Calibration | None = None,
     *,
     significance: Significance | None = None,
+    sentences: Tensor | None = None,
     refresh_suffix: bool = True,
     chunk_batch_size: int = 1,
     watch: Watcher | None = None,
@@ -61,13 +62,14 @@ def compress(
     Args:
         calibration: the model's; None where it has none.
         significance: what decides which tokens survive. None: the paper's.
+        sentences: (length,), the number of the sentence that each token is in, for significances that read it.
         refresh_suffix: run the real suffix on top of the result, where anything was pruned.
         chunk_batch_size: equal leaves run at a time.
         watch: called after every node.
 
     Source: Song et al., ICLR 2024, algorithm 1, in depth-first order: one pending left chunk a level.
     """
-    walk = _Walk(decoder, plan, ids, calibration, significance or Paper())
+    walk = _Walk(decoder, plan, ids, calibration, significance or Paper(), sentences)
     pending: list[Chunk] = []
     chunk: Chunk
     for index, leaf in enumerate(walk.leaves(chunk_batch_size)):
@@ -95,9 +97,11 @@ class _Walk:
         ids: Tensor,
         calibration: Calibration | None,
         significance: Significance,
+        sentences: Tensor | None,
     ) -> None:
         self.decoder, self.plan, self.calibration, self.significance = decoder, plan, calibration, significance
         self.ids = ids.to(decoder.device)
+        self.sentences = None if sentences is None else sentences.to(decoder.device)
         self.survived = torch.zeros(len(ids), dtype=torch.int8, device=decoder.device)
 
     def leaves(self, batch_size: int) -> Iterator[Chunk]:
@@ -179,6 +183,7 @@ class _Walk:
             suffix_len=chunk.suffix_len,
             layers=self.decoder.layers,
             calibration=self.calibration,
+            sentences=None if self.sentences is None else self.sentences[chunk.tokens][None],
         )
 
 

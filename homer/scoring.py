@@ -16,9 +16,12 @@ from torch import Tensor
 
 from homer.calibration import Calibration
 from homer.errors import ConfigError
-from homer.significance import excess, own_norms, pool, running, significance
+from homer.significance import by_sentence, excess, own_norms, pool, running, significance
 
 logger = logging.getLogger(__name__)
+
+
+Heads = dict[int, list[int]]  # layer -> heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Observation:
         prefix_len, suffix_len: affix tokens at both ends, which are never pruned.
         layers: how many layers the model has.
         calibration: the model's, if it has one.
+        sentences: (1, length), the number of the sentence that each token is in; None without a tokenizer.
     """
 
     logits: dict[int, Tensor]
@@ -43,6 +47,7 @@ class Observation:
     suffix_len: int
     layers: int
     calibration: Calibration | None = None
+    sentences: Tensor | None = None
 
     @property
     def distances(self) -> Tensor:
@@ -52,6 +57,8 @@ class Observation:
 
 class Significance:
     """Scores tokens. Override `score`; the others where the layers watched or the order of survival should differ."""
+
+    reads_sentences = True  # whether observations need them
 
     def observe(self, first: int, end: int, layers: int) -> Iterable[int]:
         """The layers to watch of those a chunk runs, first..end-1, in a model of so many layers."""
@@ -76,6 +83,8 @@ class Paper(Significance):
     Source: Song et al., ICLR 2024, section 3.3.
     """
 
+    reads_sentences = False
+
     def observe(self, first: int, end: int, layers: int) -> Iterable[int]:
         """The last layer."""
         return (end - 1,)
@@ -89,26 +98,28 @@ class Paper(Significance):
 
 @dataclasses.dataclass(frozen=True)
 class Standardized(Significance):
-    """How far any head so far stands out from what it gives text without the answer, at that layer and distance.
+    """How far any evidence head so far stands out from what it gives text without the answer, at that distance.
 
     A head that normally points nowhere and suddenly points somewhere outvotes one that is always loud. What a token
-    once scored it keeps on its way up, so that layers which look elsewhere do no harm. Neighbours of a token that
-    stands out survive with it, since the last token points at one word of the evidence.
+    once scored it keeps on its way up, so that layers which look elsewhere do no harm. Sentences survive whole, since
+    the last token points at one word of the evidence.
 
     Args:
         first_layer: the lowest layer that counts. None: a quarter of the layers.
-        window: tokens over which the largest score counts for all, centred; 1 turns that off.
+        evidence_heads: only heads that found at least this share of the calibration's synthetic needles, where it
+            has sought them; 0 takes all heads.
         carry: keep the scores of the level below.
-        evidence_heads: only heads that found the evidence in at least this share of the calibration's synthetic
-            needles; 0 takes all heads.
+        whole_sentences: the largest score of a sentence counts for all of it, where there is a tokenizer.
+        window: otherwise, tokens over which the largest score counts for all, centred; 1 turns that off.
 
     Source: this library's own; the window of neighbours is SnapKV's (Li et al., 2024).
     """
 
     first_layer: int | None = None
-    window: int = 31
+    evidence_heads: float = 0.3
     carry: bool = True
-    evidence_heads: float = 0.0
+    whole_sentences: bool = True
+    window: int = 31
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.window % 2 == 0:
@@ -122,34 +133,59 @@ class Standardized(Significance):
         return range(min(max(first, lowest), end - 1), end)
 
     def score(self, seen: Observation) -> Tensor:
-        """(1, length): the largest excess any head gave at any layer so far, in deviations."""
-        return running(self.excess(seen).amax(1), seen.scores if self.carry else None)
+        """(1, length): the largest excess any head that counts gave at any layer so far, in deviations."""
+        before = seen.scores if self.carry else None
+        heads = self.heads(seen)
+        if before is not None and not heads:
+            return before
+        return running(self.excess(seen, heads).amax(1), before)
 
     def rank(self, scores: Tensor, seen: Observation) -> Tensor:
-        """(1, length): the largest score among a token's neighbours in the context."""
+        """(1, length): the largest score of a token's sentence, or among its neighbours."""
+        if self.whole_sentences and seen.sentences is not None:
+            return by_sentence(scores, seen.sentences, seen.prefix_len, seen.suffix_len)
         return pool(scores, self.window, seen.prefix_len, seen.suffix_len)
 
-    def excess(self, seen: Observation) -> Tensor:
-        """(1, heads of all watched layers, length), standardised logits."""
-        layers = sorted(seen.logits)
-        device = seen.logits[layers[-1]].device
-        logits = torch.stack([seen.logits[layer].to(device) for layer in layers], 1)
+    def excess(self, seen: Observation, heads: Heads) -> Tensor:
+        """(1, heads, length), standardised logits of some heads; of all watched ones where none are given."""
+        heads = heads or _all_heads(seen)
+        device = seen.logits[max(seen.logits)].device
+        logits = torch.cat([_rows(seen.logits[layer].to(device), heads[layer], 1) for layer in heads], 1)
         norms = None if seen.calibration is None else seen.calibration.norms_on(device)
         if norms is None:
             _warn_of_own_norms()
-            return own_norms(logits, seen.prefix_len, seen.suffix_len).flatten(1, 2)
-        standard = excess(logits, seen.distances.to(device), *(norm[layers] for norm in norms)).flatten(1, 2)
-        return standard[:, self._heads(seen, layers)] if self.evidence_heads else standard
+            return own_norms(logits, seen.prefix_len, seen.suffix_len)
+        chosen = (torch.cat([_rows(norm[layer], heads[layer], 0) for layer in heads]) for norm in norms)
+        return excess(logits, seen.distances.to(device), *chosen)
 
-    def _heads(self, seen: Observation, layers: list[int]) -> Tensor:
-        """Which of the watched layers' heads count, as a mask; all where none of them is an evidence head."""
+    def heads(self, seen: Observation) -> Heads:
+        """The watched heads that count; in a leaf without any, those that found the most."""
         found = None if seen.calibration is None else seen.calibration.heads
-        if found is None:
-            raise ConfigError(
-                "evidence_heads needs a calibration that knows them: measure one by homer calibrate --heads"
-            )
-        chosen = found[layers].flatten() >= self.evidence_heads
-        return chosen if chosen.any() else torch.ones_like(chosen)
+        watched = _all_heads(seen)
+        if found is None or not self.evidence_heads:
+            return watched
+        shares = {layer: found[layer].tolist() for layer in watched}
+        chosen = _at_least(shares, self.evidence_heads)
+        if chosen or seen.scores is not None:
+            return chosen
+        return _at_least(shares, max(map(max, shares.values())))
+
+
+def _all_heads(seen: Observation) -> Heads:
+    return {layer: list(range(seen.logits[layer].shape[1])) for layer in sorted(seen.logits)}
+
+
+def _at_least(shares: dict[int, list[float]], least: float) -> Heads:
+    """The heads whose share is `least` or more; layers that have none are left out."""
+    chosen = {layer: [head for head, share in enumerate(row) if share >= least] for layer, row in shares.items()}
+    return {layer: heads for layer, heads in chosen.items() if heads}
+
+
+def _rows(x: Tensor, numbers: list[int], dim: int) -> Tensor:
+    """x at some places along `dim`; itself where that is all of it. Views, since an index would wait for the GPU."""
+    if len(numbers) == x.shape[dim]:
+        return x
+    return torch.stack([x.select(dim, number) for number in numbers], dim)
 
 
 @dataclasses.dataclass(frozen=True)

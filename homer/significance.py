@@ -50,16 +50,16 @@ def excess(logits: Tensor, distances: Tensor, means: Tensor, inverses: Tensor) -
     """Logits in deviations above what the same head gives tokens at the same distance in text without the answer.
 
     Args:
-        logits: (chunks, layers, heads, length).
+        logits: (chunks, heads, length), of heads of any layers.
         distances: (chunks, length), of each token from the last one.
-        means, inverses: (layers, heads, distances), a calibration's means and one over its deviations.
+        means, inverses: (heads, distances), a calibration's means and one over its deviations.
 
     Returns:
-        (chunks, layers, heads, length)
+        (chunks, heads, length)
     """
     if len(distances) == 1:
-        return (logits - means[..., distances[0]].float()) * inverses[..., distances[0]].float()
-    at = [norm[..., distances].movedim(2, 0).float() for norm in (means, inverses)]
+        return (logits - means[:, distances[0]].float()) * inverses[:, distances[0]].float()
+    at = [norm[:, distances].transpose(0, 1).float() for norm in (means, inverses)]
     return (logits - at[0]) * at[1]
 
 
@@ -67,7 +67,7 @@ def own_norms(logits: Tensor, prefix_len: int, suffix_len: int) -> Tensor:
     """Logits in deviations above the mean of the same chunk's context: what can be had without a calibration.
 
     Args:
-        logits: (chunks, layers, heads, length), as is the result.
+        logits: (chunks, heads, length), as is the result.
     """
     context = logits[..., prefix_len : logits.shape[-1] - suffix_len]
     deviation = context.std(-1, keepdim=True, correction=0).clamp(min=LEAST_DEVIATION)
@@ -91,6 +91,20 @@ def pool(scores: Tensor, window: int, prefix_len: int, suffix_len: int) -> Tenso
     end = scores.shape[-1] - suffix_len
     context = F.max_pool1d(scores[:, None, prefix_len:end], window, stride=1, padding=window // 2)[:, 0]
     return torch.cat([scores[:, :prefix_len], context, scores[:, end:]], -1)
+
+
+def by_sentence(scores: Tensor, sentences: Tensor, prefix_len: int, suffix_len: int) -> Tensor:
+    """Every context token with the largest score of its sentence, and a little of its own to settle ties.
+
+    Args:
+        scores: (chunks, length), as is the result.
+        sentences: (chunks, length), the sentence's number; what is left of one stands together.
+    """
+    end = scores.shape[-1] - suffix_len
+    own, number = scores[:, prefix_len:end], sentences[:, prefix_len:end].to(scores.device)
+    place = F.pad((number.diff() != 0).long().cumsum(1), (1, 0))
+    best = torch.full_like(own, -torch.inf).scatter_reduce(1, place, own, "amax").gather(1, place)
+    return torch.cat([scores[:, :prefix_len], best + 1e-3 * own, scores[:, end:]], -1)
 
 
 def select(scores: Tensor, prefix_len: int, suffix_len: int, target_len: int) -> Tensor:

@@ -9,7 +9,7 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors config schedule chunk significance calibration scoring attention architecture views decoder ids "
+    "_version errors config schedule chunk significance calibration scoring sentences attention architecture views decoder ids "
     "cache merge encoding synthetic measuring template prompt trace conversation styles drawing page answer streaming generation answering loading "
     "model compat files demo experiments cli __main__"
 ).split()

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from homer import Calibration, HomerModel, MergePlan, Observation, Significance
 from homer.decoder import LayerOutput
+from homer.sentences import Sentences
 
 _LEAVES_AT_ONCE = 128
 
@@ -71,11 +72,14 @@ class Levels:
     Args:
         parts: prefix, context and suffix ids, (n,) each.
         plan: of exactly these lengths; see `even_plan`.
+        sentences: of the model's tokenizer.
     """
 
-    def __init__(self, model: HomerModel, parts: Sequence[Tensor], plan: MergePlan) -> None:
+    def __init__(self, model: HomerModel, parts: Sequence[Tensor], plan: MergePlan, sentences: Sentences) -> None:
         self.decoder, self.plan = model.decoder, plan
-        self.ids = torch.cat(list(parts)).to(self.decoder.device)
+        ids = torch.cat(list(parts))
+        self.ids = ids.to(self.decoder.device)
+        self.sentences = sentences.number(ids).to(self.decoder.device)
         self.leaves, self.seen = self._leaves()
 
     def fold(self, significance: Significance, calibration: Calibration | None) -> Nodes:
@@ -150,6 +154,7 @@ class Levels:
             suffix_len=self.plan.suffix_len,
             layers=self.decoder.layers,
             calibration=calibration,
+            sentences=self.sentences[nodes.tokens],
         )
         scores = significance.score(seen)
         nodes = dataclasses.replace(nodes, scores=scores)
