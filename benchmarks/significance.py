@@ -24,9 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homer import Calibration, HomerConfig, HomerModel, Observation, Significance, Standardized, calibrate
-from homer import load_calibration
-from homer.experiments.report import align, machine, versions
+from homer import Calibration, HomerModel, Observation, Significance, Standardized, calibrate, load_calibration
+from homer.experiments.report import machine, versions
 from homer.scoring import Paper
 from homer.sentences import Sentences
 from homer.significance import running
@@ -73,7 +72,9 @@ class Mean(Standardized):
         heads = self.heads(seen)
         if not heads and seen.scores is not None:
             return seen.scores
-        return running(self.excess(seen, heads).topk(min(self.best, sum(map(len, heads.values()))), 1).values.mean(1), seen.scores)
+        return running(
+            self.excess(seen, heads).topk(min(self.best, sum(map(len, heads.values()))), 1).values.mean(1), seen.scores
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +266,10 @@ def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def markdown(cells: Sequence[dict[str, Any]], model: str) -> str:
-    """Variants down, tasks and lengths across: accuracy (share of cases in which a sentence with a right answer survived whole)."""
+    """Variants down, tasks and lengths across: accuracy (share of cases whose evidence survived).
+
+    Evidence is a sentence with a right answer, and it survived where all of it did.
+    """
     mine = [cell for cell in cells if cell["model"] == model]
     columns = sorted({(TASKS.index(c["task"]), c["length"]) for c in mine if c["variant"] != CEILING})
     names = list(dict.fromkeys(cell["variant"] for cell in mine))
@@ -304,7 +308,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
     rows = list(_measure_all(options, start))
     cells = table(rows)
-    facts = {"machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d"), "seconds": time.time() - start}
+    facts = {
+        "machine": machine(),
+        "versions": versions(),
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": time.time() - start,
+    }
     result = facts | {"table": cells}
     (options.out / "significance.json").write_text(json.dumps(result, indent=1) + "\n")
     text = "\n\n".join(f"{name}\n\n{markdown(cells, name)}" for name in options.models)

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from homer._version import __version__
 from homer.answer import Answer
-from homer.config import HomerConfig
+from homer.config import SIGNIFICANCES, HomerConfig
 from homer.errors import HomerError
 from homer.experiments.commands import add_commands
 from homer.files import read_documents
@@ -56,6 +56,7 @@ def _add_ask(commands: Any) -> None:
     ask.add_argument("--rope-scaling", type=float, help="a factor for YaRN")
     for name in ("max-chunk-len", "target-len", "layers-warmup", "max-initial-chunk-len", "chunk-batch-size"):
         ask.add_argument(f"--{name}", type=int, help="see HomerConfig")
+    ask.add_argument("--significance", choices=SIGNIFICANCES, help="what decides which tokens survive")
     ask.add_argument("--json", action="store_true", help="print the answer, sources and usage as JSON")
     ask.add_argument("--html", metavar="PATH", help="draw the documents, what survived, and the tree in this file")
     ask.add_argument("--no-progress", action="store_true")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -67,22 +68,22 @@ def calibrate(
     rows = _segments(ids, length, segments)
     made = _prompts(model, ids, rows, length, prompts)
     sought = _needles(model, ids, length) if heads else []
-    bar = tqdm(total=len(rows) + len(made) + len(sought), desc="calibrating", unit="segment", disable=not progress)
-    with bar:
-        bias = sum(_steps(bar, (_loudness(decoder, batch) for batch in rows.split(batch_size)), batch_size)) / len(rows)
-        metadata = {
-            "model": model.name, "dtype": str(decoder.dtype), "rope": decoder.rope, "segment_len": length,
-            "segments": len(rows), "prompts": len(made),
-        }  # fmt: skip
-        result = Calibration(torch.as_tensor(bias).float(), metadata)
+    metadata = {
+        "model": model.name, "dtype": str(decoder.dtype), "rope": decoder.rope, "segment_len": length,
+        "segments": len(rows), "prompts": len(made), "needles": len(sought),
+    }  # fmt: skip
+    total = len(rows) + len(made) + len(sought)
+    with tqdm(total=total, desc="calibrating", unit="segment", disable=not progress) as bar:
+        batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        bias = _sum(_loudness, decoder, batches, bar) / len(rows)
+        result = Calibration(bias.float(), metadata)
         if made:
-            total = sum(_steps(bar, (_moments(decoder, batch) for batch in _batches(made, batch_size)), batch_size))
-            means, deviations = smooth(torch.as_tensor(total))
+            means, deviations = smooth(_sum(_moments, decoder, _batches(made, batch_size), bar))
             result = dataclasses.replace(result, means=means.half(), deviations=deviations.half())
         if sought:
-            found = sum(_steps(bar, (_found(decoder, result, batch) for batch in _batches(sought, batch_size)), batch_size))
-            shares = (torch.as_tensor(found) / len(sought)).float()
-            result = dataclasses.replace(result, heads=shares, metadata=metadata | {"needles": len(sought)})
+            find = functools.partial(_found, result)
+            found = _sum(find, decoder, _batches(sought, batch_size), bar)
+            result = dataclasses.replace(result, heads=(found / len(sought)).float())
     return result
 
 
@@ -97,18 +98,22 @@ def smooth(moments: Tensor, window: int = SMOOTHED) -> tuple[Tensor, Tensor]:
     """
     sums = F.avg_pool1d(moments.flatten(0, 1), window, 1, window // 2).view(moments.shape)
     there = moments[0, 0, 0].nonzero().flatten()
-    distances = torch.arange(moments.shape[-1])
-    nearest = there[(distances[:, None] - there).abs().argmin(1)]
-    count, first, second = sums[..., nearest]
+    distances: Tensor = torch.arange(moments.shape[-1])
+    gaps = (distances[:, None] - there[None]).abs()
+    nearest = there[gaps.argmin(1)]
+    count, first, second = sums[..., nearest].unbind(0)
     mean = first / count
-    deviation = (second / count - mean**2).clamp(min=0).sqrt()
+    deviation = (second / count - mean * mean).clamp(min=0).sqrt()
     return mean, deviation.clamp(min=LEAST_DEVIATION)
 
 
-def _steps(bar: tqdm[Any], results: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    for result in results:
-        bar.update(min(size, bar.total - bar.n))
-        yield result
+def _sum(measure: Callable[[Decoder, Any], Tensor], decoder: Decoder, batches: Iterable[Any], bar: tqdm[Any]) -> Tensor:
+    """What is measured of every batch, added up."""
+    total = torch.zeros((), dtype=torch.float64)
+    for batch in batches:
+        total = total + measure(decoder, batch)
+        bar.update(len(batch))
+    return total
 
 
 def _loudness(decoder: Decoder, ids: Tensor) -> Tensor:
@@ -123,7 +128,7 @@ def _moments(decoder: Decoder, batch: Sequence[Segment]) -> Tensor:
     return torch.stack([inside.sum(0), (logits * inside).sum(0), (logits**2 * inside).sum(0)]).flip(-1)
 
 
-def _found(decoder: Decoder, calibration: Calibration, batch: Sequence[Segment]) -> Tensor:
+def _found(calibration: Calibration, decoder: Decoder, batch: Sequence[Segment]) -> Tensor:
     """In how many of the prompts each head gives its largest excess to a token of the evidence: (layers, heads)."""
     logits = _observed(decoder, torch.stack([segment.ids for segment in batch])).float()
     norms = calibration.norms_on(torch.device("cpu"))
@@ -131,11 +136,10 @@ def _found(decoder: Decoder, calibration: Calibration, batch: Sequence[Segment])
         distances = torch.arange(logits.shape[-1]).flip(0)[None]
         flat = excess(logits.flatten(1, 2), distances, *(norm.flatten(0, 1) for norm in norms))
         logits = flat.view(logits.shape)
-    count = 0
+    count = torch.zeros(logits.shape[1:3], dtype=torch.float64)
     for row, segment in zip(logits, batch, strict=True):
-        best = row.masked_fill(~segment.context, -torch.inf).argmax(-1)
-        count = count + segment.evidence[best].double()
-    return torch.as_tensor(count)
+        count += segment.evidence[row.masked_fill(~segment.context, -torch.inf).argmax(-1)]
+    return count
 
 
 def _observed(decoder: Decoder, ids: Tensor) -> Tensor:
@@ -158,7 +162,7 @@ def _needles(model: HomerModel, ids: Tensor, length: int) -> list[Segment]:
     model.require_tokenizer("find evidence heads")
     drawn = draw_segments(model, ids.tolist(), length, _NEEDLES, needles=True, seed=1)
     whole = [segment for segment in drawn if segment.evidence.any()]
-    if not whole:
+    if len(whole) < 1:
         raise CalibrationError(f"segments of {length} tokens have no room for a needle: raise segment_len")
     return whole
 

@@ -167,7 +167,6 @@ class _Walk:
             self.relevance = _relevance(output.observed)[kept.cpu()]
         return chunk
 
-
     def _observe(self, chunk: Chunk, output: LayerOutput, row: int, level: int) -> Observation:
         """What row `row` of the output shows of a chunk."""
         first, end = self.plan.layers[level]

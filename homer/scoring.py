@@ -182,7 +182,7 @@ def _at_least(shares: dict[int, list[float]], least: float) -> Heads:
 
 
 def _rows(x: Tensor, numbers: list[int], dim: int) -> Tensor:
-    """x at some places along `dim`; itself where that is all of it. Views, since an index would wait for the GPU."""
+    """Some places of x along `dim`; x itself where that is all of it. Views, since an index would wait for the GPU."""
     if len(numbers) == x.shape[dim]:
         return x
     return torch.stack([x.select(dim, number) for number in numbers], dim)

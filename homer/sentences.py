@@ -10,8 +10,8 @@ from torch import Tensor
 
 LONGEST = 64  # tokens; what has no end, such as a table, is cut there, so that it cannot take all of the budget
 
-_MAY_END = re.compile(r"[.!?][\"'”’)\]*_]*$")
-_ENDS = re.compile(r"[。！？]$|\n\s*$")
+_MAY_END = re.compile(r"[.!?][\"'\u201d\u2019)\]*_]*$")
+_ENDS = re.compile(r"[\u3002\uff01\uff1f]$|\n\s*$")  # the full stops of Chinese and Japanese
 _STARTS = re.compile(r"^[\s▁ĠĊ<\[]")
 
 

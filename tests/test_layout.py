@@ -9,9 +9,9 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors config schedule chunk significance calibration scoring sentences attention architecture views decoder ids "
-    "cache merge encoding synthetic measuring template prompt trace conversation styles drawing page answer streaming generation answering loading "
-    "model compat files demo experiments cli __main__"
+    "_version errors config schedule chunk significance calibration scoring sentences attention architecture views "
+    "decoder ids cache merge encoding synthetic measuring template prompt trace conversation styles drawing page "
+    "answer streaming generation answering loading model compat files demo experiments cli __main__"
 ).split()
 EXPERIMENTS = (
     "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"

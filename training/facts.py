@@ -200,7 +200,9 @@ def _reworded() -> list[tuple[dict[str, Any], str, str]]:
     """Kinds of facts.json with a held-out statement and a held-out question that have no word in common."""
     found = []
     for kind in kinds():
-        sides = ([w for i, w in enumerate(kind[side]) if i % _HELD_OUT_EVERY == 1] for side in ("statements", "questions"))
+        sides = (
+            [w for i, w in enumerate(kind[side]) if i % _HELD_OUT_EVERY == 1] for side in ("statements", "questions")
+        )
         found += [(kind, a, b) for a, b in itertools.product(*sides) if not _stems(a) & _stems(b)]
     return found
 

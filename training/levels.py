@@ -98,7 +98,8 @@ class Levels:
         cache = DynamicCache()
         for layer in range(self.decoder.layers):
             pairs = [(root.keys[layer], root.values[layer]) for root in roots]
-            cache.update(*(torch.cat([x[:, :, :-suffix_len] for x in side]) for side in zip(*pairs, strict=True)), layer)
+            keys, values = (torch.cat([x[:, :, :-suffix_len] for x in side]) for side in zip(*pairs, strict=True))
+            cache.update(keys, values, layer)
         positions = torch.cat([root.position_ids[:, -suffix_len:] for root in roots])
         logits, _ = self.decoder.extend(self.ids[-suffix_len:].expand(count, -1), positions, cache, keep=1)
         said: list[list[int]] = [[] for _ in roots]
@@ -131,8 +132,11 @@ class Levels:
         if first == end:
             return nodes, {}
         assert nodes.hidden is not None
-        batches = zip(nodes.hidden.split(_LEAVES_AT_ONCE), nodes.position_ids.split(_LEAVES_AT_ONCE), strict=True)
-        outputs = [self.decoder.run(first, end, *batch, observe=range(first, end)) for batch in batches]
+        parts = [slice(i, i + _LEAVES_AT_ONCE) for i in range(0, len(nodes.hidden), _LEAVES_AT_ONCE)]
+        outputs = [
+            self.decoder.run(first, end, nodes.hidden[part], nodes.position_ids[part], range(first, end))
+            for part in parts
+        ]
         return _after(nodes, outputs), {
             layer: torch.cat([output.observed[layer] for output in outputs]) for layer in range(first, end)
         }
@@ -167,7 +171,7 @@ class Levels:
 def even_plan(
     model: HomerModel, parts: Sequence[Tensor], spare: Tensor
 ) -> tuple[MergePlan, tuple[Tensor, Tensor, Tensor], Tensor]:
-    """A plan with equal leaves, the parts without the last few spare tokens that were too many for it, and what is left.
+    """A plan with equal leaves, the parts without the last spare tokens that were too many for it, and what is left.
 
     Args:
         spare: (context tokens,), bool, which tokens may be left out.
@@ -205,7 +209,7 @@ def _select(ranks: Tensor, plan: MergePlan, target: int) -> Tensor:
 
 
 def _take(x: Tensor, indices: Tensor, dim: int) -> Tensor:
-    """x at indices (nodes, kept) along `dim`, which is 1 or 2."""
+    """What stands at indices (nodes, kept) along `dim`, which is 1 or 2."""
     shape = [len(indices)] + [1] * (x.ndim - 1)
     shape[dim] = -1
     sizes = list(x.shape)
@@ -220,4 +224,3 @@ def _mean(a: Tensor, b: Tensor) -> Tensor:
 def _present(x: Tensor | None) -> Tensor:
     assert x is not None
     return x
-
