@@ -13,9 +13,10 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from homer.errors import UnsupportedModelError
 from homer.significance import last_query_logits
 from homer.views import copy_module, replace_module, share_weights
 
-_PROBE_LEN = 8
+PROBE_LEN = 8
+Steps = Callable[[Tensor], Tensor]
 _FINGERPRINT_FIELDS = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "rope_parameters", "max_position_embeddings", "vocab_size",
@@ -44,6 +46,8 @@ class LayerOutput:
         logits: (batch, vocabulary), float32, of the token after the last; None below the model's last layer.
         keys, values: one (batch, key heads, length, head dim) tensor for each layer run.
         observed: layer -> (batch, heads, length), the last query's logits where they were asked for.
+        stack: keys and values of the same layers in turn, side by side in one tensor
+            (2 x layers, batch, length, key heads x head dim), where the fast path ran.
     """
 
     hidden_states: Tensor | None
@@ -51,6 +55,7 @@ class LayerOutput:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     observed: dict[int, Tensor]
+    stack: Tensor | None = None
 
 
 class Decoder:
@@ -135,6 +140,22 @@ class Decoder:
             logits: Tensor = self.causal_lm(**arguments, logits_to_keep=keep).logits
         return logits, observer.logits
 
+    def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
+        """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
+
+        Args:
+            keys, values: one (1, key heads, length, head dim) tensor a layer; they are left as they are.
+            position: position id of the first token; each call moves on by one.
+            room: how many tokens may come at most.
+        """
+        cache, places = cache_of(keys, values), itertools.count(position)
+
+        def step(token: Tensor) -> Tensor:
+            place = torch.tensor([[next(places)]], device=self.device)
+            return self.extend(token.view(1, 1).to(self.device), place, cache, keep=1)[0][:, -1].float()
+
+        return step
+
     def exclusive(self) -> contextlib.AbstractContextManager[Any]:
         """A lock where weights are offloaded, since loading them in and out is not for two threads at once."""
         return self._offload_lock or contextlib.nullcontext()
@@ -167,14 +188,14 @@ class Decoder:
 
     def _probe(self) -> None:
         """Run a few tokens whole and in two parts: the results must agree and every layer must be observable."""
-        ids = torch.arange(_PROBE_LEN, device=self.device)[None] % self.vocabulary
-        positions = torch.arange(_PROBE_LEN, device=self.device)[None]
+        ids = torch.arange(PROBE_LEN, device=self.device)[None] % self.vocabulary
+        positions = torch.arange(PROBE_LEN, device=self.device)[None]
         half = self.layers // 2
         name = type(self.causal_lm).__name__
         try:
             whole = self.run(0, self.layers, ids, positions, range(self.layers))
             lower = self.run(0, half, ids, positions)
-            upper = self.run(half, self.layers, _present(lower.hidden_states), positions)
+            upper = self.run(half, self.layers, present(lower.hidden_states), positions)
         except Exception as error:
             raise UnsupportedModelError(f"{name} cannot be run in parts: {error}") from error
         if len(whole.observed) < self.layers:
@@ -182,8 +203,8 @@ class Decoder:
                 f"{name}: the attention of {self.layers - len(whole.observed)} of {self.layers} layers cannot be "
                 f"watched, since it does not run through transformers' attention interface"
             )
-        gap = (_present(whole.logits) - _present(upper.logits)).abs().max().item()
-        if not gap <= 0.02 * max(1.0, _present(whole.logits).abs().max().item()):
+        gap = (present(whole.logits) - present(upper.logits)).abs().max().item()
+        if not gap <= 0.02 * max(1.0, present(whole.logits).abs().max().item()):
             raise UnsupportedModelError(f"{name}: run in two parts, its logits differ by {gap:.3g} from the whole's")
 
 
@@ -199,6 +220,14 @@ class _LastQuery:
             self.logits[layer] = last_query_logits(query, key, scaling)
 
 
+def cache_of(keys: Iterable[Tensor], values: Iterable[Tensor]) -> DynamicCache:
+    """A new transformers cache of these keys and values, one tensor a layer."""
+    cache = DynamicCache()
+    for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
+        cache.update(key, value, layer)
+    return cache
+
+
 def entries(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Keys and values of every layer of a cache; layers that did not run have none."""
     layers: list[Any] = cache.layers
@@ -210,7 +239,8 @@ def _layers(root: Any) -> nn.ModuleList:
     return layers
 
 
-def _present(value: Tensor | None) -> Tensor:
+def present(value: Tensor | None) -> Tensor:
+    """What is there."""
     assert value is not None
     return value
 

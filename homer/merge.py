@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from homer.calibration import Calibration
 from homer.chunk import Chunk, merge
-from homer.decoder import Decoder, LayerOutput, entries
+from homer.decoder import Decoder, LayerOutput, cache_of, entries
 from homer.schedule import MergePlan
 from homer.scoring import Observation, Paper, Significance
 from homer.significance import attention_row, select
@@ -119,13 +118,13 @@ class _Walk:
         output = self._layers(chunk.hidden_states, chunk.position_ids, level)
         return self._prune(chunk, output, 0, level, index)
 
-    def _leaf_batch(self, indices: list[int]) -> Iterator[Chunk]:
+    def _leaf_batch(self, indices: list[int]) -> list[Chunk]:
         chunks = [self._leaf(i) for i in indices]
         inputs = torch.cat([chunk.hidden_states for chunk in chunks])
         positions = torch.cat([chunk.position_ids for chunk in chunks])
         output = self._layers(inputs, positions, 0)
-        for row, (index, chunk) in enumerate(zip(indices, chunks, strict=True)):
-            yield self._prune(chunk, output, row, 0, index)
+        rows = enumerate(zip(indices, chunks, strict=True))
+        return [self._prune(chunk, output, row, 0, index) for row, (index, chunk) in rows]
 
     def _leaf(self, index: int) -> Chunk:
         """A leaf before any layer: its token ids stand in for hidden states."""
@@ -150,7 +149,7 @@ class _Walk:
         """Row `row` of the output as a chunk that keeps its target; at the root, the logits are noted as well."""
         keys, values = (tuple(t[row : row + 1] for t in side) for side in (output.keys, output.values))
         hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states[row : row + 1]
-        chunk = chunk.run(hidden, keys, values)
+        chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
         kept = torch.arange(len(chunk), device=chunk.tokens.device)
         if self.plan.prunes:
             seen = self._observe(chunk, output, row, level)
@@ -160,6 +159,7 @@ class _Walk:
                 ranks = self.significance.rank(scores, seen)[0]
                 kept = select(ranks, chunk.prefix_len, chunk.suffix_len, self.plan.targets[level][index])
                 chunk = chunk.keep(kept)
+        chunk = chunk.settled()
         self.survived[chunk.tokens] = level + 1
         if level == self.plan.height:
             assert output.logits is not None
@@ -193,9 +193,7 @@ def _refresh(decoder: Decoder, plan: MergePlan, ids: Tensor, root: Compressed) -
     """
     chunk = root.chunk
     body = len(chunk) - plan.suffix_len
-    cache = DynamicCache()
-    for layer, (key, value) in enumerate(zip(chunk.keys, chunk.values, strict=True)):
-        cache.update(key[:, :, :body], value[:, :, :body], layer)
+    cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (chunk.keys, chunk.values)))
     suffix = ids[-plan.suffix_len :].to(decoder.device)[None]
     positions = chunk.position_ids[:, body:].to(decoder.device)
     upper = range(plan.layers[0][1], decoder.layers)

@@ -1,0 +1,188 @@
+"""The fast path: the layers of common families run by few, fused kernels instead of by the model's own code.
+
+What it computes is what `Decoder` computes; that one stays the reference, and serves every other model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from homer.attention import watched
+from homer.blocks import Block, UnknownBlockError, read_blocks
+from homer.decoder import PROBE_LEN, Decoder, LayerOutput, Steps, present
+from homer.errors import UnsupportedModelError
+from homer.graph import GraphSteps
+from homer.kernels import EAGER, Kernels, best
+
+logger = logging.getLogger(__name__)
+
+Rotary = tuple[Tensor, Tensor]
+
+
+def make_decoder(model: PreTrainedModel, fast: bool | None) -> Decoder:
+    """The decoder for a model.
+
+    Args:
+        fast: None takes the fast path on a GPU where the model's family allows it; False never does.
+
+    Raises:
+        UnsupportedModelError: the model cannot be run piecewise; or `fast` is True and its family is not known.
+    """
+    if fast is False or (fast is None and model.device.type != "cuda"):
+        return Decoder(model)
+    try:
+        return FastDecoder(model)
+    except UnknownBlockError as reason:
+        if fast:
+            raise UnsupportedModelError(f"{type(model).__name__} has no fast path: {reason}; leave fast=None") from None
+        logger.info("%s takes the simple path: %s", type(model).__name__, reason)
+        return Decoder(model)
+
+
+class FastDecoder(Decoder):
+    """A decoder whose layers are read as weights and run by `Kernels`.
+
+    Raises:
+        UnsupportedModelError: as `Decoder`. UnknownBlockError: the layers are of a kind not known here.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        self.blocks = read_blocks(self.causal_lm)
+        if self.causal_lm.config.get_text_config()._attn_implementation != watched("sdpa"):
+            raise UnknownBlockError("its attention is not sdpa")
+        self.kernels: Kernels = best(self.device)
+        self._compare()
+
+    def run(
+        self, first: int, end: int, inputs: Tensor, position_ids: Tensor, observe: Iterable[int] = ()
+    ) -> LayerOutput:
+        """As `Decoder.run`."""
+        if not hasattr(self, "blocks"):  # while the reference checks itself
+            return super().run(first, end, inputs, position_ids, observe)
+        wanted, observed = frozenset(observe), {}
+        batch, length = inputs.shape[:2]
+        with torch.no_grad():
+            residual = self.embed(inputs) if first == 0 else inputs
+            rotary = self.rotary(residual, position_ids)
+            entries = self._room(end - first, batch, length, residual.dtype)
+            delta: Tensor | None = None
+            for number in range(first, end):
+                block, (key, value) = self.blocks[number], entries[2 * (number - first) :][:2]
+                residual, x = self.norm(residual, delta, block.input_norm, block.eps)
+                query = self.project(block, x, rotary, key, value)
+                if number in wanted:
+                    observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
+                residual, delta = self.finish(block, residual, _attend(query, key, value))
+            logits, hidden = None, None
+            if end == self.layers:
+                logits = self.head(residual[:, -1:], present(delta)[:, -1:])[:, -1]
+            else:
+                hidden = residual if delta is None else residual + delta
+        sides = entries.transpose(2, 3)
+        return LayerOutput(hidden, logits, tuple(sides[::2]), tuple(sides[1::2]), observed, entries.flatten(3))
+
+    def extend(
+        self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """As `Decoder.extend`."""
+        wanted, observed = frozenset(observe), {}
+        length = ids.shape[1]
+        with torch.no_grad():
+            residual = self.embed(ids)
+            rotary = self.rotary(residual, position_ids)
+            delta: Tensor | None = None
+            mask: Tensor | None = None
+            for number, block in enumerate(self.blocks):
+                residual, x = self.norm(residual, delta, block.input_norm, block.eps)
+                new = self._room(1, ids.shape[0], length, residual.dtype)
+                query = self.project(block, x, rotary, *new)
+                key, value = (t.transpose(1, 2) for t in cache.update(*new.transpose(2, 3), number))
+                if number in wanted:
+                    observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
+                if mask is None and length > 1:
+                    mask = _mask(length, key.shape[1], key.device)
+                residual, delta = self.finish(block, residual, _attend(query, key, value, mask, causal=False))
+            rows = slice(-keep if keep else None, None)
+            return self.head(residual[:, rows], present(delta)[:, rows], wide=False), observed
+
+    def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
+        """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
+        if self.device.type == "cuda":
+            return GraphSteps(self, keys, values, position, room)
+        return super().steps(keys, values, position, room)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Hidden states (batch, length, hidden size) of token ids."""
+        hidden: Tensor = self._root.embed_tokens(ids)
+        return hidden
+
+    def project(self, block: Block, x: Tensor, rotary: Rotary, key: Tensor, value: Tensor) -> Tensor:
+        """Rotated queries (batch, length, heads, head dim); rotated keys and values are written to `key`, `value`."""
+        queries, keys = (p(x).view(*x.shape[:-1], -1, block.head_dim) for p in (block.query, block.key))
+        turned = torch.empty_like(queries)
+        self.kernels.turn(queries, block.query_norm, block.eps, *rotary, turned)
+        self.kernels.turn(keys, block.key_norm, block.eps, *rotary, key)
+        block.value.into(x, value)
+        return turned
+
+    def finish(self, block: Block, residual: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer behind its attention: the residual stream, and what its last part adds to it."""
+        residual, x = self.kernels.add_norm(residual, block.output(attended), block.middle_norm, block.eps)
+        return residual, block.down(self.kernels.gate(block.gate(x), block.up(x)))
+
+    def head(self, residual: Tensor, delta: Tensor, wide: bool = True) -> Tensor:
+        """Logits (batch, length, vocabulary); float32 where `wide`."""
+        _, x = self.kernels.add_norm(residual, delta, self._root.norm.weight, self._root.norm.variance_epsilon)
+        logits: Tensor = self.causal_lm.lm_head(x)
+        return logits.float() if wide else logits
+
+    def rotary(self, hidden: Tensor, position_ids: Tensor) -> Rotary:
+        """Cosines and sines (batch, length, head dim) of positions (batch, length)."""
+        result: Rotary = self._root.rotary_emb(hidden, position_ids)
+        return result
+
+    def norm(self, residual: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """The residual stream with what is still to be added to it, and its norm."""
+        if delta is None:
+            return residual, self.kernels.rms_norm(residual, weight, eps)
+        return self.kernels.add_norm(residual, delta, weight, eps)
+
+    def _room(self, layers: int, batch: int, length: int, dtype: torch.dtype) -> Tensor:
+        """Where so many layers' keys and values go, in turn: (2 x layers, batch, length, key heads, head dim)."""
+        block = self.blocks[0]
+        heads = block.key.weight.shape[0] // block.head_dim
+        return torch.empty(2 * layers, batch, length, heads, block.head_dim, dtype=dtype, device=self.device)
+
+    def _compare(self) -> None:
+        """Run a few tokens both ways: what disagrees is of a kind not known here. On the plain kernels, for speed."""
+        ids = torch.arange(PROBE_LEN, device=self.device)[None] % self.vocabulary
+        positions = torch.arange(PROBE_LEN, device=self.device)[None]
+        kernels, self.kernels = self.kernels, EAGER
+        ours, reference = self.run(0, self.layers, ids, positions), super().run(0, self.layers, ids, positions)
+        self.kernels = kernels
+        gap = present(ours.logits).sub(present(reference.logits)).abs().max().item()
+        if not gap <= 0.02 * max(1.0, present(reference.logits).abs().max().item()):
+            raise UnknownBlockError(f"its logits differ by {gap:.3g} from those of its own code")
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, causal: bool = True) -> Tensor:
+    """Attention of (batch, length, heads, head dim) tensors: (batch, length, heads x head dim)."""
+    groups = query.shape[2] // key.shape[2]
+    fused = groups > 1 and mask is None and query.dtype != torch.float32
+    if groups > 1 and not fused:
+        key, value = (t.repeat_interleave(groups, 2) for t in (key, value))
+    query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=fused)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _mask(queries: int, length: int, device: torch.device) -> Tensor:
+    """(queries, length): the last queries of a causal mask."""
+    return torch.ones(queries, length, dtype=torch.bool, device=device).tril(length - queries)
