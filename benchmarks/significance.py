@@ -36,6 +36,8 @@ from training.tasks import Case, Tasks
 TASKS = ("pass_key", "one_fact", "one_of_eight", "several_values", "reworded")
 CALIBRATIONS = ("own", "books", "long")
 NEW_TOKENS = 24
+MAIN_VARIANTS = 7
+BLOCK = 50  # samples that a model gets before the next one's turn
 CEILING = "plain, inside the window"
 
 
@@ -100,24 +102,24 @@ class Sum(Standardized):
 
 
 def variants(chosen: Sequence[str] | None = None) -> list[Variant]:
-    """The paper's, the standardized one, and that one changed in one thing at a time."""
-    old = {"evidence_heads": 0.0, "whole_sentences": False}
+    """The paper's, the standardized one, and that one changed in one thing at a time: by name, or those that matter."""
+    windows = {"evidence_heads": 0.0, "whole_sentences": False}
     small = (("max_initial_chunk_len", 384),)
     named = [
-        Variant("paper, not calibrated", Paper(), None),
         Variant("paper, calibrated", Paper()),
         Variant("standardized", Standardized()),
-        Variant("standardized, calibrated on books", Standardized(), "books"),
-        Variant("standardized, not calibrated", Standardized(), None),
         Variant("all heads", Standardized(evidence_heads=0)),
+        Variant("window 31 in place of sentences", Standardized(whole_sentences=False)),
+        Variant("not carried", Standardized(carry=False)),
+        Variant("standardized, not calibrated", Standardized(), None),
+        Variant("all heads, window 31", Standardized(**windows)),
+        Variant("paper, not calibrated", Paper(), None),
+        Variant("standardized, calibrated on books", Standardized(), "books"),
         Variant("heads 0.15", Standardized(evidence_heads=0.15)),
         Variant("heads 0.6", Standardized(evidence_heads=0.6)),
-        Variant("window 31", Standardized(whole_sentences=False)),
-        Variant("window 61", Standardized(whole_sentences=False, window=61)),
-        Variant("all heads, window 31", Standardized(**old)),
-        Variant("all heads, window 31, not calibrated", Standardized(**old), None),
-        Variant("all heads, no window", Standardized(**old, window=1)),
-        Variant("not carried", Standardized(carry=False)),
+        Variant("window 61 in place of sentences", Standardized(whole_sentences=False, window=61)),
+        Variant("all heads, window 31, not calibrated", Standardized(**windows), None),
+        Variant("all heads, window 1", Standardized(**windows, window=1)),
         Variant("last layer only", LastLayer()),
         Variant("from layer 0", Standardized(first_layer=0)),
         Variant("mean of best 2", Mean()),
@@ -125,7 +127,11 @@ def variants(chosen: Sequence[str] | None = None) -> list[Variant]:
         Variant("leaves of 384", Standardized(), config=small),
         Variant("chunks of 1024", Standardized(), "long", (("max_chunk_len", 1024),)),
     ]
-    return [variant for variant in named if not chosen or variant.name in chosen]
+    if chosen is None:
+        return named[:MAIN_VARIANTS]
+    if "all" in chosen:
+        return named
+    return [variant for variant in named if variant.name in chosen]
 
 
 _STATE: dict[Any, Any] = {}
@@ -212,7 +218,7 @@ def _bench(options: argparse.Namespace, name: str) -> Bench:
     if name not in _STATE:
         torch.set_num_threads(1)
         device = f"cuda:{os.getpid() % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-        model = HomerModel.from_pretrained(options.models[name], dtype=torch.float32, device_map=device)
+        model = HomerModel.from_pretrained(options.models[name], dtype=torch.float32, device_map=device, fast=False)
         files = {kind: options.out / f"calibration-{name}-{kind}.safetensors" for kind in CALIBRATIONS}
         loaded = {kind: load_calibration(file) for kind, file in files.items() if file.is_file()}
         _STATE[name] = Bench(model, Tasks(model, options.held_out), loaded, Sentences(model.tokenizer))
@@ -225,7 +231,7 @@ def run_job(options: argparse.Namespace, name: str, task: str, length: int, seed
     with torch.no_grad():
         bench = _bench(options, name)
         rows = (
-            bench.measure(task, length, seed, variants(options.only))
+            bench.measure(task, length, seed, variants(options.variants))
             if length
             else bench.ceiling(task, int(0.95 * bench.model.window), seed)
         )
@@ -295,12 +301,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--model", nargs="+", default=["shipped=mini"], metavar="NAME=FOLDER")
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 32768])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--prompts", type=int, default=200, help="prompts of a calibration")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--only", nargs="+", help="names of variants")
+    parser.add_argument("--variants", nargs="+", help="names of variants, or all; default: those that matter most")
     parser.add_argument("--limit-s", type=float, default=1e9, help="begin nothing later; what was measured is written")
     options = parser.parse_args(arguments)
     options.models = dict(item.split("=", 1) for item in options.model)
@@ -325,12 +331,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 def _measure_all(options: argparse.Namespace, start: float) -> Iterator[dict[str, Any]]:
     """Case by case, in processes if asked to; every row is written down at once, and nothing begun after the limit."""
-    kinds = sorted({variant.calibration for variant in variants(options.only) if variant.calibration})
+    kinds = sorted({variant.calibration for variant in variants(options.variants) if variant.calibration})
     jobs = [
         (name, task, length, seed)
-        for seed in range(options.samples)
-        for length in sorted([*options.lengths, 0], reverse=True)
-        for name, task in itertools.product(options.models, options.tasks)
+        for block in range(0, options.samples, BLOCK)
+        for name in options.models
+        for seed in range(block, min(block + BLOCK, options.samples))
+        for length, task in itertools.product([*options.lengths, 0], options.tasks)
     ]
     pool = ProcessPoolExecutor(options.workers, get_context("spawn"))
     run: Any = pool.map if options.workers > 1 else map

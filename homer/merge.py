@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from homer.calibration import Calibration
 from homer.chunk import Chunk, merge
 from homer.decoder import Decoder, LayerOutput, cache_of, entries
 from homer.schedule import MergePlan
-from homer.scoring import Observation, Paper, Significance
+from homer.scoring import Observation, Scoring
 from homer.significance import attention_row, select
 
 
@@ -48,10 +47,8 @@ def compress(
     decoder: Decoder,
     plan: MergePlan,
     ids: Tensor,
-    calibration: Calibration | None = None,
+    scoring: Scoring | None = None,
     *,
-    significance: Significance | None = None,
-    sentences: Tensor | None = None,
     refresh_suffix: bool = True,
     chunk_batch_size: int = 1,
     watch: Watcher | None = None,
@@ -59,16 +56,14 @@ def compress(
     """Fold prefix + context + suffix (ids: (length,)) into one chunk of `plan.final_len` tokens.
 
     Args:
-        calibration: the model's; None where it has none.
-        significance: what decides which tokens survive. None: the paper's.
-        sentences: (length,), the number of the sentence that each token is in, for significances that read it.
+        scoring: what decides which tokens survive. None: the paper's significance, not calibrated.
         refresh_suffix: run the real suffix on top of the result, where anything was pruned.
         chunk_batch_size: equal leaves run at a time.
         watch: called after every node.
 
     Source: Song et al., ICLR 2024, algorithm 1, in depth-first order: one pending left chunk a level.
     """
-    walk = _Walk(decoder, plan, ids, calibration, significance or Paper(), sentences)
+    walk = _Walk(decoder, plan, ids, scoring or Scoring())
     pending: list[Chunk] = []
     chunk: Chunk
     for index, leaf in enumerate(walk.leaves(chunk_batch_size)):
@@ -89,18 +84,9 @@ class _Walk:
     logits: Tensor
     relevance: Tensor
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        plan: MergePlan,
-        ids: Tensor,
-        calibration: Calibration | None,
-        significance: Significance,
-        sentences: Tensor | None,
-    ) -> None:
-        self.decoder, self.plan, self.calibration, self.significance = decoder, plan, calibration, significance
+    def __init__(self, decoder: Decoder, plan: MergePlan, ids: Tensor, scoring: Scoring) -> None:
+        self.decoder, self.plan, self.scoring = decoder, plan, scoring.on(decoder.device)
         self.ids = ids.to(decoder.device)
-        self.sentences = None if sentences is None else sentences.to(decoder.device)
         self.survived = torch.zeros(len(ids), dtype=torch.int8, device=decoder.device)
 
     def leaves(self, batch_size: int) -> Iterator[Chunk]:
@@ -142,7 +128,7 @@ class _Walk:
     def _layers(self, inputs: Tensor, position_ids: Tensor, level: int) -> LayerOutput:
         first, end = self.plan.layers[level]
         root = level == self.plan.height
-        watched = range(first, end) if root else self.significance.observe(first, end, self.decoder.layers)
+        watched = range(first, end) if root else self.scoring.significance.observe(first, end, self.decoder.layers)
         return self.decoder.run(first, end, inputs, position_ids, watched)
 
     def _prune(self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int) -> Chunk:
@@ -153,10 +139,10 @@ class _Walk:
         kept = torch.arange(len(chunk), device=chunk.tokens.device)
         if self.plan.prunes:
             seen = self._observe(chunk, output, row, level)
-            scores = self.significance.score(seen)
+            scores = self.scoring.significance.score(seen)
             chunk = dataclasses.replace(chunk, scores=scores[0])
             if self.plan.targets[level][index] < len(chunk):
-                ranks = self.significance.rank(scores, seen)[0]
+                ranks = self.scoring.significance.rank(scores, seen)[0]
                 kept = select(ranks, chunk.prefix_len, chunk.suffix_len, self.plan.targets[level][index])
                 chunk = chunk.keep(kept)
         chunk = chunk.settled()
@@ -173,7 +159,7 @@ class _Walk:
         return Observation(
             logits={
                 layer: output.observed[layer][row : row + 1]
-                for layer in self.significance.observe(first, end, self.decoder.layers)
+                for layer in self.scoring.significance.observe(first, end, self.decoder.layers)
             },
             position_ids=chunk.position_ids,
             tokens=chunk.tokens[None],
@@ -181,8 +167,8 @@ class _Walk:
             prefix_len=chunk.prefix_len,
             suffix_len=chunk.suffix_len,
             layers=self.decoder.layers,
-            calibration=self.calibration,
-            sentences=None if self.sentences is None else self.sentences[chunk.tokens][None],
+            calibration=self.scoring.calibration,
+            sentences=self.scoring.sentences_at(chunk.tokens[None]),
         )
 
 

@@ -28,8 +28,7 @@ from homer.loading import end_ids, load_model
 from homer.merge import Node, Watcher, compress
 from homer.prompt import DocumentLike, Prompt, PromptBuilder
 from homer.schedule import MergePlan, plan_merge
-from homer.scoring import as_significance
-from homer.sentences import Sentences
+from homer.scoring import scoring_for
 from homer.streaming import Generation, Stream
 from homer.template import Message
 
@@ -142,19 +141,15 @@ class HomerModel:
         ]
         resolved = self._resolve(config or self.config)
         plan = self.plan(*map(len, parts), config=resolved)
-        if plan.prunes and self.calibration is not None:
-            self.calibration.check_fits(self.decoder.layers, plan.suffix_start + plan.suffix_len)
         ids = torch.cat(parts)
-        significance = as_significance(resolved.significance)
+        scoring = scoring_for(resolved.significance, self.calibration, self.tokenizer, ids, plan)
         logger.info("compressing %d tokens to %d in %d chunks", len(ids), plan.final_len, len(plan.spans))
         with tqdm(total=plan.nodes, desc="compressing", unit="chunk", disable=not progress) as bar:
             result = compress(
                 self.decoder,
                 plan,
                 ids,
-                self.calibration,
-                significance=significance,
-                sentences=self._sentences.number(ids) if significance.reads_sentences and self._sentences else None,
+                scoring,
                 refresh_suffix=resolved.refresh_suffix,
                 chunk_batch_size=resolved.chunk_batch_size,
                 watch=lambda node: _advance(bar, node, plan, watch),
@@ -332,11 +327,6 @@ class HomerModel:
         if self.tokenizer is None:
             raise InputError(f"{self.name} was loaded without a tokenizer, so it cannot {purpose}: give tokenizer=")
         return self.tokenizer
-
-    @functools.cached_property
-    def _sentences(self) -> Sentences | None:
-        """Made when first needed: it looks at every token of the vocabulary."""
-        return None if self.tokenizer is None else Sentences(self.tokenizer)
 
     def _resolve(self, config: HomerConfig) -> ResolvedConfig:
         return config.resolve(self.window, self.decoder.layers, self.decoder.sliding_window)

@@ -10,12 +10,15 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from homer.calibration import Calibration
 from homer.errors import ConfigError
+from homer.schedule import MergePlan
+from homer.sentences import number_sentences
 from homer.significance import by_sentence, excess, own_norms, pool, running, significance
 
 logger = logging.getLogger(__name__)
@@ -207,6 +210,46 @@ class Custom(Significance):
 
 
 NAMED: dict[str, Significance] = {"paper": Paper(), "standardized": Standardized()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """A significance and what it needs to score the tokens of one input.
+
+    Attributes:
+        sentences: (length of the input,), the number of the sentence that each token is in; None where not needed.
+    """
+
+    significance: Significance = Paper()
+    calibration: Calibration | None = None
+    sentences: Tensor | None = None
+
+    def on(self, device: torch.device) -> Scoring:
+        """The same with its sentences on a device."""
+        return self if self.sentences is None else dataclasses.replace(self, sentences=self.sentences.to(device))
+
+    def sentences_at(self, tokens: Tensor) -> Tensor | None:
+        """The sentences' numbers of tokens, by where they stand in the input."""
+        return None if self.sentences is None else self.sentences[tokens]
+
+
+def scoring_for(
+    given: str | Significance | ScoreFunction,
+    calibration: Calibration | None,
+    tokenizer: Any,
+    ids: Tensor,
+    plan: MergePlan,
+) -> Scoring:
+    """The scoring of one input by what a HomerConfig asks for.
+
+    Raises:
+        CalibrationError: a calibration that is for other layers, or for shorter chunks, than will be pruned.
+    """
+    if plan.prunes and calibration is not None:
+        calibration.check_fits(plan.layers[-1][1], plan.suffix_start + plan.suffix_len)
+    significance = as_significance(given)
+    wanted = plan.prunes and significance.reads_sentences
+    return Scoring(significance, calibration, number_sentences(tokenizer, ids) if wanted else None)
 
 
 def as_significance(given: str | Significance | ScoreFunction) -> Significance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -39,3 +40,13 @@ class Sentences:
         since = place - torch.where(first, place, 0).cummax(0).values
         first |= (since > 0) & (since % LONGEST == 0)
         return first.long().cumsum(0) - 1
+
+
+def number_sentences(tokenizer: Any, ids: Tensor) -> Tensor | None:
+    """What `Sentences.number` gives; None without a tokenizer. The table of a tokenizer is made once."""
+    return None if tokenizer is None else _sentences(tokenizer).number(ids)
+
+
+@functools.lru_cache(maxsize=8)
+def _sentences(tokenizer: Any) -> Sentences:
+    return Sentences(tokenizer)

@@ -9,7 +9,7 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors config schedule kernels chunk significance calibration scoring sentences attention architecture "
+    "_version errors config schedule kernels chunk significance calibration sentences scoring attention architecture "
     "views decoder blocks graph fast ids cache merge encoding synthetic measuring template prompt trace conversation "
     "styles drawing page answer streaming generation answering loading model compat files demo experiments cli __main__"
 ).split()
