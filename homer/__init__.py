@@ -7,6 +7,7 @@ from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.compat import HomerForCausalLM, patch
 from homer.config import HomerConfig
+from homer.encoded import EncodedContext
 from homer.errors import (
     CacheError,
     CalibrationError,
@@ -14,6 +15,7 @@ from homer.errors import (
     GenerationError,
     HomerError,
     InputError,
+    StoreError,
     TimeoutExceededError,
     UnsupportedModelError,
 )
@@ -24,6 +26,7 @@ from homer.model import HomerModel
 from homer.prompt import Document, Prompt
 from homer.schedule import MergePlan, plan_merge
 from homer.scoring import Observation, Significance, Standardized
+from homer.store import StateStore
 from homer.streaming import Generation, Stream
 from homer.trace import Trace, TracedDocument
 
@@ -36,6 +39,7 @@ __all__ = [
     "CompactCache",
     "ConfigError",
     "Document",
+    "EncodedContext",
     "Generation",
     "GenerationError",
     "HomerConfig",
@@ -51,6 +55,8 @@ __all__ = [
     "Significance",
     "Source",
     "Standardized",
+    "StateStore",
+    "StoreError",
     "Stream",
     "TimeoutExceededError",
     "Trace",

@@ -47,11 +47,15 @@ class Chunk:
         return len(self) * len(self.keys) + sum(chunk.entries for chunk in self.below or ())
 
     def keep(self, indices: Tensor) -> Chunk:
-        """The chunk with only the tokens at `indices` (kept,), in hidden states and in every layer's cache."""
+        """The chunk with only the tokens at `indices` (kept,), in hidden states and in every layer's cache.
+
+        Hidden states that are as many as the indices are of these tokens already.
+        """
         keys, values, stack = self._kept(indices)
+        done = self.hidden_states.shape[1] == len(indices)
         return dataclasses.replace(
             self,
-            hidden_states=_take(self.hidden_states, indices, 1),
+            hidden_states=self.hidden_states if done else _take(self.hidden_states, indices, 1),
             position_ids=_take(self.position_ids, indices, 1),
             tokens=_take(self.tokens, indices, 0),
             keys=keys,
@@ -72,6 +76,9 @@ class Chunk:
         self, hidden_states: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], stack: Tensor | None = None
     ) -> Chunk:
         """The chunk after its layers, which gave these hidden states, keys and values."""
+        if self.keys:  # it went up a level alone
+            stack = None if self.stack is None or stack is None else torch.cat([self.stack, stack])
+            keys, values = self.keys + keys, self.values + values
         return dataclasses.replace(self, hidden_states=hidden_states, keys=keys, values=values, stack=stack)
 
     def _kept(self, indices: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor | None]:

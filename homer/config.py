@@ -16,6 +16,7 @@ _MINIMUM = {
     "layers_warmup": 0,
     "max_initial_chunk_len": 1,
     "chunk_batch_size": 1,
+    "suffix_budget": 0,
 }
 
 
@@ -35,6 +36,8 @@ class HomerConfig:
             average of all chunks' suffixes. False is the paper's own way.
         chunk_batch_size: equal leaves that run in one batch; more is faster where chunks are short,
             and holds more memory.
+        suffix_budget: room kept in every leaf, in tokens, so that all suffixes up to this long get the same
+            leaves; what `HomerModel.encode` sets.
         significance: what decides which tokens survive: "paper", "standardized", or one's own, a Significance or a
             function of an Observation (see `homer.scoring`). In `to_dict`, and so in a saved cache, one's own is
             its module and name; such a name tells what was used and cannot be compressed with.
@@ -49,6 +52,7 @@ class HomerConfig:
     max_initial_chunk_len: int | None = None
     refresh_suffix: bool = True
     chunk_batch_size: int = 1
+    suffix_budget: int = 0
     significance: str | Callable[..., Any] | Any = DEFAULT_SIGNIFICANCE
 
     def __post_init__(self) -> None:
@@ -79,6 +83,7 @@ class HomerConfig:
             max_initial_chunk_len=self.max_initial_chunk_len,
             refresh_suffix=self.refresh_suffix,
             chunk_batch_size=self.chunk_batch_size,
+            suffix_budget=self.suffix_budget,
             significance=self.significance,
         )
         _check_known(self.significance)
@@ -123,7 +128,7 @@ class ResolvedConfig(HomerConfig):
 
 
 def _check_whole_number(name: str, value: object, minimum: int) -> None:
-    if value is None and name != "chunk_batch_size":
+    if value is None and name not in ("chunk_batch_size", "suffix_budget"):
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError(f"{name}={value!r} is no whole number: give a number of at least {minimum}")

@@ -15,10 +15,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from homer.attention import watched
 from homer.blocks import Block, UnknownBlockError, read_blocks
-from homer.decoder import PROBE_LEN, Decoder, LayerOutput, Steps, present
+from homer.decoder import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, entries, present, take_rows
 from homer.errors import UnsupportedModelError
 from homer.graph import GraphSteps
-from homer.kernels import EAGER, Kernels, best
+from homer.kernels import EAGER, Kernels, own
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +57,21 @@ class FastDecoder(Decoder):
         self.blocks = read_blocks(self.causal_lm)
         if self.causal_lm.config.get_text_config()._attn_implementation != watched("sdpa"):
             raise UnknownBlockError("its attention is not sdpa")
-        self.kernels: Kernels = best(self.device)
+        self.kernels: Kernels = own(self.device)
         self._compare()
 
     def run(
-        self, first: int, end: int, inputs: Tensor, position_ids: Tensor, observe: Iterable[int] = ()
+        self,
+        first: int,
+        end: int,
+        inputs: Tensor,
+        position_ids: Tensor,
+        observe: Iterable[int] = (),
+        keep: Keep | None = None,
     ) -> LayerOutput:
-        """As `Decoder.run`."""
+        """As `Decoder.run`; what is not kept skips the last layer's feed-forward part."""
         if not hasattr(self, "blocks"):  # while the reference checks itself
-            return super().run(first, end, inputs, position_ids, observe)
+            return super().run(first, end, inputs, position_ids, observe, keep)
         wanted, observed = frozenset(observe), {}
         batch, length = inputs.shape[:2]
         with torch.no_grad():
@@ -73,20 +79,25 @@ class FastDecoder(Decoder):
             rotary = self.rotary(residual, position_ids)
             entries = self._room(end - first, batch, length, residual.dtype)
             delta: Tensor | None = None
+            kept: Tensor | None = None
             for number in range(first, end):
                 block, (key, value) = self.blocks[number], entries[2 * (number - first) :][:2]
                 residual, x = self.norm(residual, delta, block.input_norm, block.eps)
                 query = self.project(block, x, rotary, key, value)
                 if number in wanted:
                     observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
-                residual, delta = self.finish(block, residual, _attend(query, key, value))
+                attended = _attend(query, key, value)
+                if number == end - 1 and keep is not None:
+                    kept = keep(observed)
+                    residual, attended = take_rows(residual, kept), take_rows(attended, kept)
+                residual, delta = self.finish(block, residual, attended)
             logits, hidden = None, None
             if end == self.layers:
                 logits = self.head(residual[:, -1:], present(delta)[:, -1:])[:, -1]
             else:
                 hidden = residual if delta is None else residual + delta
         sides = entries.transpose(2, 3)
-        return LayerOutput(hidden, logits, tuple(sides[::2]), tuple(sides[1::2]), observed, entries.flatten(3))
+        return LayerOutput(hidden, logits, tuple(sides[::2]), tuple(sides[1::2]), observed, kept, entries.flatten(3))
 
     def extend(
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0
@@ -111,6 +122,40 @@ class FastDecoder(Decoder):
                 residual, delta = self.finish(block, residual, _attend(query, key, value, mask, causal=False))
             rows = slice(-keep if keep else None, None)
             return self.head(residual[:, rows], present(delta)[:, rows], wide=False), observed
+
+    def run_after(
+        self,
+        end: int,
+        ids: Tensor,
+        position_ids: Tensor,
+        cache: DynamicCache,
+        observe: Iterable[int] = (),
+        mask: Tensor | None = None,
+    ) -> LayerOutput:
+        """As `Decoder.run_after`."""
+        wanted, observed = frozenset(observe), {}
+        seen: Tensor | None = None
+        with torch.no_grad():
+            residual = self.embed(ids)
+            rotary = self.rotary(residual, position_ids)
+            delta: Tensor | None = None
+            for number in range(end):
+                block = self.blocks[number]
+                residual, x = self.norm(residual, delta, block.input_norm, block.eps)
+                new = self._room(1, ids.shape[0], ids.shape[1], residual.dtype)
+                query = self.project(block, x, rotary, *new)
+                key, value = cache.update(*new.transpose(2, 3), number)
+                if number in wanted:
+                    observed[number] = self.kernels.look(query, key.transpose(1, 2), block.head_dim**-0.5)
+                if seen is None:
+                    seen = _mask(ids.shape[1], key.shape[2], key.device)
+                    seen = seen if mask is None else seen & mask[:, None, None].bool()
+                residual, delta = self.finish(block, residual, _attend_in_groups(query, key, value, seen))
+            logits = None
+            if end == self.layers and delta is not None:
+                logits = self.head(residual[:, -1:], delta[:, -1:])[:, -1]
+            hidden = None if end == self.layers else residual if delta is None else residual + delta
+        return LayerOutput(hidden, logits, *entries(cache), observed)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
@@ -181,6 +226,20 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = Non
     query, key, value = (t.transpose(1, 2) for t in (query, key, value))
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=fused)
     return attended.transpose(1, 2).flatten(2)
+
+
+def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention of few queries (batch, n, heads, head dim) over many keys (batch, key heads, length, head dim).
+
+    Query heads that share a key head stand one behind the other as if they were more queries, so that no key is
+    copied. mask: (n, length), or (batch, 1, n, length).
+    """
+    shared, groups = key.shape[1], query.shape[2] // key.shape[1]
+    count = query.shape[1]
+    queries = query.transpose(1, 2).reshape(len(query), shared, groups * count, -1)
+    repeats = (*[1] * (mask.ndim - 2), groups, 1)
+    attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask.repeat(repeats))
+    return attended.view(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
 
 
 def _mask(queries: int, length: int, device: torch.device) -> Tensor:

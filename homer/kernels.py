@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -129,6 +130,11 @@ def mix(weights: Tensor, value: Tensor) -> Tensor:
     return parts.sum(1).sum(0).to(value.dtype).reshape(1, 1, -1)
 
 
+def attend(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
+    """One token's attention (1, 1, heads x head dim) to the places up to `last`: the last three functions in a row."""
+    return mix(probabilities(look(query, keys, scaling), last), values)
+
+
 @dataclasses.dataclass(frozen=True)
 class Kernels:
     """The functions above, as they are run."""
@@ -144,8 +150,7 @@ class Kernels:
     enter: Callable[..., tuple[Tensor, Tensor, Tensor]] = enter
     swiglu: Callable[..., Tensor] = swiglu
     store: Callable[..., None] = store
-    probabilities: Callable[..., Tensor] = probabilities
-    mix: Callable[..., Tensor] = mix
+    attend: Callable[..., Tensor] = attend
 
 
 EAGER = Kernels()
@@ -163,24 +168,41 @@ _CHANGING: dict[str, dict[int, tuple[int, ...]]] = {
     "enter": {},
     "swiglu": {},
     "store": {0: (1,), 1: (1,)},
-    "probabilities": {0: (2,)},
-    "mix": {0: (2,), 1: (1,)},
 }
 
 
 def best(device: torch.device) -> Kernels:
-    """Compiled on a GPU, where Triton is there to do it."""
-    return compiled() if device.type == "cuda" and find_spec("triton") else EAGER
+    """Compiled on a GPU, where Triton is there to do it; the same for all that have no kernels of their own."""
+    return _shared() if _compiles(device) else EAGER
 
 
-@functools.cache
+def own(device: torch.device) -> Kernels:
+    """As `best`, but compiled anew, since the number of shapes that one compilation serves is limited."""
+    return compiled() if _compiles(device) else EAGER
+
+
 def compiled() -> Kernels:
-    """The functions compiled, each on its first call; once for all models of the process."""
-    return Kernels(**{name: _compile(getattr(EAGER, name), changing) for name, changing in _CHANGING.items()})
+    """The functions compiled, each on its first call; `attend` is written for the GPU by hand."""
+    kernels = Kernels(**{name: _compile(getattr(EAGER, name), changing) for name, changing in _CHANGING.items()})
+    return dataclasses.replace(kernels, attend=_by_hand) if torch.cuda.is_available() else kernels
 
 
-def _compile(function: Callable[..., Any], changing: dict[int, tuple[int, ...]]) -> Callable[..., Any]:
-    fused = torch.compile(function)
+_shared = functools.cache(compiled)
+
+
+def _compiles(device: torch.device) -> bool:
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def _by_hand(*args: Any) -> Tensor:
+    from homer.attend import attend  # needs Triton
+
+    return attend(*args)
+
+
+def _compile(function: Any, changing: dict[int, tuple[int, ...]]) -> Callable[..., Any]:
+    copied = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    fused = torch.compile(copied)
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:

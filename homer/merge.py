@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ def compress(
     refresh_suffix: bool = True,
     chunk_batch_size: int = 1,
     watch: Watcher | None = None,
+    source: LeafSource | None = None,
 ) -> Compressed:
     """Fold prefix + context + suffix (ids: (length,)) into one chunk of `plan.final_len` tokens.
 
@@ -60,25 +62,43 @@ def compress(
         refresh_suffix: run the real suffix on top of the result, where anything was pruned.
         chunk_batch_size: equal leaves run at a time.
         watch: called after every node.
+        source: where leaves come from, if not from running them here.
 
     Source: Song et al., ICLR 2024, algorithm 1, in depth-first order: one pending left chunk a level.
     """
-    walk = _Walk(decoder, plan, ids, scoring or Scoring())
+    walk = Walk(decoder, plan, ids, scoring or Scoring())
     pending: list[Chunk] = []
     chunk: Chunk
-    for index, leaf in enumerate(walk.leaves(chunk_batch_size)):
-        chunk = leaf
-        _tell(watch, plan, 0, index, chunk, pending)
-        for level in range(1, _merges(index) + 1):
-            index >>= 1
-            chunk = walk.run(merge(pending.pop(), chunk), level, index)
+    for leaf, chunk in enumerate(walk.leaves(chunk_batch_size) if source is None else source.leaves(walk)):
+        _tell(watch, plan, 0, leaf, chunk, pending)
+        for level, index, children in plan.completed(leaf):
+            chunk = walk.run(merge(pending.pop(), chunk) if children == 2 else chunk, level, index)
             _tell(watch, plan, level, index, chunk, pending)
         pending.append(chunk)
+    if source is not None:
+        chunk = source.complete(chunk)
     result = Compressed(chunk, walk.logits, walk.relevance, walk.survived)
     return _refresh(decoder, plan, ids, result) if refresh_suffix and plan.prunes else result
 
 
-class _Walk:
+class Choice(NamedTuple):
+    """What tokens of a chunk score (length,), and which of them survive (kept,); None where all do."""
+
+    scores: Tensor | None
+    kept: Tensor | None
+
+
+class LeafSource(Protocol):
+    """Where leaves come from that are not run from their beginning."""
+
+    def leaves(self, walk: Walk) -> Iterator[Chunk]:
+        """Every leaf after its layers and its pruning; it may come without keys and values."""
+
+    def complete(self, chunk: Chunk) -> Chunk:
+        """The root with the keys and values that its leaves came without."""
+
+
+class Walk:
     """Runs the nodes of one plan; `logits` and `relevance` are there once the root has run."""
 
     logits: Tensor
@@ -101,18 +121,28 @@ class _Walk:
         if self.plan.layers[level][0] == self.plan.layers[level][1]:
             self.survived[chunk.tokens] = level + 1
             return chunk
-        output = self._layers(chunk.hidden_states, chunk.position_ids, level)
-        return self._prune(chunk, output, 0, level, index)
+        return self._run([chunk], level, [index])[0]
 
     def _leaf_batch(self, indices: list[int]) -> list[Chunk]:
-        chunks = [self._leaf(i) for i in indices]
+        return self._run([self.leaf(index) for index in indices], 0, indices)
+
+    def _run(self, chunks: list[Chunk], level: int, indices: list[int]) -> list[Chunk]:
+        """Chunks of equal length after their level's layers and their pruning."""
+        choices: list[Choice] = []
+
+        def keep(observed: dict[int, Tensor]) -> Tensor | None:
+            rows = enumerate(zip(chunks, indices, strict=True))
+            choices.extend(self.choose(chunk, observed, row, level, index) for row, (chunk, index) in rows)
+            kept = [choice.kept for choice in choices if choice.kept is not None]
+            return torch.stack(kept) if len(kept) == len(chunks) and len(set(map(len, kept))) == 1 else None
+
         inputs = torch.cat([chunk.hidden_states for chunk in chunks])
         positions = torch.cat([chunk.position_ids for chunk in chunks])
-        output = self._layers(inputs, positions, 0)
-        rows = enumerate(zip(indices, chunks, strict=True))
-        return [self._prune(chunk, output, row, 0, index) for row, (index, chunk) in rows]
+        output = self.decoder.run(*self.plan.layers[level], inputs, positions, self.observed(level), keep)
+        rows = enumerate(zip(chunks, indices, choices, strict=True))
+        return [self.prune(chunk, output, row, level, index, choice) for row, (chunk, index, choice) in rows]
 
-    def _leaf(self, index: int) -> Chunk:
+    def leaf(self, index: int) -> Chunk:
         """A leaf before any layer: its token ids stand in for hidden states."""
         plan, device = self.plan, self.ids.device
         start, end = plan.spans[index]
@@ -125,42 +155,48 @@ class _Walk:
         positions = torch.cat([places, suffix_places])[None]
         return Chunk(self.ids[tokens][None], positions, tokens, (), (), plan.prefix_len, plan.suffix_len)
 
-    def _layers(self, inputs: Tensor, position_ids: Tensor, level: int) -> LayerOutput:
+    def observed(self, level: int) -> Iterable[int]:
+        """The layers at which the last query's logits are wanted."""
         first, end = self.plan.layers[level]
-        root = level == self.plan.height
-        watched = range(first, end) if root else self.scoring.significance.observe(first, end, self.decoder.layers)
-        return self.decoder.run(first, end, inputs, position_ids, watched)
+        if level == self.plan.height:
+            return range(first, end)
+        return self.scoring.significance.observe(first, end, self.decoder.layers)
 
-    def _prune(self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int) -> Chunk:
+    def prune(
+        self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int, choice: Choice | None = None
+    ) -> Chunk:
         """Row `row` of the output as a chunk that keeps its target; at the root, the logits are noted as well."""
         keys, values = (tuple(t[row : row + 1] for t in side) for side in (output.keys, output.values))
         hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states[row : row + 1]
+        scores, kept = choice or self.choose(chunk, output.observed, row, level, index)
+        chunk = dataclasses.replace(chunk, scores=scores)
         chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
-        kept = torch.arange(len(chunk), device=chunk.tokens.device)
-        if self.plan.prunes:
-            seen = self._observe(chunk, output, row, level)
-            scores = self.scoring.significance.score(seen)
-            chunk = dataclasses.replace(chunk, scores=scores[0])
-            if self.plan.targets[level][index] < len(chunk):
-                ranks = self.scoring.significance.rank(scores, seen)[0]
-                kept = select(ranks, chunk.prefix_len, chunk.suffix_len, self.plan.targets[level][index])
-                chunk = chunk.keep(kept)
-        chunk = chunk.settled()
+        chunk = chunk.settled() if kept is None else chunk.keep(kept)
         self.survived[chunk.tokens] = level + 1
         if level == self.plan.height:
             assert output.logits is not None
             self.logits = output.logits
-            self.relevance = _relevance(output.observed)[kept.cpu()]
+            relevance = _relevance(output.observed)
+            self.relevance = relevance if kept is None else relevance[kept.cpu()]
         return chunk
 
-    def _observe(self, chunk: Chunk, output: LayerOutput, row: int, level: int) -> Observation:
-        """What row `row` of the output shows of a chunk."""
-        first, end = self.plan.layers[level]
+    def choose(self, chunk: Chunk, observed: dict[int, Tensor], row: int, level: int, index: int) -> Choice:
+        """What a chunk's tokens score by row `row` of what was observed, and which of them survive."""
+        if not self.plan.prunes:
+            return Choice(None, None)
+        significance, target = self.scoring.significance, self.plan.targets[level][index]
+        seen = self._seen(chunk, observed, row, level)
+        scores = significance.score(seen)
+        if target == len(chunk):
+            return Choice(scores[0], None)
+        ranks = significance.rank(scores, seen)[0]
+        return Choice(scores[0], select(ranks, chunk.prefix_len, chunk.suffix_len, target))
+
+    def _seen(self, chunk: Chunk, observed: dict[int, Tensor], row: int, level: int) -> Observation:
+        """What row `row` of the observed logits shows of a chunk."""
+        layers = self.scoring.significance.observe(*self.plan.layers[level], self.decoder.layers)
         return Observation(
-            logits={
-                layer: output.observed[layer][row : row + 1]
-                for layer in self.scoring.significance.observe(first, end, self.decoder.layers)
-            },
+            logits={layer: observed[layer][row : row + 1] for layer in layers},
             position_ids=chunk.position_ids,
             tokens=chunk.tokens[None],
             scores=None if chunk.scores is None else chunk.scores[None],
@@ -193,11 +229,6 @@ def _relevance(observed: dict[int, Tensor]) -> Tensor:
     """The last query's attention, averaged over heads and observed layers: (length,)."""
     rows = [attention_row(logits[0]).cpu() for logits in observed.values()]
     return torch.stack(rows).mean(0)
-
-
-def _merges(index: int) -> int:
-    """How many merges follow leaf `index`: the ones at the end of its number in binary."""
-    return (~index & index + 1).bit_length() - 1
 
 
 def _batches(items: list[int], size: int) -> Iterator[list[int]]:
