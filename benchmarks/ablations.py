@@ -39,7 +39,7 @@ Variant = Callable[[Tensor, Tensor, Tensor], Answer]
 
 def variants(model: HomerModel, text: Path) -> dict[str, Variant]:
     """The shipped settings, and each of them changed by itself."""
-    base = model.config
+    base = dataclasses.replace(model.config, significance="paper")
 
     @functools.cache
     def calibrated() -> HomerModel:

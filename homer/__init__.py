@@ -4,7 +4,7 @@ from homer._version import __version__
 from homer.answer import Answer, Passage, Source, Usage, show
 from homer.answering import AnswerStream
 from homer.cache import CompactCache
-from homer.calibration import Calibration, calibrate, load_calibration
+from homer.calibration import Calibration, load_calibration
 from homer.compat import HomerForCausalLM, patch
 from homer.config import HomerConfig
 from homer.encoded import EncodedContext
@@ -21,9 +21,11 @@ from homer.errors import (
 )
 from homer.files import read_documents
 from homer.generation import Sampling
+from homer.measuring import calibrate
 from homer.model import HomerModel
 from homer.prompt import Document, Prompt
 from homer.schedule import MergePlan, plan_merge
+from homer.scoring import Observation, Significance, Standardized
 from homer.store import StateStore
 from homer.streaming import Generation, Stream
 from homer.trace import Trace, TracedDocument
@@ -46,10 +48,13 @@ __all__ = [
     "HomerModel",
     "InputError",
     "MergePlan",
+    "Observation",
     "Passage",
     "Prompt",
     "Sampling",
+    "Significance",
     "Source",
+    "Standardized",
     "StateStore",
     "StoreError",
     "Stream",

@@ -5,8 +5,6 @@ Computes what `look`, `probabilities` and `mix` of `kernels` do one after the ot
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton  # type: ignore[import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
@@ -18,7 +16,8 @@ _TOGETHER = 64  # blocks that are put together at a time
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _partial(
-    query: Any, key: Any, value: Any, last: Any, sums: Any, tops: Any, weights: Any, scaling: Any,
+    query: tl.tensor, key: tl.tensor, value: tl.tensor, last: tl.tensor, sums: tl.tensor, tops: tl.tensor,
+    weights: tl.tensor, scaling: tl.tensor,
     key_heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr,
 ) -> None:  # fmt: skip
     head, block = tl.program_id(0), tl.program_id(1)
@@ -43,7 +42,7 @@ def _partial(
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _together(
-    sums: Any, tops: Any, weights: Any, out: Any, blocks: Any,
+    sums: tl.tensor, tops: tl.tensor, weights: tl.tensor, out: tl.tensor, blocks: tl.tensor,
     dim: tl.constexpr, wide: tl.constexpr, many: tl.constexpr,
 ) -> None:  # fmt: skip
     head = tl.program_id(0)

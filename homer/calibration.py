@@ -1,41 +1,52 @@
-"""Calibration: how loud a token is at each layer and distance by its place alone, to be taken off its significance."""
+"""Calibration: how loud a token is by its place alone, at each layer, head and distance; measured by `measuring`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from homer.decoder import Decoder
-from homer.encoding import Encoder, Piece
 from homer.errors import CalibrationError
-
-if TYPE_CHECKING:
-    from homer.model import HomerModel
+from homer.significance import LEAST_DEVIATION
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """A bias to be subtracted from significance.
+    """What the last token's logits are where there is nothing to be found.
+
+    A file of means and deviations takes 4 bytes x layers x heads x distances: 262 kB for the small model that ships,
+    8.4 MB for a model of 7B parameters at chunks of 2,048 tokens.
 
     Attributes:
-        bias: (layers, distances), float32; distance is the last token's position minus the token's.
+        bias: (layers, distances), float32, the largest logit over heads, which the paper's significance subtracts;
+            distance is the last token's position minus the token's.
         metadata: model, dtype, RoPE settings, chunk length and segments it was measured with.
+        means, deviations: (layers, heads, distances), float16, of each head's logits in prompts without the answer,
+            which the standardized significance needs; None where they were not measured.
+        heads: (layers, heads), float32, the share of synthetic needles that each head found; None likewise.
     """
 
     bias: Tensor
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    means: Tensor | None = None
+    deviations: Tensor | None = None
+    heads: Tensor | None = None
+    _norms: dict[torch.device, tuple[Tensor, Tensor]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
+        self._check_bias()
+        self._check_norms()
+
+    def _check_bias(self) -> None:
         if self.bias.ndim != 2 or not self.bias.is_floating_point():
             raise CalibrationError(
                 f"a calibration is a floating-point tensor (layers, distances), not {self.bias.dtype} "
@@ -44,6 +55,31 @@ class Calibration:
         if not torch.isfinite(self.bias).all():
             raise CalibrationError("the calibration holds values that are not finite: measure it again")
 
+    def _check_norms(self) -> None:
+        given = [t for t in (self.means, self.deviations) if t is not None]
+        layers, distances = self.bias.shape
+        fits = [t.ndim == 3 and (t.shape[0], t.shape[2]) == (layers, distances) for t in given]
+        if len(given) == 1 or not all(fits) or len({tuple(t.shape) for t in given}) > 1:
+            raise CalibrationError(
+                f"means and deviations are two tensors ({layers}, heads, {distances}), as the bias has it, not "
+                f"{[tuple(t.shape) for t in given]}: measure them again"
+            )
+        if not all(torch.isfinite(t).all() for t in given):
+            raise CalibrationError("the calibration holds values that are not finite: measure it again")
+        if self.heads is not None and (self.heads.ndim != 2 or self.heads.shape[0] != layers):
+            raise CalibrationError(
+                f"heads is a tensor ({layers}, heads), not {tuple(self.heads.shape)}: measure it again"
+            )
+
+    def norms_on(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Means and one over the deviations on a device, (layers, heads, distances) each; None where not measured."""
+        if self.means is None or self.deviations is None:
+            return None
+        if device not in self._norms:
+            inverses = 1 / self.deviations.float().clamp(min=LEAST_DEVIATION)
+            self._norms[device] = (self.means.to(device), inverses.half().to(device))
+        return self._norms[device]
+
     @property
     def distances(self) -> int:
         """How far apart two tokens may be."""
@@ -51,7 +87,9 @@ class Calibration:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write safetensors with JSON metadata."""
-        save_file({"bias": self.bias.contiguous()}, path, {"homer_calibration": json.dumps(self.metadata)})
+        tensors = {"bias": self.bias, "means": self.means, "deviations": self.deviations, "heads": self.heads}
+        present = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+        save_file(present, path, {"homer_calibration": json.dumps(self.metadata)})
 
     def check_fits(self, layers: int, longest: int) -> None:
         """Raise CalibrationError unless it covers `layers` layers and chunks of `longest` positions."""
@@ -82,76 +120,6 @@ def load_calibration(source: str | os.PathLike[str] | Tensor | Calibration) -> C
     return _load_pt(path) if path.suffix in (".pt", ".pth", ".bin") else _load_safetensors(path)
 
 
-def calibrate(
-    model: HomerModel,
-    texts_or_ids: Iterable[str | Sequence[int] | Tensor] | str | Tensor,
-    *,
-    segments: int = 100,
-    segment_len: int | None = None,
-    batch_size: int = 4,
-    progress: bool = False,
-) -> Calibration:
-    """Measure a calibration on text like the text to be compressed.
-
-    At every layer, the mean over segments of the largest logit over heads that the last token of a
-    segment gives each distance.
-
-    Args:
-        texts_or_ids: texts, or token ids where the model has no tokenizer; joined, then cut into segments.
-        segments: how many to take, spread over all text; the paper takes 100 of WikiText-103.
-        segment_len: tokens of a segment. None: the model's max_chunk_len.
-
-    Returns:
-        A Calibration of shape (layers, segment_len).
-
-    Raises:
-        CalibrationError: less text than one segment.
-
-    Source: Song et al., ICLR 2024, section 3.3.
-    """
-    decoder = model.decoder
-    length = segment_len or model.config.resolve(decoder.window, decoder.layers, decoder.sliding_window).max_chunk_len
-    rows = _segments(_all_ids(model, texts_or_ids), length, segments)
-    total = torch.zeros(decoder.layers, length, dtype=torch.float64)
-    batches = tqdm(torch.split(rows, batch_size), desc="calibrating", disable=not progress)
-    for batch in batches:
-        total += _loudness(decoder, batch)
-    metadata = {
-        "model": model.name,
-        "dtype": str(decoder.dtype),
-        "rope": decoder.rope,
-        "segment_len": length,
-        "segments": len(rows),
-    }
-    return Calibration((total / len(rows)).float(), metadata)
-
-
-def _loudness(decoder: Decoder, ids: Tensor) -> Tensor:
-    """Sum over a batch (batch, length) of the largest logit over heads: (layers, distances)."""
-    positions = torch.arange(ids.shape[1], device=decoder.device).expand(len(ids), -1)
-    observed = decoder.run(0, decoder.layers, ids.to(decoder.device), positions, range(decoder.layers)).observed
-    return torch.stack([observed[i].amax(1).double().sum(0).flip(0).cpu() for i in range(decoder.layers)])
-
-
-def _all_ids(model: HomerModel, source: Any) -> Tensor:
-    parts = [source] if isinstance(source, str | Tensor) else list(source)
-    if parts and isinstance(parts[0], int):
-        parts = [parts]
-    if any(isinstance(part, str) for part in parts):
-        encoder = Encoder(model.require_tokenizer("calibrate on text"))
-        parts = [encoder.encode(Piece(part)).ids if isinstance(part, str) else part for part in parts]
-    return torch.cat([torch.as_tensor(part).flatten().long() for part in parts] or [torch.zeros(0).long()])
-
-
-def _segments(ids: Tensor, length: int, wanted: int) -> Tensor:
-    available = len(ids) // length
-    if available < 1:
-        raise CalibrationError(f"{len(ids)} tokens of text, but one segment takes {length}: give more text")
-    rows = ids[: available * length].view(available, length)
-    chosen = torch.linspace(0, available - 1, min(wanted, available)).round().long()
-    return rows[chosen]
-
-
 def _load_pt(path: Path) -> Calibration:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -173,8 +141,8 @@ def _load_safetensors(path: Path) -> Calibration:
             names = set(file.keys())
             if "bias" not in names:
                 raise CalibrationError(f"{path} has no tensor 'bias': give a file that Calibration.save wrote")
-            return Calibration(
-                file.get_tensor("bias").float(), json.loads((file.metadata() or {}).get("homer_calibration", "{}"))
-            )
+            more = {name: file.get_tensor(name) for name in ("means", "deviations", "heads") if name in names}
+            metadata = json.loads((file.metadata() or {}).get("homer_calibration", "{}"))
+            return Calibration(file.get_tensor("bias").float(), metadata, **more)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CalibrationError(f"{path} is damaged or no safetensors file ({error}): measure it again") from None

@@ -24,6 +24,7 @@ class Chunk:
         below: the two chunks merged into this one, whose keys and values are put together when it is known
             which of them stay.
         stack: the same keys and values in turn, (2 x layers, length, key heads x head dim), from the fast path.
+        scores: (length,), the significance of each token so far; None before the first was measured.
     """
 
     hidden_states: Tensor
@@ -35,6 +36,7 @@ class Chunk:
     suffix_len: int
     below: tuple[Chunk, Chunk] | None = None
     stack: Tensor | None = None
+    scores: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -45,17 +47,22 @@ class Chunk:
         return len(self) * len(self.keys) + sum(chunk.entries for chunk in self.below or ())
 
     def keep(self, indices: Tensor) -> Chunk:
-        """The chunk with only the tokens at `indices` (kept,), in hidden states and in every layer's cache."""
+        """The chunk with only the tokens at `indices` (kept,), in hidden states and in every layer's cache.
+
+        Hidden states that are as many as the indices are of these tokens already.
+        """
         keys, values, stack = self._kept(indices)
+        done = self.hidden_states.shape[1] == len(indices)
         return dataclasses.replace(
             self,
-            hidden_states=_take(self.hidden_states, indices, 1),
+            hidden_states=self.hidden_states if done else _take(self.hidden_states, indices, 1),
             position_ids=_take(self.position_ids, indices, 1),
             tokens=_take(self.tokens, indices, 0),
             keys=keys,
             values=values,
             below=None,
             stack=stack,
+            scores=None if self.scores is None else _take(self.scores, indices, 0),
         )
 
     def settled(self) -> Chunk:
@@ -133,6 +140,7 @@ def merge(left: Chunk, right: Chunk) -> Chunk:
         values=(),
         below=(left, right),
         stack=None,
+        scores=None if left.scores is None or right.scores is None else join(left.scores, right.scores, 0),
     )
 
 

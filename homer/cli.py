@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from homer._version import __version__
 from homer.answer import Answer
-from homer.config import HomerConfig
+from homer.config import SIGNIFICANCES, HomerConfig
 from homer.errors import HomerError, InputError
 from homer.experiments.commands import add_commands
 from homer.files import read_documents
@@ -78,6 +78,7 @@ def _add_model(command: Any) -> None:
     command.add_argument("--rope-scaling", type=float, help="a factor for YaRN")
     for name in ("max-chunk-len", "target-len", "layers-warmup", "max-initial-chunk-len", "chunk-batch-size"):
         command.add_argument(f"--{name}", type=int, help="see HomerConfig")
+    command.add_argument("--significance", choices=SIGNIFICANCES, help="what decides which tokens survive")
 
 
 def _load(options: argparse.Namespace) -> HomerModel:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from homer.errors import ConfigError
 
+SIGNIFICANCES = ("paper", "standardized")
+DEFAULT_SIGNIFICANCE = "paper"
 _MINIMUM = {
     "max_chunk_len": 4,
     "target_len": 3,
@@ -36,6 +38,9 @@ class HomerConfig:
             and holds more memory.
         suffix_budget: room kept in every leaf, in tokens, so that all suffixes up to this long get the same
             leaves; what `HomerModel.encode` sets.
+        significance: what decides which tokens survive: "paper", "standardized", or one's own, a Significance or a
+            function of an Observation (see `homer.scoring`). In `to_dict`, and so in a saved cache, one's own is
+            its module and name; such a name tells what was used and cannot be compressed with.
 
     Raises:
         ConfigError: a value of the wrong type or below its minimum.
@@ -48,8 +53,10 @@ class HomerConfig:
     refresh_suffix: bool = True
     chunk_batch_size: int = 1
     suffix_budget: int = 0
+    significance: str | Callable[..., Any] | Any = DEFAULT_SIGNIFICANCE
 
     def __post_init__(self) -> None:
+        _check_significance(self.significance)
         if not isinstance(self.refresh_suffix, bool):
             raise ConfigError(f"refresh_suffix={self.refresh_suffix!r} is no bool: give True or False")
         for name, minimum in _MINIMUM.items():
@@ -77,13 +84,16 @@ class HomerConfig:
             refresh_suffix=self.refresh_suffix,
             chunk_batch_size=self.chunk_batch_size,
             suffix_budget=self.suffix_budget,
+            significance=self.significance,
         )
+        _check_known(self.significance)
         resolved._check_against(window, layers, sliding_window)
         return resolved
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        return dataclasses.asdict(self)
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return settings | {"significance": _significance_name(self.significance)}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> HomerConfig:
@@ -124,3 +134,26 @@ def _check_whole_number(name: str, value: object, minimum: int) -> None:
         raise ConfigError(f"{name}={value!r} is no whole number: give a number of at least {minimum}")
     if value < minimum:
         raise ConfigError(f"{name}={value} is too small: it must be at least {minimum}")
+
+
+def _significance_name(given: Any) -> str:
+    """A name as it is; of one's own significance its module and its name."""
+    if isinstance(given, str):
+        return given
+    return f"{given.__module__}:{getattr(given, '__qualname__', None) or repr(given)}"
+
+
+def _check_significance(given: Any) -> None:
+    named = given in SIGNIFICANCES or ":" in given if isinstance(given, str) else hasattr(given, "score")
+    if not named and (isinstance(given, str) or not callable(given)):
+        raise ConfigError(
+            f"significance={given!r} is none: give {' or '.join(map(repr, SIGNIFICANCES))}, or a function of your own"
+        )
+
+
+def _check_known(given: Any) -> None:
+    if isinstance(given, str) and given not in SIGNIFICANCES:
+        raise ConfigError(
+            f"significance={given!r} is only the name of one that a cache was made with: give the function itself, or "
+            f"{' or '.join(map(repr, SIGNIFICANCES))}"
+        )

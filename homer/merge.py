@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from torch import Tensor
 from homer.chunk import Chunk, merge
 from homer.decoder import Decoder, LayerOutput, cache_of, entries
 from homer.schedule import MergePlan
-from homer.significance import attention_row, select, significance
+from homer.scoring import Observation, Scoring
+from homer.significance import attention_row, select
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def compress(
     decoder: Decoder,
     plan: MergePlan,
     ids: Tensor,
-    bias: Tensor | None = None,
+    scoring: Scoring | None = None,
     *,
     refresh_suffix: bool = True,
     chunk_batch_size: int = 1,
@@ -57,7 +58,7 @@ def compress(
     """Fold prefix + context + suffix (ids: (length,)) into one chunk of `plan.final_len` tokens.
 
     Args:
-        bias: (layers, distances), the calibration.
+        scoring: what decides which tokens survive. None: the paper's significance, not calibrated.
         refresh_suffix: run the real suffix on top of the result, where anything was pruned.
         chunk_batch_size: equal leaves run at a time.
         watch: called after every node.
@@ -65,7 +66,7 @@ def compress(
 
     Source: Song et al., ICLR 2024, algorithm 1, in depth-first order: one pending left chunk a level.
     """
-    walk = Walk(decoder, plan, ids, bias)
+    walk = Walk(decoder, plan, ids, scoring or Scoring())
     pending: list[Chunk] = []
     chunk: Chunk
     for leaf, chunk in enumerate(walk.leaves(chunk_batch_size) if source is None else source.leaves(walk)):
@@ -78,6 +79,13 @@ def compress(
         chunk = source.complete(chunk)
     result = Compressed(chunk, walk.logits, walk.relevance, walk.survived)
     return _refresh(decoder, plan, ids, result) if refresh_suffix and plan.prunes else result
+
+
+class Choice(NamedTuple):
+    """What tokens of a chunk score (length,), and which of them survive (kept,); None where all do."""
+
+    scores: Tensor | None
+    kept: Tensor | None
 
 
 class LeafSource(Protocol):
@@ -96,8 +104,8 @@ class Walk:
     logits: Tensor
     relevance: Tensor
 
-    def __init__(self, decoder: Decoder, plan: MergePlan, ids: Tensor, bias: Tensor | None) -> None:
-        self.decoder, self.plan, self.bias = decoder, plan, bias
+    def __init__(self, decoder: Decoder, plan: MergePlan, ids: Tensor, scoring: Scoring) -> None:
+        self.decoder, self.plan, self.scoring = decoder, plan, scoring.on(decoder.device)
         self.ids = ids.to(decoder.device)
         self.survived = torch.zeros(len(ids), dtype=torch.int8, device=decoder.device)
 
@@ -113,16 +121,26 @@ class Walk:
         if self.plan.layers[level][0] == self.plan.layers[level][1]:
             self.survived[chunk.tokens] = level + 1
             return chunk
-        output = self._layers(chunk.hidden_states, chunk.position_ids, level)
-        return self.prune(chunk, output, 0, level, index)
+        return self._run([chunk], level, [index])[0]
 
     def _leaf_batch(self, indices: list[int]) -> list[Chunk]:
-        chunks = [self.leaf(i) for i in indices]
+        return self._run([self.leaf(index) for index in indices], 0, indices)
+
+    def _run(self, chunks: list[Chunk], level: int, indices: list[int]) -> list[Chunk]:
+        """Chunks of equal length after their level's layers and their pruning."""
+        choices: list[Choice] = []
+
+        def keep(observed: dict[int, Tensor]) -> Tensor | None:
+            rows = enumerate(zip(chunks, indices, strict=True))
+            choices.extend(self.choose(chunk, observed, row, level, index) for row, (chunk, index) in rows)
+            kept = [choice.kept for choice in choices if choice.kept is not None]
+            return torch.stack(kept) if len(kept) == len(chunks) and len(set(map(len, kept))) == 1 else None
+
         inputs = torch.cat([chunk.hidden_states for chunk in chunks])
         positions = torch.cat([chunk.position_ids for chunk in chunks])
-        output = self._layers(inputs, positions, 0)
-        rows = enumerate(zip(indices, chunks, strict=True))
-        return [self.prune(chunk, output, row, 0, index) for row, (index, chunk) in rows]
+        output = self.decoder.run(*self.plan.layers[level], inputs, positions, self.observed(level), keep)
+        rows = enumerate(zip(chunks, indices, choices, strict=True))
+        return [self.prune(chunk, output, row, level, index, choice) for row, (chunk, index, choice) in rows]
 
     def leaf(self, index: int) -> Chunk:
         """A leaf before any layer: its token ids stand in for hidden states."""
@@ -137,35 +155,57 @@ class Walk:
         positions = torch.cat([places, suffix_places])[None]
         return Chunk(self.ids[tokens][None], positions, tokens, (), (), plan.prefix_len, plan.suffix_len)
 
-    def _layers(self, inputs: Tensor, position_ids: Tensor, level: int) -> LayerOutput:
-        first, end = self.plan.layers[level]
-        return self.decoder.run(first, end, inputs, position_ids, self.observed(level))
-
     def observed(self, level: int) -> Iterable[int]:
         """The layers at which the last query's logits are wanted."""
         first, end = self.plan.layers[level]
-        return range(first, end) if level == self.plan.height else (end - 1,)
+        if level == self.plan.height:
+            return range(first, end)
+        return self.scoring.significance.observe(first, end, self.decoder.layers)
 
-    def prune(self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int) -> Chunk:
+    def prune(
+        self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int, choice: Choice | None = None
+    ) -> Chunk:
         """Row `row` of the output as a chunk that keeps its target; at the root, the logits are noted as well."""
         keys, values = (tuple(t[row : row + 1] for t in side) for side in (output.keys, output.values))
         hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states[row : row + 1]
+        scores, kept = choice or self.choose(chunk, output.observed, row, level, index)
+        chunk = dataclasses.replace(chunk, scores=scores)
         chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
-        layer = self.plan.layers[level][1] - 1
-        kept = torch.arange(len(chunk), device=chunk.tokens.device)
-        if self.plan.targets[level][index] < len(chunk):
-            bias = None if self.bias is None else self.bias[layer]
-            scores = significance(output.observed[layer][row], chunk.position_ids[0], bias)
-            kept = select(scores, chunk.prefix_len, chunk.suffix_len, self.plan.targets[level][index])
-            chunk = chunk.keep(kept)
-        else:
-            chunk = chunk.settled()
+        chunk = chunk.settled() if kept is None else chunk.keep(kept)
         self.survived[chunk.tokens] = level + 1
         if level == self.plan.height:
             assert output.logits is not None
             self.logits = output.logits
-            self.relevance = _relevance(output.observed)[kept.cpu()]
+            relevance = _relevance(output.observed)
+            self.relevance = relevance if kept is None else relevance[kept.cpu()]
         return chunk
+
+    def choose(self, chunk: Chunk, observed: dict[int, Tensor], row: int, level: int, index: int) -> Choice:
+        """What a chunk's tokens score by row `row` of what was observed, and which of them survive."""
+        if not self.plan.prunes:
+            return Choice(None, None)
+        significance, target = self.scoring.significance, self.plan.targets[level][index]
+        seen = self._seen(chunk, observed, row, level)
+        scores = significance.score(seen)
+        if target == len(chunk):
+            return Choice(scores[0], None)
+        ranks = significance.rank(scores, seen)[0]
+        return Choice(scores[0], select(ranks, chunk.prefix_len, chunk.suffix_len, target))
+
+    def _seen(self, chunk: Chunk, observed: dict[int, Tensor], row: int, level: int) -> Observation:
+        """What row `row` of the observed logits shows of a chunk."""
+        layers = self.scoring.significance.observe(*self.plan.layers[level], self.decoder.layers)
+        return Observation(
+            logits={layer: observed[layer][row : row + 1] for layer in layers},
+            position_ids=chunk.position_ids,
+            tokens=chunk.tokens[None],
+            scores=None if chunk.scores is None else chunk.scores[None],
+            prefix_len=chunk.prefix_len,
+            suffix_len=chunk.suffix_len,
+            layers=self.decoder.layers,
+            calibration=self.scoring.calibration,
+            sentences=self.scoring.sentences_at(chunk.tokens[None]),
+        )
 
 
 def _refresh(decoder: Decoder, plan: MergePlan, ids: Tensor, root: Compressed) -> Compressed:

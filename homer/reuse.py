@@ -22,6 +22,7 @@ from homer.leaves import ContextLeaves
 from homer.merge import LeafSource, Node, Watcher, compress
 from homer.prompt import Document, DocumentLike, Prompt, PromptBuilder
 from homer.schedule import MergePlan
+from homer.scoring import scoring_for
 from homer.store import StateStore
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Reusing:
 
     decoder: Decoder
     calibration: Calibration | None
+    tokenizer: Any
     config: HomerConfig
     name: str
 
@@ -262,15 +264,14 @@ class Reusing:
         cached_tokens: int = 0,
     ) -> CompactCache:
         """The compact cache of ids (length,) by a plan."""
-        if plan.prunes and self.calibration is not None:
-            self.calibration.check_fits(self.decoder.layers, plan.suffix_start + plan.suffix_len)
+        scoring = scoring_for(config.significance, self.calibration, self.tokenizer, ids, plan)
         logger.info("compressing %d tokens to %d in %d chunks", len(ids), plan.final_len, len(plan.spans))
         with tqdm(total=plan.nodes, desc="compressing", unit="chunk", disable=not progress) as bar:
             result = compress(
                 self.decoder,
                 plan,
                 ids,
-                None if self.calibration is None else self.calibration.bias,
+                scoring,
                 refresh_suffix=config.refresh_suffix,
                 chunk_batch_size=config.chunk_batch_size,
                 watch=lambda node: _advance(bar, node, plan, watch),

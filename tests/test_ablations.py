@@ -1,5 +1,6 @@
 """The ablations run, and the variant that the library does not have is the method where nothing is pruned."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +39,8 @@ def test_lower_layers_keep_all(ablations: ModuleType, mini: HomerModel) -> None:
     assert plan.height == 1
     assert root.keys[0].shape[2] == sum(map(len, parts))
     assert root.keys[-1].shape[2] == plan.lengths[1][0] < sum(map(len, parts))
-    cache = mini.compress(*parts)  # the same tokens survive to the top
+    papers = dataclasses.replace(mini.config, significance="paper")
+    cache = mini.compress(*parts, config=papers)  # the same tokens survive to the top
     assert root.tokens.tolist() == cache.kept_tokens.tolist()
 
 

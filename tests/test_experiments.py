@@ -10,7 +10,7 @@ import torch
 from small import save_small
 from torch.nn.functional import cross_entropy
 
-from homer import Calibration, ConfigError, HomerConfig, HomerModel, InputError
+from homer import Calibration, ConfigError, HomerConfig, HomerModel, InputError, measuring
 from homer.cli import main
 from homer.demo import DOCUMENTS
 from homer.experiments import (
@@ -194,20 +194,27 @@ def test_write_data_then_read_it(small: str, tmp_path: Path, capsys: pytest.Capt
     assert "door code" in Path(data).read_text()
 
 
-def test_calibrate_and_use_it(small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_and_use_it(
+    small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "cal"
-    options = ["--model", small, "--segments", "3", "--segment-len", "128", "--out", str(out), *TINY]
-    assert main(["calibrate", str(TEXT), *options]) == 0
+    made = ["--segments", "3", "--prompts", "3", "--segment-len", "128", "--heads"]
+    monkeypatch.setattr(measuring, "_NEEDLES", 4)
+    assert main(["calibrate", str(TEXT), "--model", small, *made, "--out", str(out), *TINY]) == 0
     table = capsys.readouterr().out
     assert re.search(r"^layer 5 +-?\d", table, re.M)
+    assert re.search(r"^evidence head +needles found$", table, re.M)
+    assert {path.name for path in out.glob("*.png")} == {"calibration.png", "heads.png"}
     file = out / "calibration.safetensors"
-    bias = calibrate_files(Setup(small, ("homer",)), [TEXT], segments=3, segment_len=128).bias
+    bias = calibrate_files(Setup(small, ("homer",)), segments=1, prompts=0, segment_len=128).bias
     assert len((out / "calibration.csv").read_text().splitlines()) == 1 + bias.numel()
     run = ["passkey", "--model", small, "--context-lengths", "300", "--samples", "1", "--method", "homer", *TINY]
+    run += ["--significance", "standardized"]
     assert main([*run, "--calibration", f"homer={file}", "--out", str(tmp_path)]) == 0
     settings = json.loads((tmp_path / "passkey.json").read_text())["settings"]
     assert settings["calibration"] == {"homer": "calibration.safetensors"}
     assert settings["resolved"]["homer"]["calibration"]["segments"] == 3
+    assert settings["resolved"]["homer"]["config"]["significance"] == "standardized"
     assert main([*run, "--calibration", "none", "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "passkey.json").read_text())["settings"]["resolved"]["homer"]["calibration"] is None
 

@@ -19,7 +19,7 @@ def settings(case: dict[str, Any]) -> dict[str, int]:
 
 def load(name: str, fast: bool | None = None, **changes: Any) -> tuple[HomerModel, dict[str, torch.Tensor]]:
     case = CASES[name]
-    config = HomerConfig(**settings(case), refresh_suffix=False, **changes)
+    config = HomerConfig(**settings(case), refresh_suffix=False, significance="paper", **changes)
     model = HomerModel.from_pretrained(
         GOLDEN / "models" / case["model"],
         config=config,

@@ -92,7 +92,7 @@ def test_training_trees_are_compressed_and_read_as_the_library_does(supply: Rows
         parts = tree.leaves[0, :prefix], tree.leaves[:, inside].reshape(-1), tree.reading[0, :question]
         cache = model.compress(
             *(torch.from_numpy(part.astype("int64")) for part in parts),
-            config=HomerConfig(max_chunk_len=512, target_len=512, layers_warmup=6),
+            config=HomerConfig(max_chunk_len=512, target_len=512, layers_warmup=6, significance="paper"),
         )
         wanted = (tree.owners[:, inside].reshape(-1) == 1).nonzero()[0] + prefix
         kept = np.isin(wanted, cache.kept_tokens.numpy())

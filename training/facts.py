@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,10 @@ from training import wordings
 from training.names import Names, plain_words
 
 ABSENT = "Not in the documents."
+_COMMON = set(
+    "the a an of for at in on to is was with and by be that this it we you i do does did what which who when where how "
+    "tell me give from under must no any should can".split()
+)
 _HELD_OUT_EVERY = 5  # of every list of wordings, those at 1, 6, 11 ... are held out from training
 
 
@@ -74,6 +79,23 @@ class Facts:
         value = str(self.random.randint(10000, 99999))
         statement = wordings.SECRET_STATEMENTS[1].format(a="pass key", v=value)
         return Fact("pass key", statement, (wordings.SECRET_QUESTIONS[1].format(a="pass key"),), value)
+
+    def several(self, count: int) -> list[Fact]:
+        """`count` facts about one thing, of the same kind and with different values."""
+        known = self.random.choice(list(wordings.ATTRIBUTES))
+        attribute, thing = self._attribute(known), self._thing()
+        values: list[str] = []
+        while len(values) < count:
+            value = self.names.value(known)
+            values += [value] if value not in values else []
+        return [self._fact(f"{attribute} {thing}", attribute, thing, value) for value in values]
+
+    def reworded(self) -> Fact:
+        """A held-out fact whose question shares no word with its statement but the subject's."""
+        kind, statement, question = self.random.choice(_reworded())
+        subject, value = self.names.subject(kind["subject"]), self.names.value(kind["value"])
+        asked = _capital(question.format(s=subject))
+        return Fact(f"{kind['kind']} {subject}", _capital(statement.format(s=subject, v=value)), (asked,), value)
 
     def _kind(self) -> Any:
         if self.random.random() < self.free / 3:
@@ -171,6 +193,24 @@ class Facts:
 
     def _side(self, choices: Sequence[str]) -> list[str]:
         return [w for i, w in enumerate(choices) if (i % _HELD_OUT_EVERY == 1) == self.held_out]
+
+
+@cache
+def _reworded() -> list[tuple[dict[str, Any], str, str]]:
+    """Kinds of facts.json with a held-out statement and a held-out question that have no word in common."""
+    found = []
+    for kind in kinds():
+        sides = (
+            [w for i, w in enumerate(kind[side]) if i % _HELD_OUT_EVERY == 1] for side in ("statements", "questions")
+        )
+        found += [(kind, a, b) for a, b in itertools.product(*sides) if not _stems(a) & _stems(b)]
+    return found
+
+
+def _stems(wording: str) -> set[str]:
+    """Words without slots, endings, and what stands in any sentence."""
+    words = re.findall(r"[a-z]+", re.sub(r"\{\w\}", "", wording.lower()))
+    return {re.sub(r"(ing|ed|es|s)$", "", word) for word in words if word not in _COMMON}
 
 
 def _capital(text: str) -> str:

@@ -18,11 +18,13 @@ AFFIX_TOKENS = 70
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A prompt, the right answer, and the statement that holds it."""
+    """A prompt, the right answer, and the statement that holds it; of several right answers, all of both as well."""
 
     prompt: Prompt
     answer: str
     statement: str
+    answers: tuple[str, ...] = ()
+    statements: tuple[str, ...] = ()
 
 
 class Tasks:
@@ -32,23 +34,35 @@ class Tasks:
         self.model, self.texts = model, Texts.load(held_out)
 
     def case(self, task: str, length: int, seed: int) -> Case:
-        """One case of the task "pass_key" or "one_of_eight", of about `length` tokens; or of "handbook".
+        """One case of a task, of about `length` tokens.
 
-        The last asks about the demo's documents, however long they are.
+        Args:
+            task: "pass_key"; "one_fact"; "one_of_eight", half of them of one kind; "several_values" for one thing,
+                each of which is right; "reworded", a fact whose question has other words than its statement; or
+                "handbook", about the demo's documents, however long they are.
         """
         if task == "handbook":
             return self._handbook(seed)
         random = Random(f"{task} {length} {seed}")
         facts = Facts(random, held_out=True, free=0)
-        if task == "pass_key":
-            planted = [facts.pass_key()]
-            documents = [self._document(random, planted, length - AFFIX_TOKENS, facts)]
-        else:
-            planted = facts.draw(8, alike=seed % 2 == 0)
-            share = (length - AFFIX_TOKENS) // 8
-            documents = [self._document(random, [fact], share, facts) for fact in random.sample(planted, 8)]
+        planted, right = self._planted(task, facts, seed)
+        parts = len(planted) if task == "one_of_eight" else 1
+        share = (length - AFFIX_TOKENS) // parts
+        shared = random.sample(planted, len(planted))
+        documents = [self._document(random, shared[i::parts], share, facts) for i in range(parts)]
         prompt = self.model.build_prompt(planted[0].questions[0], documents)
-        return Case(prompt, planted[0].answer, planted[0].statement)
+        answers, statements = zip(*((fact.answer, fact.statement) for fact in planted[:right]), strict=True)
+        return Case(prompt, planted[0].answer, planted[0].statement, answers, statements)
+
+    def _planted(self, task: str, facts: Facts, seed: int) -> tuple[list[Fact], int]:
+        """The facts of a case, and how many of the first ones hold a right answer."""
+        if task == "pass_key":
+            return [facts.pass_key()], 1
+        if task == "one_of_eight":
+            return facts.draw(8, alike=seed % 2 == 0), 1
+        if task == "several_values":
+            return facts.several(3), 3
+        return [facts.reworded() if task == "reworded" else facts.draw(1)[0]], 1
 
     def _handbook(self, seed: int) -> Case:
         asked = handbook_questions()[seed % len(handbook_questions())]

@@ -8,26 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from homer.calibration import Calibration, calibrate
-from homer.errors import ConfigError, InputError
+from homer.calibration import Calibration
+from homer.errors import CalibrationError, ConfigError, InputError
 from homer.experiments.methods import FilePath, Setup, open_methods
 from homer.experiments.report import align, machine, versions, write_csv
 from homer.experiments.retrieval import read_text
+from homer.measuring import calibrate
 
 
 def calibrate_files(
     setup: Setup,
-    texts: Sequence[FilePath],
+    texts: Sequence[FilePath] = (),
     *,
     segments: int = 100,
     segment_len: int | None = None,
+    prompts: int = 200,
+    heads: bool = False,
     progress: bool = False,
 ) -> Calibration:
     """Measure a calibration for the one HOMER method of a setup.
 
     Args:
-        texts: text files; the paper takes WikiText-103.
-        segments, segment_len: see `homer.calibrate`.
+        texts: text files; the paper takes WikiText-103. None: text that the library has at hand.
+        segments, segment_len, prompts, heads: see `homer.calibrate`.
 
     Raises:
         ConfigError: a setup with another method than one of "homer" and "homer-yarn".
@@ -37,9 +40,11 @@ def calibrate_files(
     (method,) = open_methods(dataclasses.replace(setup, calibration="none"))
     return calibrate(
         method.model,
-        [read_text(path) for path in texts],
+        [read_text(path) for path in texts] or None,
         segments=segments,
         segment_len=segment_len,
+        prompts=prompts,
+        heads=heads,
         progress=progress,
     )
 
@@ -52,6 +57,24 @@ def calibration_table(calibration: Calibration) -> str:
         for layer, values in enumerate(calibration.bias.tolist())
     ]
     return align([["distance", *map(str, distances)], *rows])
+
+
+def heads_table(calibration: Calibration, least: float = 0.1) -> str:
+    """The heads that found at least so many of the synthetic needles, the best first, one a line.
+
+    Raises:
+        CalibrationError: a calibration for which no needles were sought.
+    """
+    if calibration.heads is None:
+        raise CalibrationError("this calibration knows no evidence heads: measure one by homer calibrate --heads")
+    shares, places = calibration.heads.flatten().sort(descending=True)
+    width = calibration.heads.shape[1]
+    rows = [
+        [f"layer {place // width} head {place % width}", f"{share:.2f}"]
+        for share, place in zip(shares.tolist(), places.tolist(), strict=True)
+        if share >= least
+    ]
+    return align([["evidence head", "needles found"], *rows])
 
 
 def save_calibration(calibration: Calibration, folder: FilePath, settings: dict[str, Any]) -> Path:

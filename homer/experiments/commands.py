@@ -10,9 +10,9 @@ from typing import Any
 
 from homer.config import HomerConfig
 from homer.errors import ConfigError, InputError
-from homer.experiments.calibrating import calibrate_files, calibration_table, save_calibration
+from homer.experiments.calibrating import calibrate_files, calibration_table, heads_table, save_calibration
 from homer.experiments.cases import Case, write_cases
-from homer.experiments.figures import draw, draw_calibration
+from homer.experiments.figures import draw, draw_calibration, draw_heads
 from homer.experiments.methods import DEFAULT_METHODS, METHODS, Setup
 from homer.experiments.needle import NEEDLE_NEW_TOKENS, Needles, needle, needle_cases
 from homer.experiments.passkey import PASSKEY_NEW_TOKENS, passkey, passkey_cases
@@ -101,10 +101,14 @@ def _add_perplexity(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("texts", nargs="+", type=Path, help="text files, or folders of them")
+    parser.add_argument(
+        "texts", nargs="*", type=Path, help="text files, or folders; default: text of the library's own"
+    )
     parser.add_argument("--chat", action="store_true", help="take the preset's chat model, as passkey and needle do")
     parser.add_argument("--segments", type=int, default=100, help="default: 100, as in the paper")
     parser.add_argument("--segment-len", type=int, help="tokens; default: max_chunk_len")
+    parser.add_argument("--prompts", type=int, default=200, help="prompts for means and deviations (default: 200)")
+    parser.add_argument("--heads", action="store_true", help="find the evidence heads as well, by synthetic needles")
 
 
 def _passkey(options: argparse.Namespace) -> int:
@@ -149,12 +153,16 @@ def _calibrate(options: argparse.Namespace) -> int:
         raise ConfigError("nowhere to write the calibration: give a folder by --out")
     options.method = options.method or ["homer"]
     setup = make_setup(options, chat=options.chat)
-    chosen = {"segments": options.segments, "segment_len": options.segment_len}
+    chosen = {name: getattr(options, name) for name in ("segments", "segment_len", "prompts", "heads")}
     calibration = calibrate_files(setup, options.texts, **chosen, progress=not options.no_progress)
     print(calibration_table(calibration))
+    if options.heads:
+        print(f"\n{heads_table(calibration)}")
     path = save_calibration(calibration, options.out, setup.to_dict() | chosen)
     print(f"\n{path}: give it by --calibration")
     _try_to_draw(lambda: draw_calibration(calibration, options.out / "calibration.png"))
+    if options.heads:
+        _try_to_draw(lambda: draw_heads(calibration, options.out / "heads.png"))
     return 0
 
 

@@ -40,6 +40,23 @@ def draw_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
     return _save(figure, path)
 
 
+def draw_heads(calibration: Calibration, path: str | os.PathLike[str]) -> Path:
+    """Draw the share of synthetic needles that each head found, layer by head, into a file.
+
+    Raises:
+        InputError: as `draw` does, or a calibration for which no needles were sought.
+    """
+    if calibration.heads is None:
+        raise InputError("this calibration knows no evidence heads: measure one by homer calibrate --heads")
+    figure = _new_figure(6.4)
+    axis = figure.subplots()
+    image = axis.imshow(calibration.heads.numpy(), vmin=0, vmax=1, aspect="auto", origin="lower")
+    axis.set_xlabel("head")
+    axis.set_ylabel("layer")
+    figure.colorbar(image, label="share of needles found")
+    return _save(figure, path)
+
+
 def _new_figure(width: float) -> Figure:
     try:
         from matplotlib.figure import Figure
