@@ -108,7 +108,9 @@ class Bench:
         row["kept_gb"], row["leaves"] = encoded.nbytes / GB, len(encoded.leaves)
         row["kept_bytes_per_token"] = encoded.nbytes / len(encoded)
         plan = self.homer.plan(len(prefix), len(context), len(suffix))
-        row["chunk_layers"] = [len(n) * (end - first) for n, (first, end) in zip(plan.lengths, plan.layers, strict=True)]
+        row["chunk_layers"] = [
+            len(n) * (end - first) for n, (first, end) in zip(plan.lengths, plan.layers, strict=True)
+        ]
         self._disk(row, encode, encoded, other)
         if encoded.nbytes > self.options.pinned_gb * GB:
             row["notes"].append("pinned: left out, beyond --pinned-gb")
