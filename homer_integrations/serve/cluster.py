@@ -125,13 +125,14 @@ def build_app(settings: ServeSettings) -> serve.Application:
     if settings.max_replicas is not None:
         limits = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}
         scaling = {"autoscaling_config": limits | {"target_ongoing_requests": settings.max_running}}
+    router = RequestRouterConfig(request_router_class=_ROUTER)  # type: ignore[arg-type]
     model = serve.deployment(
         name="model",
         max_ongoing_requests=2 * settings.max_running,
         max_queued_requests=settings.max_queue,
         ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
-        request_router_config=RequestRouterConfig(request_router_class=_ROUTER)  # type: ignore[arg-type],
-        ** scaling,
+        request_router_config=router,
+        **scaling,
     )(Replica)
     many = settings.max_queue + 2 * settings.max_running * (settings.max_replicas or settings.replicas)
     web = serve.deployment(name="web", max_ongoing_requests=2 * many, ray_actor_options={"num_cpus": 0})(
