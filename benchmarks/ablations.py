@@ -114,7 +114,7 @@ def fold(model: HomerModel, plan: MergePlan, ids: Tensor, level: int, index: int
     """A node of the tree after its layers and its pruning, with the nodes below it."""
     first, end = plan.layers[level]
     if level:
-        chunk = merge(*(fold(model, plan, ids, level - 1, 2 * index + side) for side in (0, 1)))
+        chunk = merge(*(fold(model, plan, ids, level - 1, 2 * index + side) for side in (0, 1))).settled()
     else:
         chunk = leaf(plan, ids, index)
     if first == end:

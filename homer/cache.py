@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from homer._version import __version__
 from homer.config import HomerConfig, ResolvedConfig
+from homer.decoder import cache_of
 from homer.errors import CacheError
 from homer.schedule import MergePlan, plan_merge
 
@@ -97,10 +98,7 @@ class CompactCache:
             batch_size: how many times to repeat it, for beams.
             end: stop before this token, as in a slice.
         """
-        cache = DynamicCache()
-        for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
-            cache.update(_part(key, end, batch_size), _part(value, end, batch_size), layer)
-        return cache
+        return cache_of(*([_part(entry, end, batch_size) for entry in side] for side in (self.keys, self.values)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, with what made it as JSON metadata; never half a file."""

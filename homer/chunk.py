@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ class Chunk:
         hidden_states: (1, length, hidden size), after the layers run so far.
         position_ids: (1, length); after a merge, left and right context share one range.
         tokens: (length,), where each token stands in prefix + context + suffix.
-        keys, values: one (1, key heads, length, head dim) tensor for each layer run so far.
+        keys, values: one (1, key heads, length, head dim) tensor for each layer run so far, or since `below`.
         prefix_len, suffix_len: affix tokens at both ends.
+        below: the two chunks merged into this one, whose keys and values are put together when it is known
+            which of them stay.
     """
 
     hidden_states: Tensor
@@ -27,6 +30,7 @@ class Chunk:
     values: tuple[Tensor, ...]
     prefix_len: int
     suffix_len: int
+    below: tuple[Chunk, Chunk] | None = None
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -34,24 +38,45 @@ class Chunk:
     @property
     def entries(self) -> int:
         """Cache entries held: tokens x layers."""
-        return len(self) * len(self.keys)
+        return len(self) * len(self.keys) + sum(chunk.entries for chunk in self.below or ())
 
     def keep(self, indices: Tensor) -> Chunk:
         """The chunk with only the tokens at `indices` (kept,), in hidden states and in every layer's cache."""
+        keys, values = self._entries(lambda entry: _take(entry, indices, 2))
         return dataclasses.replace(
             self,
             hidden_states=_take(self.hidden_states, indices, 1),
             position_ids=_take(self.position_ids, indices, 1),
             tokens=_take(self.tokens, indices, 0),
-            keys=tuple(_take(k, indices, 2) for k in self.keys),
-            values=tuple(_take(v, indices, 2) for v in self.values),
+            keys=keys,
+            values=values,
+            below=None,
         )
+
+    def settled(self) -> Chunk:
+        """The same chunk with nothing below: keys and values of all layers are its own."""
+        if self.below is None:
+            return self
+        keys, values = self._entries(lambda entry: entry)
+        return dataclasses.replace(self, keys=keys, values=values, below=None)
 
     def run(self, hidden_states: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> Chunk:
         """The chunk after some more layers, which gave these hidden states, keys and values."""
         return dataclasses.replace(
             self, hidden_states=hidden_states, keys=self.keys + keys, values=self.values + values
         )
+
+    def _entries(self, take: Callable[[Tensor], Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """What is taken of the keys and of the values of every layer, those below included."""
+
+        def join(a: Tensor, b: Tensor) -> Tensor:
+            return take(_join(a, b, 2, self.prefix_len, self.suffix_len))
+
+        lower: tuple[tuple[Tensor, ...], ...] = ((), ())
+        if self.below is not None:
+            left, right = self.below
+            lower = (tuple(map(join, left.keys, right.keys)), tuple(map(join, left.values, right.values)))
+        return lower[0] + tuple(map(take, self.keys)), lower[1] + tuple(map(take, self.values))
 
 
 def merge(left: Chunk, right: Chunk) -> Chunk:
@@ -63,13 +88,15 @@ def merge(left: Chunk, right: Chunk) -> Chunk:
     def join(a: Tensor, b: Tensor, dim: int) -> Tensor:
         return _join(a, b, dim, left.prefix_len, left.suffix_len)
 
+    left, right = left.settled(), right.settled()
     return dataclasses.replace(
         left,
         hidden_states=join(left.hidden_states, right.hidden_states, 1),
         position_ids=join(left.position_ids, right.position_ids, 1),
         tokens=join(left.tokens, right.tokens, 0),
-        keys=tuple(join(a, b, 2) for a, b in zip(left.keys, right.keys, strict=True)),
-        values=tuple(join(a, b, 2) for a, b in zip(left.values, right.values, strict=True)),
+        keys=(),
+        values=(),
+        below=(left, right),
     )
 
 

@@ -13,9 +13,10 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from homer.errors import UnsupportedModelError
 from homer.significance import last_query_logits
 from homer.views import copy_module, replace_module, share_weights
 
-_PROBE_LEN = 8
+PROBE_LEN = 8
+Steps = Callable[[Tensor], Tensor]
 _FINGERPRINT_FIELDS = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "rope_parameters", "max_position_embeddings", "vocab_size",
@@ -135,6 +137,22 @@ class Decoder:
             logits: Tensor = self.causal_lm(**arguments, logits_to_keep=keep).logits
         return logits, observer.logits
 
+    def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
+        """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
+
+        Args:
+            keys, values: one (1, key heads, length, head dim) tensor a layer; they are left as they are.
+            position: position id of the first token; each call moves on by one.
+            room: how many tokens may come at most.
+        """
+        cache, places = cache_of(keys, values), itertools.count(position)
+
+        def step(token: Tensor) -> Tensor:
+            place = torch.tensor([[next(places)]], device=self.device)
+            return self.extend(token.view(1, 1).to(self.device), place, cache, keep=1)[0][:, -1].float()
+
+        return step
+
     def exclusive(self) -> contextlib.AbstractContextManager[Any]:
         """A lock where weights are offloaded, since loading them in and out is not for two threads at once."""
         return self._offload_lock or contextlib.nullcontext()
@@ -167,8 +185,8 @@ class Decoder:
 
     def _probe(self) -> None:
         """Run a few tokens whole and in two parts: the results must agree and every layer must be observable."""
-        ids = torch.arange(_PROBE_LEN, device=self.device)[None] % self.vocabulary
-        positions = torch.arange(_PROBE_LEN, device=self.device)[None]
+        ids = torch.arange(PROBE_LEN, device=self.device)[None] % self.vocabulary
+        positions = torch.arange(PROBE_LEN, device=self.device)[None]
         half = self.layers // 2
         name = type(self.causal_lm).__name__
         try:
@@ -197,6 +215,14 @@ class _LastQuery:
     def __call__(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         if layer in self.wanted:
             self.logits[layer] = last_query_logits(query, key, scaling)
+
+
+def cache_of(keys: Iterable[Tensor], values: Iterable[Tensor]) -> DynamicCache:
+    """A new transformers cache of these keys and values, one tensor a layer."""
+    cache = DynamicCache()
+    for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
+        cache.update(key, value, layer)
+    return cache
 
 
 def entries(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -172,16 +172,21 @@ class Streams:
 def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -> Iterator[int]:
     """Tokens that go on from a cache, one at a time, without end but for the window and max_new_tokens."""
     limit = sampling.room(decoder.window, cache.next_position)
+    ahead = decoder.device.type == "cuda"  # the next step runs while this token is read
     processors: Any = sampling.processors()
     generator = _generator(sampling, cache.logits.device)
-    seen, logits, states = cache.token_ids.to(cache.logits.device), cache.logits, cache.to_dynamic_cache()
-    for step in range(limit):
+    seen, logits = cache.token_ids.to(cache.logits.device), cache.logits
+    step = decoder.steps(cache.keys, cache.values, cache.next_position, limit)
+    for left in range(limit - 1, -1, -1):
         token = _choose(processors(seen, logits), sampling.samples, generator)
-        yield int(token)
-        if step + 1 < limit:
+        if processors:
             seen = torch.cat([seen, token.view(1, 1)], 1)
-            place = torch.tensor([[cache.next_position + step]], device=decoder.device)
-            logits = decoder.extend(token.view(1, 1).to(decoder.device), place, states, keep=1)[0][:, -1].float()
+        read = _reader(token)
+        if ahead and left:
+            logits = step(token)
+        yield read()
+        if left and not ahead:
+            logits = step(token)
 
 
 def generate_with_transformers(decoder: Decoder, cache: CompactCache, **options: Any) -> Tensor:
@@ -242,6 +247,22 @@ def _choose(logits: Tensor, samples: bool, generator: torch.Generator | None) ->
     if not samples:
         return logits.argmax(-1)[0]
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0, 0]
+
+
+def _reader(token: Tensor) -> Callable[[], int]:
+    """What gives a token's number; from a GPU, without waiting for what is begun after this call."""
+    if token.device.type != "cuda":
+        return lambda: int(token)
+    host = torch.empty((), dtype=token.dtype, pin_memory=True)
+    host.copy_(token, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(token.device))
+
+    def read() -> int:
+        copied.synchronize()
+        return int(host)
+
+    return read
 
 
 def _generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from homer.chunk import Chunk, merge
-from homer.decoder import Decoder, LayerOutput, entries
+from homer.decoder import Decoder, LayerOutput, cache_of, entries
 from homer.schedule import MergePlan
 from homer.significance import attention_row, select, significance
 
@@ -142,6 +141,8 @@ class _Walk:
             scores = significance(output.observed[layer][row], chunk.position_ids[0], bias)
             kept = select(scores, chunk.prefix_len, chunk.suffix_len, self.plan.targets[level][index])
             chunk = chunk.keep(kept)
+        else:
+            chunk = chunk.settled()
         self.survived[chunk.tokens] = level + 1
         if level == self.plan.height:
             assert output.logits is not None
@@ -157,9 +158,7 @@ def _refresh(decoder: Decoder, plan: MergePlan, ids: Tensor, root: Compressed) -
     """
     chunk = root.chunk
     body = len(chunk) - plan.suffix_len
-    cache = DynamicCache()
-    for layer, (key, value) in enumerate(zip(chunk.keys, chunk.values, strict=True)):
-        cache.update(key[:, :, :body], value[:, :, :body], layer)
+    cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (chunk.keys, chunk.values)))
     suffix = ids[-plan.suffix_len :].to(decoder.device)[None]
     positions = chunk.position_ids[:, body:].to(decoder.device)
     upper = range(plan.layers[0][1], decoder.layers)

@@ -20,8 +20,8 @@ from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.config import HomerConfig, ResolvedConfig
 from homer.conversation import Limits, build_conversation
-from homer.decoder import Decoder
 from homer.errors import InputError
+from homer.fast import make_decoder
 from homer.generation import Streams, as_sampling
 from homer.ids import TokenIds, check_ids
 from homer.loading import end_ids, load_model
@@ -44,6 +44,8 @@ class HomerModel:
         tokenizer: its tokenizer; not needed where only token ids are used.
         config: None derives everything from the model.
         calibration: a path, a tensor (layers, distances), a Calibration, or None.
+        fast: run the layers of common families (Llama, Mistral, Qwen2, Qwen3) by fused kernels. None: on a GPU,
+            where the model allows it. False: always by the model's own code. True: or an error that says why not.
 
     Raises:
         UnsupportedModelError, ConfigError, CalibrationError: saying what does not fit.
@@ -55,9 +57,11 @@ class HomerModel:
         tokenizer: Any = None,
         config: HomerConfig | None = None,
         calibration: str | os.PathLike[str] | Tensor | Calibration | None = None,
+        *,
+        fast: bool | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.decoder = Decoder(model)
+        self.decoder = make_decoder(model, fast)
         self.config = config or HomerConfig()
         self.calibration = None if calibration is None else load_calibration(calibration)
         self.name: str = getattr(model.config, "_name_or_path", "") or type(model).__name__
@@ -78,6 +82,7 @@ class HomerModel:
         attn_implementation: str | None = None,
         quantization_config: Any = None,
         rope_scaling: float | Mapping[str, Any] | None = None,
+        fast: bool | None = None,
         **model_kwargs: Any,
     ) -> HomerModel:
         """Load a model and its tokenizer.
@@ -87,6 +92,7 @@ class HomerModel:
             dtype: None keeps the dtype of the saved weights.
             device_map, attn_implementation, quantization_config, model_kwargs: as in transformers.
             rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
+            fast: as in the class.
 
         Raises:
             UnsupportedModelError: no such model, or one that cannot work; says why.
@@ -99,7 +105,7 @@ class HomerModel:
         options = model_kwargs | {name: value for name, value in given.items() if value is not None}
         loaded = load_model(name_or_path, dtype, rope_scaling, options)
         calibration = loaded.calibration if calibration is None else calibration
-        return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration)
+        return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, fast=fast)
 
     @property
     def window(self) -> int:

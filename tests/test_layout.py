@@ -9,7 +9,7 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors config schedule chunk significance attention architecture views decoder ids cache merge encoding "
+    "_version errors config schedule chunk significance attention architecture views decoder kernels blocks graph fast ids cache merge encoding "
     "calibration template prompt trace conversation styles drawing page answer streaming generation answering loading "
     "model compat files demo experiments cli __main__"
 ).split()
@@ -17,7 +17,7 @@ EXPERIMENTS = (
     "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"
 ).split()
 MAY_IMPORT_TRANSFORMERS = {
-    "attention", "architecture", "decoder", "cache", "merge", "generation", "loading", "model", "compat", "cli",
+    "attention", "architecture", "decoder", "fast", "cache", "generation", "loading", "model", "compat", "cli",
     "experiments.report", "experiments.methods", "experiments.perplexity",
 }  # fmt: skip
 

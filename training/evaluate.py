@@ -64,7 +64,12 @@ def _load(options: argparse.Namespace, method: Method) -> tuple[HomerModel, Task
         path = options.out / f"calibration_{method.calibration}.safetensors" if method.calibration else None
         device = f"cuda:{os.getpid() % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
         model = HomerModel.from_pretrained(
-            options.model, calibration=path, rope_scaling=method.rope_scaling, device_map=device, dtype=torch.float32
+            options.model,
+            calibration=path,
+            rope_scaling=method.rope_scaling,
+            device_map=device,
+            dtype=torch.float32,
+            fast=False,
         )
         if path is None:
             model.calibration = None
