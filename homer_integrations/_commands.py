@@ -69,6 +69,9 @@ def _serve(options: argparse.Namespace) -> int:
 
     try:
         from homer_integrations.serve.command import run
+
+        if options.ray:
+            import homer_integrations.serve.cluster  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(str(error)) from None
     given = {name: value for name, value in vars(options).items() if value is not None}

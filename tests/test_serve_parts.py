@@ -1,5 +1,6 @@
 """The parts of the server, without HTTP: turns, the store, requests, documents."""
 
+import asyncio
 import base64
 import dataclasses
 import json
@@ -14,6 +15,7 @@ from homer import CompactCache, Document, HomerModel, InputError
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import ServeError
 from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, parse
+from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
 from homer_integrations.serve.turns import Turns
@@ -79,6 +81,36 @@ def test_a_turn_is_given_back_when_its_step_fails() -> None:
     with turns.join() as turn, turn.away():
         pass
     assert turns._holder is None
+
+
+async def test_of_those_who_wait_each_client_is_let_in_in_turn() -> None:
+    queue, order = FairQueue(1), []
+
+    async def ask(client: str) -> None:
+        async with queue.place(client):
+            order.append(client)
+            await asyncio.sleep(0)
+
+    async with queue.place("first"):
+        tasks = [asyncio.create_task(ask(client)) for client in ("many", "many", "many", "many", "one", "other")]
+        await asyncio.sleep(0.01)
+        tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == ["many", "one", "other", "many", "many"]
+    async with asyncio.timeout(1), queue.place("again"):
+        pass
+
+
+async def test_a_place_is_not_lost_on_one_who_leaves_as_he_is_let_in() -> None:
+    queue = FairQueue(1)
+    async with queue.place("first"):
+        task = asyncio.create_task(queue.place("second").__aenter__())
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(1), queue.place("third"):
+        pass
 
 
 def compact(model: HomerModel, seed: int = 0) -> CompactCache:

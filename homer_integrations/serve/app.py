@@ -93,7 +93,8 @@ class _Server:
     async def _answer(self, request: Request, kind: type[GenerationRequest]) -> Response:
         asked = parse(kind, await read_body(request.stream(), self._settings.max_body_bytes))
         self._check_model(asked.model)
-        jobs = await asyncio.to_thread(asked.jobs, self._settings)  # files are decoded, which takes a while
+        client = request.client.host if request.client else ""
+        jobs = await asyncio.to_thread(asked.jobs, self._settings, client)  # files are decoded, which takes a while
         shape = Shape(kind is ChatRequest, asked.model)
         answering = Answering(self._backend, self._metrics, jobs, shape)
         if asked.stream:

@@ -10,11 +10,14 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from homer import Answer, AnswerStream, CompactCache, GenerationError, HomerModel, Prompt, TimeoutExceededError
+import torch
+
+from homer import AnswerStream, CompactCache, GenerationError, HomerModel, Prompt, TimeoutExceededError
 from homer_integrations._settings import Call
 from homer_integrations._threads import stream_in_thread
 from homer_integrations.serve.errors import queue_full, too_long
 from homer_integrations.serve.jobs import Accepted, Event, Finished, Job
+from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
 from homer_integrations.serve.turns import Turn, Turns
@@ -45,11 +48,12 @@ class Engine:
         )
         self._compressor = compressor or self.model.compress_prompt
         self._turns = Turns()
+        self._queue = FairQueue(settings.max_running)
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
         self._reading = ThreadPoolExecutor(1, "homer-reading")  # tokenizers are locked anyway
         self._places = 0
         self._busy = 0
-        self._seconds = 1.0  # what a request took of late, on average
+        self._seconds = 0.1  # between the ends of two requests of late, on average
 
     def load(self) -> dict[str, float]:
         """Figures of the moment, by name."""
@@ -59,6 +63,12 @@ class Engine:
             "store_bytes": self.store.nbytes,
             "store_caches": len(self.store),
         }
+
+    def settle(self) -> None:
+        """Wait for a GPU, which runs behind: else others would wait for what is already begun, and not be counted."""
+        device = self.model.decoder.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     def close(self) -> None:
         """Wait for no more requests; those that run are finished."""
@@ -78,29 +88,29 @@ class Engine:
             loop = asyncio.get_running_loop()
             call, prompt = await _in_time(loop.run_in_executor(self._reading, self._read, job), deadline, job)
             yield Accepted(len(prompt))
-            request = _Request(self, call, prompt)
-            async with contextlib.aclosing(stream_in_thread(request.open, self._running)) as items:
-                while True:
-                    item = await _in_time(anext(items), deadline, job)
-                    if isinstance(item, Answer):
-                        break
+            async with contextlib.AsyncExitStack() as held:
+                await _in_time(held.enter_async_context(self._queue.place(job.client)), deadline, job)
+                request = _Request(self, call, prompt)
+                items = stream_in_thread(request.open, self._running)
+                held.push_async_callback(items.aclose)
+                while isinstance(item := await _in_time(anext(items), deadline, job), str):
                     yield item
-            answer = dataclasses.replace(item, trace=None)
-            yield Finished(answer, len(prompt) if request.reused else 0)
+            yield Finished(dataclasses.replace(item, trace=None), len(prompt) if request.reused else 0)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
         """A place among those that run and wait."""
         limit = self.settings.max_running + self.settings.max_queue
         if self._places >= limit:
-            raise queue_full(self._places, max(1, round(self._seconds * self._places / self.settings.max_running)))
+            raise queue_full(self._places, max(1, min(60, round(self._seconds * self._places))))
         self._places += 1
         start = time.monotonic()
         try:
             yield
         finally:
+            share = (time.monotonic() - start) / max(1, self._places)  # what it kept others from
+            self._seconds += 0.1 * (share - self._seconds)
             self._places -= 1
-            self._seconds += 0.1 * (time.monotonic() - start - self._seconds)
 
     def _read(self, job: Job) -> tuple[Call, Prompt]:
         """Settings and prompt, checked before anything is computed."""
@@ -144,6 +154,8 @@ class _Request:
 
         def step(node: Any) -> None:
             watch(node)
+            if self._turn.wanted:
+                self._engine.settle()
             self._turn.pass_on()
             watch(node)
 

@@ -20,12 +20,14 @@ class Job:
         documents: those given with the request.
         options: arguments of `HomerSettings.call`.
         timeout: seconds for all of it, the wait included; None: as long as it takes.
+        client: who asks, for a fair queue.
     """
 
     messages: tuple[dict[str, str], ...]
     documents: tuple[Document, ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     timeout: float | None = None
+    client: str = ""
 
     @property
     def affinity(self) -> str:

@@ -12,10 +12,8 @@ from homer_integrations.serve.errors import Problem, ServeError
 from homer_integrations.serve.jobs import Job
 from homer_integrations.serve.settings import ServeSettings
 
-# What says nothing about the text: who asks, and bookkeeping of another service.
-_NO_MATTER = frozenset(
-    "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split()
-)
+# What says nothing about the text: bookkeeping of another service.
+_NO_MATTER = frozenset("metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split())
 # What may be given with these values only, since they ask for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logprobs": (False,),
@@ -52,6 +50,7 @@ class GenerationRequest(BaseModel):
     stop: str | list[str] | None = None
     timeout: float | None = Field(default=None, gt=0)
     documents: list[Any] | None = None
+    user: str | None = None
 
     @model_validator(mode="after")
     def _refuse_the_unknown(self) -> GenerationRequest:
@@ -61,8 +60,8 @@ class GenerationRequest(BaseModel):
                 raise ValueError(f"{name}={value!r:.80} is not supported by this server: leave it out")
         return self
 
-    def jobs(self, settings: ServeSettings) -> list[Job]:
-        """The answers asked for. Raises InputError."""
+    def jobs(self, settings: ServeSettings, client: str = "") -> list[Job]:
+        """The answers asked for, by whom: `user` says it better than an address. Raises InputError."""
         raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
@@ -102,11 +101,11 @@ class ChatRequest(GenerationRequest):
                 raise ValueError(f"message {number} has no 'content': give a string, or a list of parts")
         return self
 
-    def jobs(self, settings: ServeSettings) -> list[Job]:
+    def jobs(self, settings: ServeSettings, client: str = "") -> list[Job]:
         """The one answer asked for."""
         messages, documents = to_conversation(self.messages, self.documents or ())
         limit = {"max_completion_tokens": self.max_completion_tokens} if self.max_completion_tokens else {}
-        return [Job(messages, documents, self.options() | limit, self.seconds(settings))]
+        return [Job(messages, documents, self.options() | limit, self.seconds(settings), self.user or client)]
 
 
 class CompletionRequest(GenerationRequest):
@@ -120,12 +119,12 @@ class CompletionRequest(GenerationRequest):
             raise ValueError("prompt is empty: give a string, or a list of strings")
         return self
 
-    def jobs(self, settings: ServeSettings) -> list[Job]:
+    def jobs(self, settings: ServeSettings, client: str = "") -> list[Job]:
         """An answer for every prompt."""
         jobs = []
         for prompt in [self.prompt] if isinstance(self.prompt, str) else self.prompt:
             messages, documents = to_conversation([{"role": "user", "content": prompt}], self.documents or ())
-            jobs.append(Job(messages, documents, self.options(), self.seconds(settings)))
+            jobs.append(Job(messages, documents, self.options(), self.seconds(settings), self.user or client))
         return jobs
 
 

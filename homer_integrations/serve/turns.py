@@ -80,6 +80,11 @@ class Turn:
     ) -> None:
         self._turns._leave(self, time.perf_counter() - self._since)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether others wait for it."""
+        return bool(self._turns._waiting)
+
     def pass_on(self) -> None:
         """End a step: whoever has had less time goes first, and this returns when it is this one's turn again."""
         if not self._turns._exchange(self, time.perf_counter() - self._since):
