@@ -4,10 +4,15 @@ import asyncio
 import base64
 import gc
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +24,7 @@ from llama_index.llms.openai_like import OpenAILike
 
 from homer import HomerModel
 from homer.chunk import Chunk
+from homer.cli import main
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.server import Server
 from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, long_documents, running, wait_until
@@ -290,3 +296,33 @@ def test_metrics(server: Server) -> None:
     assert metric(server, "homer_generated_tokens_total") == before["generated_tokens"] + usage["completion_tokens"]
     assert metric(server, "homer_requests_total") == before["requests"] + 2
     assert metric(server, 'homer_requests_total{endpoint="chat",status="400"}') >= 1
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """As users start it: it says where it is, keeps its key and its caches, and ends when it is told to."""
+    options = ["--port", "0", "--max-tokens", "16", "--store-folder", str(tmp_path / "caches")]
+    command = [sys.executable, "-m", "homer", "serve", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"HOMER_API_KEY": "k"})
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("mini is served at http://127.0.0.1:")
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=line.split()[-1], api_key="other").models.list()
+        client = openai.OpenAI(base_url=line.split()[-1], api_key="k")
+        answer = client.chat.completions.create(**chat_body(), extra_body={"documents": DOCUMENTS_OF_FACT})
+        assert answer.choices[0].message.content == "48213"
+        assert len(list((tmp_path / "caches").glob("*.safetensors"))) == 1
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_what_a_server_cannot_be_started_with(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = str(server.servers[0].sockets[0].getsockname()[1])
+    for options, words in (
+        (["--max-running", "0"], "--max-running 0: Input should be greater than 0"),
+        (["--port", taken], f"cannot listen on 127.0.0.1:{taken}"),
+        (["--model", "no/such", "--port", "0"], "cannot load"),
+    ):
+        assert main(["serve", *options]) == 2
+        assert words in capsys.readouterr().err

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -119,8 +119,13 @@ def _lost(in_the_middle: bool) -> Problem:
     return Problem(503, f"the replica was lost {when}: ask again", "server_error", "replica_lost")
 
 
-def build_app(settings: ServeSettings) -> serve.Application:
-    """The application for `serve run` or `serve.run`: replicas of the model, and the web application before them."""
+def build_app(args: ServeSettings | Mapping[str, Any]) -> serve.Application:
+    """The application for `serve run` or `serve.run`: replicas of the model, and the web application before them.
+
+    Args:
+        args: fields of ServeSettings; text is read as numbers where numbers belong.
+    """
+    settings = args if isinstance(args, ServeSettings) else ServeSettings(**args)
     scaling: dict[str, Any] = {"num_replicas": settings.replicas}
     if settings.max_replicas is not None:
         limits = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +32,9 @@ def run(given: Mapping[str, Any], host: str, port: int, *, ray: bool = False) ->
 
         run_cluster(settings, host, port)
         return 0
-    make_server(settings, host, port).run()
+    server = make_server(settings, host, port)
+    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn passes on once it has shut down
+        server.run()
     return 0
 
 

@@ -20,7 +20,9 @@ class ServeSettings(HomerSettings):
 
     timeout: float | None = Field(default=600.0, gt=0)
     served_name: str | None = Field(default=None, description="The name under /v1/models; None: the model's own.")
-    api_key: str | None = Field(default=None, min_length=1, description="Asked of every request but /healthz.")
+    api_key: str | None = Field(
+        default=None, min_length=1, repr=False, description="Asked of every request but /healthz."
+    )
 
     max_body_bytes: int = Field(default=64 * 2**20, gt=0)
     max_prompt_tokens: int = Field(default=2**20, gt=0, description="Documents and messages, before compression.")
