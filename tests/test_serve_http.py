@@ -271,6 +271,14 @@ def test_half_closed_and_broken_connections(server: Server) -> None:
     assert post(server, chat_body(DOCUMENTS_OF_FACT)).json()["choices"][0]["message"]["content"] == "48213"
 
 
+def test_a_body_that_does_not_come(mini: HomerModel) -> None:
+    with running(ServeSettings(model=mini, served_name="mini", timeout=0.5)) as impatient:
+        host, port = impatient.servers[0].sockets[0].getsockname()[:2]
+        with socket.create_connection((host, port)) as slow:
+            slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+            assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+
+
 def test_a_long_prompt_holds_up_nobody(server: Server) -> None:
     """A short request that comes later ends long before, and its tokens come between the nodes of the long one."""
     ends: dict[str, float] = {}

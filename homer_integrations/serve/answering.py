@@ -18,6 +18,7 @@ from homer_integrations.serve.metrics import Metrics
 from homer_integrations.serve.responses import Shape
 
 _GONE = Problem(499, "the client went away")  # nobody reads it; others log this status
+_SEND_SECONDS = 60  # a client that reads no more for so long is taken for gone
 Result = TypeVar("Result")
 
 
@@ -48,6 +49,7 @@ class Answering:
             self._chunks(accepted, events, wants_usage),
             sep="\n",
             ping=keep_alive,
+            send_timeout=_SEND_SECONDS,
             ping_message_factory=lambda: ServerSentEvent(comment="keep-alive", sep="\n"),
         )
 

@@ -91,7 +91,7 @@ class _Server:
             raise ServeError(Problem(401, message, "authentication_error", "invalid_api_key"))
 
     async def _answer(self, request: Request, kind: type[GenerationRequest]) -> Response:
-        asked = parse(kind, await read_body(request.stream(), self._settings.max_body_bytes))
+        asked = parse(kind, await self._read(request))
         self._check_model(asked.model)
         client = request.client.host if request.client else ""
         jobs = await asyncio.to_thread(asked.jobs, self._settings, client)  # files are decoded, which takes a while
@@ -100,6 +100,15 @@ class _Server:
         if asked.stream:
             return await answering.stream(self._settings.keep_alive, asked.wants_usage)
         return JSONResponse(await while_there(request, answering.whole()))
+
+    async def _read(self, request: Request) -> bytes:
+        """The body. Raises ServeError where it is too long, or does not come."""
+        seconds = self._settings.timeout
+        try:
+            return await asyncio.wait_for(read_body(request.stream(), self._settings.max_body_bytes), seconds)
+        except TimeoutError:
+            message = f"the body did not come within {seconds} seconds: send it faster, or fewer documents"
+            raise ServeError(Problem(408, message, "timeout_error", "timeout")) from None
 
     async def _counted(self, endpoint: str, response: Awaitable[Response]) -> Response:
         try:
