@@ -7,6 +7,7 @@ from homer.cache import CompactCache
 from homer.calibration import Calibration, calibrate, load_calibration
 from homer.compat import HomerForCausalLM, patch
 from homer.config import HomerConfig
+from homer.encoded import EncodedContext
 from homer.errors import (
     CacheError,
     CalibrationError,
@@ -14,6 +15,7 @@ from homer.errors import (
     GenerationError,
     HomerError,
     InputError,
+    StoreError,
     TimeoutExceededError,
     UnsupportedModelError,
 )
@@ -22,6 +24,7 @@ from homer.generation import Sampling
 from homer.model import HomerModel
 from homer.prompt import Document, Prompt
 from homer.schedule import MergePlan, plan_merge
+from homer.store import StateStore
 from homer.streaming import Generation, Stream
 from homer.trace import Trace, TracedDocument
 
@@ -34,6 +37,7 @@ __all__ = [
     "CompactCache",
     "ConfigError",
     "Document",
+    "EncodedContext",
     "Generation",
     "GenerationError",
     "HomerConfig",
@@ -46,6 +50,8 @@ __all__ = [
     "Prompt",
     "Sampling",
     "Source",
+    "StateStore",
+    "StoreError",
     "Stream",
     "TimeoutExceededError",
     "Trace",

@@ -73,11 +73,15 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """Token counts: of the whole prompt before compression, of the compact cache, and of the answer."""
+    """Token counts: of the whole prompt before compression, of the compact cache, and of the answer.
+
+    `cached_tokens` are those of the prompt whose states had been kept from before.
+    """
 
     input_tokens: int
     kept_tokens: int
     output_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +175,7 @@ def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation) -> 
     return Answer(
         text=(generation.text or "").strip(),
         sources=trace_sources(prompt, cache),
-        usage=Usage(cache.input_tokens, len(cache), len(generation.token_ids)),
+        usage=Usage(cache.input_tokens, len(cache), len(generation.token_ids), cache.cached_tokens),
         finish_reason=generation.finish_reason,
         question=prompt.question,
         trace=trace_documents(prompt, cache),

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE = ("default", "linear", "llama3", "yarn")
 
 
-@dataclasses.dataclass(frozen=True)
-class Projection:
+class Projection(NamedTuple):
     """A matrix product with or without a bias."""
 
     weight: Tensor
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
+        """The product for (..., features in): (..., features out)."""
         return nn.functional.linear(x, self.weight, self.bias)
+
+    def into(self, x: Tensor, out: Tensor) -> None:
+        """The same, written to `out`, which may split the features in several dimensions."""
+        rows, place = x.flatten(0, -2), out.view(-1, self.weight.shape[0])
+        if self.bias is None:
+            torch.mm(rows, self.weight.t(), out=place)
+        else:
+            torch.addmm(self.bias, rows, self.weight.t(), out=place)
 
 
 @dataclasses.dataclass(frozen=True)

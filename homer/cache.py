@@ -46,6 +46,8 @@ class CompactCache:
         config: the settings that made it.
         survived: (input_tokens,), int8: how many levels of the tree each token of the input came through;
             the survivors came through all of them. None in a file of a version that did not note it.
+        document_lens: tokens of every document, where leaves ended with documents.
+        cached_tokens: tokens of the input whose states had been kept from before.
     """
 
     keys: tuple[Tensor, ...]
@@ -62,6 +64,8 @@ class CompactCache:
     fingerprint: str
     config: HomerConfig
     survived: Tensor | None = None
+    document_lens: tuple[int, ...] | None = None
+    cached_tokens: int = 0
 
     def __len__(self) -> int:
         return int(self.kept_tokens.shape[0])
@@ -84,6 +88,8 @@ class CompactCache:
             target_len=config.target_len,
             layers_warmup=config.layers_warmup,
             max_initial_chunk_len=config.max_initial_chunk_len,
+            suffix_budget=config.suffix_budget,
+            document_lens=self.document_lens,
         )
 
     @property
@@ -154,6 +160,7 @@ class CompactCache:
             values=tuple(tensors[f"value.{i}"] for i in layers),
             config=HomerConfig.from_dict(facts["config"]),
             survived=tensors.get("survived"),
+            document_lens=tuple(lens) if (lens := facts.get("document_lens")) else None,
             **plain,
         )
 
@@ -183,6 +190,7 @@ class CompactCache:
         facts = {name: getattr(self, name) for name in _NUMBERS}
         return facts | {
             "format": _FORMAT, "layers": len(self.keys), "config": self.config.to_dict(), "versions": versions,
+            "document_lens": self.document_lens,
         }  # fmt: skip
 
 

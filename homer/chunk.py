@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from homer.kernels import best
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
@@ -21,6 +23,7 @@ class Chunk:
         prefix_len, suffix_len: affix tokens at both ends.
         below: the two chunks merged into this one, whose keys and values are put together when it is known
             which of them stay.
+        stack: the same keys and values in turn, (2 x layers, length, key heads x head dim), from the fast path.
     """
 
     hidden_states: Tensor
@@ -31,6 +34,7 @@ class Chunk:
     prefix_len: int
     suffix_len: int
     below: tuple[Chunk, Chunk] | None = None
+    stack: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -42,7 +46,7 @@ class Chunk:
 
     def keep(self, indices: Tensor) -> Chunk:
         """The chunk with only the tokens at `indices` (kept,), in hidden states and in every layer's cache."""
-        keys, values = self._entries(lambda entry: _take(entry, indices, 2))
+        keys, values, stack = self._kept(indices)
         return dataclasses.replace(
             self,
             hidden_states=_take(self.hidden_states, indices, 1),
@@ -51,20 +55,48 @@ class Chunk:
             keys=keys,
             values=values,
             below=None,
+            stack=stack,
         )
 
     def settled(self) -> Chunk:
         """The same chunk with nothing below: keys and values of all layers are its own."""
         if self.below is None:
             return self
-        keys, values = self._entries(lambda entry: entry)
-        return dataclasses.replace(self, keys=keys, values=values, below=None)
+        keys, values, stack = self._kept(None)
+        return dataclasses.replace(self, keys=keys, values=values, below=None, stack=stack)
 
-    def run(self, hidden_states: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...]) -> Chunk:
-        """The chunk after some more layers, which gave these hidden states, keys and values."""
-        return dataclasses.replace(
-            self, hidden_states=hidden_states, keys=self.keys + keys, values=self.values + values
-        )
+    def run(
+        self, hidden_states: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], stack: Tensor | None = None
+    ) -> Chunk:
+        """The chunk after its layers, which gave these hidden states, keys and values."""
+        if self.keys:  # it went up a level alone
+            stack = None if self.stack is None or stack is None else torch.cat([self.stack, stack])
+            keys, values = self.keys + keys, self.values + values
+        return dataclasses.replace(self, hidden_states=hidden_states, keys=keys, values=values, stack=stack)
+
+    def _kept(self, indices: Tensor | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor | None]:
+        """Keys, values and stack of all layers, those below included, at some tokens or at all."""
+        stack = self._stacked(indices)
+        if stack is None:
+            return *self._entries(lambda entry: entry if indices is None else _take(entry, indices, 2)), None
+        heads = (*self.keys, *(self.below[0].keys if self.below else ()))[0].shape[1]
+        sides = stack.unflatten(-1, (heads, -1)).transpose(1, 2)[:, None]  # type: ignore[no-untyped-call]
+        return tuple(sides[::2]), tuple(sides[1::2]), stack
+
+    def _stacked(self, indices: Tensor | None) -> Tensor | None:
+        """The stack of all layers at some tokens; None where it is not there."""
+        left, right = (chunk.stack for chunk in self.below or (self, self))
+        if self.stack is None or left is None or right is None:
+            return None
+        indices = torch.arange(len(self), device=self.stack.device) if indices is None else indices
+        lower = left.shape[0] if self.below else 0
+        out = self.stack.new_empty(lower + self.stack.shape[0], len(indices), self.stack.shape[-1])
+        kernels = best(out.device)
+        kernels.pick(out[lower:], self.stack, indices)
+        if self.below:
+            sources = _sources(indices, left.shape[1], right.shape[1], self.prefix_len, self.suffix_len)
+            kernels.blend(out[:lower], left, right, *sources)
+        return out
 
     def _entries(self, take: Callable[[Tensor], Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """What is taken of the keys and of the values of every layer, those below included."""
@@ -97,6 +129,7 @@ def merge(left: Chunk, right: Chunk) -> Chunk:
         keys=(),
         values=(),
         below=(left, right),
+        stack=None,
     )
 
 
@@ -104,6 +137,22 @@ def _join(a: Tensor, b: Tensor, dim: int, prefix_len: int, suffix_len: int) -> T
     prefix_a, context_a, suffix_a = _parts(a, dim, prefix_len, suffix_len)
     prefix_b, context_b, suffix_b = _parts(b, dim, prefix_len, suffix_len)
     return torch.cat([_mean(prefix_a, prefix_b), context_a, context_b, _mean(suffix_a, suffix_b)], dim)
+
+
+def _sources(indices: Tensor, left_len: int, right_len: int, prefix_len: int, suffix_len: int) -> tuple[Tensor, ...]:
+    """Where the tokens at `indices` of two joined chunks come from: rows of the left, of the right, and their weights.
+
+    The affix comes from both, in equal parts, as in `_join`.
+    """
+    left_end = left_len - suffix_len
+    suffix_start = left_end + right_len - suffix_len - prefix_len
+    in_suffix, in_left = indices >= suffix_start, indices < left_end
+    shared = in_suffix | (indices < prefix_len)
+    nowhere = torch.zeros_like(indices)
+    from_left = torch.where(in_left, indices, torch.where(in_suffix, indices - suffix_start + left_end, nowhere))
+    from_right = torch.where(indices < prefix_len, indices, (indices - left_end + prefix_len).clamp_min(0))
+    half = 0.5 * shared
+    return from_left, from_right, half + (in_left & ~shared), half + ~(in_left | shared)
 
 
 def _mean(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The command line: homer ask, serve, batch, demo, and the experiments: passkey, needle, perplexity, calibrate."""
+"""The command line: homer ask, index, serve, batch, demo, and the experiments: passkey, needle, perplexity, calibrate."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from transformers.utils import logging as transformers_logging
 from homer._version import __version__
 from homer.answer import Answer
 from homer.config import HomerConfig
-from homer.errors import HomerError
+from homer.errors import HomerError, InputError
 from homer.experiments.commands import add_commands
 from homer.files import read_documents
+from homer.indexing import encode_from_store, index, indexed_paths
 from homer.model import HomerModel
 
 
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"homer {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_ask(commands)
+    _add_index(commands)
     demo = commands.add_parser("demo", help="ask the small model about a folder of documents that ships with it")
     demo.set_defaults(run=_demo)
     add_commands(commands)
@@ -53,39 +55,76 @@ def _add_integrations(commands: Any) -> None:
 
 def _add_ask(commands: Any) -> None:
     ask = commands.add_parser("ask", help="answer a question from files")
-    ask.add_argument("files", nargs="+", help="text, Markdown or PDF files, or folders of them")
+    ask.add_argument("files", nargs="*", help="text, Markdown or PDF files, or folders; default: all of the --store")
     ask.add_argument("--question", required=True)
-    ask.add_argument("--model", default="mini", help="a hub id, a folder, or mini (default)")
-    ask.add_argument("--system", help="the system message")
+    ask.add_argument("--store", metavar="FOLDER", help="find documents there as homer index encoded them, and put new")
     ask.add_argument("--max-new-tokens", type=int)
-    ask.add_argument("--device-map", help="such as auto, cuda or cpu")
-    ask.add_argument("--dtype", help="such as bfloat16")
-    ask.add_argument("--calibration", help="a calibration file")
-    ask.add_argument("--rope-scaling", type=float, help="a factor for YaRN")
-    for name in ("max-chunk-len", "target-len", "layers-warmup", "max-initial-chunk-len", "chunk-batch-size"):
-        ask.add_argument(f"--{name}", type=int, help="see HomerConfig")
+    _add_model(ask)
     ask.add_argument("--json", action="store_true", help="print the answer, sources and usage as JSON")
     ask.add_argument("--html", metavar="PATH", help="draw the documents, what survived, and the tree in this file")
     ask.add_argument("--no-progress", action="store_true")
     ask.set_defaults(run=_ask)
 
 
-def _ask(options: argparse.Namespace) -> int:
-    documents = read_documents(options.files)
-    model = HomerModel.from_pretrained(
+def _add_index(commands: Any) -> None:
+    index = commands.add_parser("index", help="encode documents once, for any number of questions")
+    index.add_argument("files", nargs="+", help="text, Markdown or PDF files, or folders of them")
+    index.add_argument("--out", required=True, metavar="FOLDER", help="the store; what is there already is kept")
+    index.add_argument("--disk-gb", type=float, default=256, help="most gigabytes of the store (default: 256)")
+    index.add_argument("--no-progress", action="store_true")
+    _add_model(index)
+    index.set_defaults(run=_index)
+
+
+def _add_model(command: Any) -> None:
+    """What must be the same when documents are indexed and when they are asked."""
+    command.add_argument("--model", default="mini", help="a hub id, a folder, or mini (default)")
+    command.add_argument("--system", help="the system message")
+    command.add_argument("--device-map", help="such as auto, cuda or cpu")
+    command.add_argument("--dtype", help="such as bfloat16")
+    command.add_argument("--calibration", help="a calibration file")
+    command.add_argument("--rope-scaling", type=float, help="a factor for YaRN")
+    for name in ("max-chunk-len", "target-len", "layers-warmup", "max-initial-chunk-len", "chunk-batch-size"):
+        command.add_argument(f"--{name}", type=int, help="see HomerConfig")
+
+
+def _load(options: argparse.Namespace) -> HomerModel:
+    return HomerModel.from_pretrained(
         options.model,
         calibration=options.calibration,
         dtype=options.dtype,
         device_map=options.device_map,
         rope_scaling=options.rope_scaling,
     )
-    answer = model.ask(
-        options.question,
-        documents,
-        system=options.system,
+
+
+def _index(options: argparse.Namespace) -> int:
+    model = _load(options)
+    index(
+        model,
+        options.files,
+        options.out,
         config=_config(model, options),
+        system=options.system,
+        disk_bytes=int(options.disk_gb * 1e9),
+        report=lambda size: print(size, flush=True),
         progress=not options.no_progress,
-        max_new_tokens=options.max_new_tokens,
+    )
+    return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    if not options.files and not options.store:
+        raise InputError("0 files: give files or folders, or a --store that homer index made")
+    documents: Any = read_documents(options.files or indexed_paths(options.store))
+    model = _load(options)
+    settings: dict[str, Any] = {"config": _config(model, options), "progress": not options.no_progress}
+    if options.store:
+        documents = encode_from_store(
+            model, options.question, documents, options.store, system=options.system, **settings
+        )
+    answer = model.ask(
+        options.question, documents, system=options.system, max_new_tokens=options.max_new_tokens, **settings
     )
     if options.html:
         answer.show(options.html)
@@ -107,7 +146,8 @@ def _json(answer: Answer) -> str:
 def _report(answer: Answer) -> str:
     """The answer, and the passages it rests on."""
     usage = answer.usage
-    lines = [answer.text, "", f"{usage.input_tokens:,} tokens compressed to {usage.kept_tokens:,}"]
+    cached = f", {usage.cached_tokens:,} of them from before" if usage.cached_tokens else ""
+    lines = [answer.text, "", f"{usage.input_tokens:,} tokens compressed to {usage.kept_tokens:,}{cached}"]
     for source in answer.sources[:3]:
         lines.append(f"\n{source.title}: {source.kept:,} of {source.tokens:,} tokens kept")
         lines += [f"  {passage.start}-{passage.end}: {_line(passage.text)}" for passage in source.passages[:2]]

@@ -14,6 +14,7 @@ _MINIMUM = {
     "layers_warmup": 0,
     "max_initial_chunk_len": 1,
     "chunk_batch_size": 1,
+    "suffix_budget": 0,
 }
 
 
@@ -33,6 +34,8 @@ class HomerConfig:
             average of all chunks' suffixes. False is the paper's own way.
         chunk_batch_size: equal leaves that run in one batch; more is faster where chunks are short,
             and holds more memory.
+        suffix_budget: room kept in every leaf, in tokens, so that all suffixes up to this long get the same
+            leaves; what `HomerModel.encode` sets.
 
     Raises:
         ConfigError: a value of the wrong type or below its minimum.
@@ -44,6 +47,7 @@ class HomerConfig:
     max_initial_chunk_len: int | None = None
     refresh_suffix: bool = True
     chunk_batch_size: int = 1
+    suffix_budget: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.refresh_suffix, bool):
@@ -72,6 +76,7 @@ class HomerConfig:
             max_initial_chunk_len=self.max_initial_chunk_len,
             refresh_suffix=self.refresh_suffix,
             chunk_batch_size=self.chunk_batch_size,
+            suffix_budget=self.suffix_budget,
         )
         resolved._check_against(window, layers, sliding_window)
         return resolved
@@ -113,7 +118,7 @@ class ResolvedConfig(HomerConfig):
 
 
 def _check_whole_number(name: str, value: object, minimum: int) -> None:
-    if value is None and name != "chunk_batch_size":
+    if value is None and name not in ("chunk_batch_size", "suffix_budget"):
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError(f"{name}={value!r} is no whole number: give a number of at least {minimum}")

@@ -31,6 +31,7 @@ from homer.views import copy_module, replace_module, share_weights
 
 PROBE_LEN = 8
 Steps = Callable[[Tensor], Tensor]
+Keep = Callable[[dict[int, Tensor]], Tensor | None]
 _FINGERPRINT_FIELDS = (
     "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "rope_parameters", "max_position_embeddings", "vocab_size",
@@ -42,10 +43,13 @@ class LayerOutput:
     """What a run of some layers gives.
 
     Attributes:
-        hidden_states: (batch, length, hidden size) after the last of them; None where the last is the model's last.
+        hidden_states: (batch, length or kept, hidden size) after the last; None where it is the model's last.
         logits: (batch, vocabulary), float32, of the token after the last; None below the model's last layer.
         keys, values: one (batch, key heads, length, head dim) tensor for each layer run.
         observed: layer -> (batch, heads, length), the last query's logits where they were asked for.
+        kept: (batch, kept), which tokens hidden_states are of; None: all.
+        stack: keys and values of the same layers in turn, side by side in one tensor
+            (2 x layers, batch, length, key heads x head dim), where the fast path ran.
     """
 
     hidden_states: Tensor | None
@@ -53,6 +57,8 @@ class LayerOutput:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     observed: dict[int, Tensor]
+    kept: Tensor | None = None
+    stack: Tensor | None = None
 
 
 class Decoder:
@@ -98,7 +104,13 @@ class Decoder:
         return self.causal_lm.get_decoder()
 
     def run(
-        self, first: int, end: int, inputs: Tensor, position_ids: Tensor, observe: Iterable[int] = ()
+        self,
+        first: int,
+        end: int,
+        inputs: Tensor,
+        position_ids: Tensor,
+        observe: Iterable[int] = (),
+        keep: Keep | None = None,
     ) -> LayerOutput:
         """Run layers first..end-1, causally, over one batch of chunks of equal length.
 
@@ -106,6 +118,7 @@ class Decoder:
             inputs: token ids (batch, length) where first is 0, else hidden states (batch, length, hidden size).
             position_ids: (batch, length); they may repeat.
             observe: layers whose last-query logits are wanted.
+            keep: says by these logits which tokens (batch, kept) go on, in order; None: all do.
         """
         cache = DynamicCache()
         observer = _LastQuery(observe)
@@ -116,8 +129,10 @@ class Decoder:
                 hidden, logits = None, output.logits[:, -1].float()
             else:
                 hidden, logits = self._view(first, end)(**arguments).last_hidden_state, None
+        kept = None if keep is None else keep(observer.logits)
         keys, values = entries(cache)
-        return LayerOutput(hidden, logits, keys[first:end], values[first:end], observer.logits)
+        hidden = take_rows(hidden, kept)
+        return LayerOutput(hidden, logits, keys[first:end], values[first:end], observer.logits, kept)
 
     def extend(
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0
@@ -136,6 +151,32 @@ class Decoder:
         with torch.no_grad(), self.exclusive():
             logits: Tensor = self.causal_lm(**arguments, logits_to_keep=keep).logits
         return logits, observer.logits
+
+    def run_after(
+        self,
+        end: int,
+        ids: Tensor,
+        position_ids: Tensor,
+        cache: DynamicCache,
+        observe: Iterable[int] = (),
+        mask: Tensor | None = None,
+    ) -> LayerOutput:
+        """Run layers 0..end-1 over new tokens on top of a cache of those layers.
+
+        Args:
+            ids, position_ids: (batch, n).
+            cache: grows as its layers please; the output's keys and values are what it holds afterwards.
+            mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
+        """
+        observer = _LastQuery(observe)
+        arguments = self._arguments(0, ids, position_ids, cache, observer) | {"attention_mask": mask}
+        with torch.no_grad(), self.exclusive():
+            if end == self.layers:
+                output = self.causal_lm(**arguments, logits_to_keep=1)
+                hidden, logits = None, output.logits[:, -1].float()
+            else:
+                hidden, logits = self._view(0, end)(**arguments).last_hidden_state, None
+        return LayerOutput(hidden, logits, *entries(cache), observer.logits)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
@@ -192,7 +233,7 @@ class Decoder:
         try:
             whole = self.run(0, self.layers, ids, positions, range(self.layers))
             lower = self.run(0, half, ids, positions)
-            upper = self.run(half, self.layers, _present(lower.hidden_states), positions)
+            upper = self.run(half, self.layers, present(lower.hidden_states), positions)
         except Exception as error:
             raise UnsupportedModelError(f"{name} cannot be run in parts: {error}") from error
         if len(whole.observed) < self.layers:
@@ -200,8 +241,8 @@ class Decoder:
                 f"{name}: the attention of {self.layers - len(whole.observed)} of {self.layers} layers cannot be "
                 f"watched, since it does not run through transformers' attention interface"
             )
-        gap = (_present(whole.logits) - _present(upper.logits)).abs().max().item()
-        if not gap <= 0.02 * max(1.0, _present(whole.logits).abs().max().item()):
+        gap = (present(whole.logits) - present(upper.logits)).abs().max().item()
+        if not gap <= 0.02 * max(1.0, present(whole.logits).abs().max().item()):
             raise UnsupportedModelError(f"{name}: run in two parts, its logits differ by {gap:.3g} from the whole's")
 
 
@@ -236,7 +277,15 @@ def _layers(root: Any) -> nn.ModuleList:
     return layers
 
 
-def _present(value: Tensor | None) -> Tensor:
+def take_rows(x: Any, kept: Tensor | None) -> Any:
+    """Of x (batch, length, ...) the tokens at kept (batch, kept); all where either is None."""
+    if x is None or kept is None:
+        return x
+    return x[torch.arange(len(kept), device=kept.device)[:, None], kept]
+
+
+def present(value: Tensor | None) -> Tensor:
+    """What is there."""
     assert value is not None
     return value
 

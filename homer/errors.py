@@ -25,6 +25,10 @@ class CacheError(HomerError, ValueError):
     """A compact cache that is damaged, or that another model made."""
 
 
+class StoreError(HomerError, OSError):
+    """States that cannot be written where they are to be kept."""
+
+
 class GenerationError(HomerError, ValueError):
     """Generation settings that contradict one another or the model's window."""
 

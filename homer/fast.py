@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from homer.attention import watched
 from homer.blocks import Block, UnknownBlockError, read_blocks
-from homer.decoder import PROBE_LEN, Decoder, LayerOutput, Steps
+from homer.decoder import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, entries, present, take_rows
 from homer.errors import UnsupportedModelError
 from homer.graph import GraphSteps
-from homer.kernels import EAGER, Kernels, compiled
+from homer.kernels import EAGER, Kernels, own
 
 logger = logging.getLogger(__name__)
 
@@ -55,38 +54,50 @@ class FastDecoder(Decoder):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
+        self.blocks = read_blocks(self.causal_lm)
         if self.causal_lm.config.get_text_config()._attn_implementation != watched("sdpa"):
             raise UnknownBlockError("its attention is not sdpa")
-        self.blocks = read_blocks(self.causal_lm)
-        self.kernels: Kernels = compiled() if self.device.type == "cuda" and find_spec("triton") else EAGER
+        self.kernels: Kernels = own(self.device)
         self._compare()
 
     def run(
-        self, first: int, end: int, inputs: Tensor, position_ids: Tensor, observe: Iterable[int] = ()
+        self,
+        first: int,
+        end: int,
+        inputs: Tensor,
+        position_ids: Tensor,
+        observe: Iterable[int] = (),
+        keep: Keep | None = None,
     ) -> LayerOutput:
-        """As `Decoder.run`."""
+        """As `Decoder.run`; what is not kept skips the last layer's feed-forward part."""
         if not hasattr(self, "blocks"):  # while the reference checks itself
-            return super().run(first, end, inputs, position_ids, observe)
-        wanted, keys, values, observed = frozenset(observe), [], [], {}
+            return super().run(first, end, inputs, position_ids, observe, keep)
+        wanted, observed = frozenset(observe), {}
+        batch, length = inputs.shape[:2]
         with torch.no_grad():
             residual = self.embed(inputs) if first == 0 else inputs
             rotary = self.rotary(residual, position_ids)
-            delta = None
+            entries = self._room(end - first, batch, length, residual.dtype)
+            delta: Tensor | None = None
+            kept: Tensor | None = None
             for number in range(first, end):
-                block = self.blocks[number]
+                block, (key, value) = self.blocks[number], entries[2 * (number - first) :][:2]
                 residual, x = self.norm(residual, delta, block.input_norm, block.eps)
-                query, key, value = self.project(block, x, rotary)
+                query = self.project(block, x, rotary, key, value)
                 if number in wanted:
-                    observed[number] = self.look(query, key)
-                keys.append(key.transpose(1, 2))
-                values.append(value.transpose(1, 2))
+                    observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
                 attended = _attend(query, key, value)
+                if number == end - 1 and keep is not None:
+                    kept = keep(observed)
+                    residual, attended = take_rows(residual, kept), take_rows(attended, kept)
                 residual, delta = self.finish(block, residual, attended)
-            logits = None
-            if end == self.layers and delta is not None:
-                logits = self.head(residual[:, -1:], delta[:, -1:])[:, -1]
-            hidden = None if end == self.layers else residual if delta is None else residual + delta
-        return LayerOutput(hidden, logits, tuple(keys), tuple(values), observed)
+            logits, hidden = None, None
+            if end == self.layers:
+                logits = self.head(residual[:, -1:], present(delta)[:, -1:])[:, -1]
+            else:
+                hidden = residual if delta is None else residual + delta
+        sides = entries.transpose(2, 3)
+        return LayerOutput(hidden, logits, tuple(sides[::2]), tuple(sides[1::2]), observed, kept, entries.flatten(3))
 
     def extend(
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0
@@ -97,20 +108,54 @@ class FastDecoder(Decoder):
         with torch.no_grad():
             residual = self.embed(ids)
             rotary = self.rotary(residual, position_ids)
-            delta, mask = None, None
+            delta: Tensor | None = None
+            mask: Tensor | None = None
             for number, block in enumerate(self.blocks):
                 residual, x = self.norm(residual, delta, block.input_norm, block.eps)
-                query, new_key, new_value = self.project(block, x, rotary)
-                key, value = (
-                    t.transpose(1, 2) for t in cache.update(new_key.transpose(1, 2), new_value.transpose(1, 2), number)
-                )
+                new = self._room(1, ids.shape[0], length, residual.dtype)
+                query = self.project(block, x, rotary, *new)
+                key, value = (t.transpose(1, 2) for t in cache.update(*new.transpose(2, 3), number))
                 if number in wanted:
-                    observed[number] = self.look(query, key)
+                    observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
                 if mask is None and length > 1:
                     mask = _mask(length, key.shape[1], key.device)
                 residual, delta = self.finish(block, residual, _attend(query, key, value, mask, causal=False))
             rows = slice(-keep if keep else None, None)
-            return self.head(residual[:, rows], delta[:, rows], wide=False), observed
+            return self.head(residual[:, rows], present(delta)[:, rows], wide=False), observed
+
+    def run_after(
+        self,
+        end: int,
+        ids: Tensor,
+        position_ids: Tensor,
+        cache: DynamicCache,
+        observe: Iterable[int] = (),
+        mask: Tensor | None = None,
+    ) -> LayerOutput:
+        """As `Decoder.run_after`."""
+        wanted, observed = frozenset(observe), {}
+        seen: Tensor | None = None
+        with torch.no_grad():
+            residual = self.embed(ids)
+            rotary = self.rotary(residual, position_ids)
+            delta: Tensor | None = None
+            for number in range(end):
+                block = self.blocks[number]
+                residual, x = self.norm(residual, delta, block.input_norm, block.eps)
+                new = self._room(1, ids.shape[0], ids.shape[1], residual.dtype)
+                query = self.project(block, x, rotary, *new)
+                key, value = cache.update(*new.transpose(2, 3), number)
+                if number in wanted:
+                    observed[number] = self.kernels.look(query, key.transpose(1, 2), block.head_dim**-0.5)
+                if seen is None:
+                    seen = _mask(ids.shape[1], key.shape[2], key.device)
+                    seen = seen if mask is None else seen & mask[:, None, None].bool()
+                residual, delta = self.finish(block, residual, _attend_in_groups(query, key, value, seen))
+            logits = None
+            if end == self.layers and delta is not None:
+                logits = self.head(residual[:, -1:], delta[:, -1:])[:, -1]
+            hidden = None if end == self.layers else residual if delta is None else residual + delta
+        return LayerOutput(hidden, logits, *entries(cache), observed)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
@@ -123,27 +168,19 @@ class FastDecoder(Decoder):
         hidden: Tensor = self._root.embed_tokens(ids)
         return hidden
 
-    def project(self, block: Block, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries, rotated keys, and values: (batch, length, heads or key heads, head dim)."""
-        query, key, value = (
-            projection(x).unflatten(-1, (-1, block.head_dim)) for projection in (block.query, block.key, block.value)
-        )
-        return (
-            self._turn(query, block.query_norm, block.eps, rotary),
-            self._turn(key, block.key_norm, block.eps, rotary),
-            value,
-        )
+    def project(self, block: Block, x: Tensor, rotary: Rotary, key: Tensor, value: Tensor) -> Tensor:
+        """Rotated queries (batch, length, heads, head dim); rotated keys and values are written to `key`, `value`."""
+        queries, keys = (p(x).view(*x.shape[:-1], -1, block.head_dim) for p in (block.query, block.key))
+        turned = torch.empty_like(queries)
+        self.kernels.turn(queries, block.query_norm, block.eps, *rotary, turned)
+        self.kernels.turn(keys, block.key_norm, block.eps, *rotary, key)
+        block.value.into(x, value)
+        return turned
 
     def finish(self, block: Block, residual: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         """The layer behind its attention: the residual stream, and what its last part adds to it."""
         residual, x = self.kernels.add_norm(residual, block.output(attended), block.middle_norm, block.eps)
         return residual, block.down(self.kernels.gate(block.gate(x), block.up(x)))
-
-    def look(self, query: Tensor, key: Tensor) -> Tensor:
-        """The last query's logits (batch, heads, length)."""
-        groups = query.shape[2] // key.shape[2]
-        last = query[:, -1].unflatten(1, (-1, groups))
-        return self.kernels.look(last, key, query.shape[-1] ** -0.5).flatten(1, 2)
 
     def head(self, residual: Tensor, delta: Tensor, wide: bool = True) -> Tensor:
         """Logits (batch, length, vocabulary); float32 where `wide`."""
@@ -162,10 +199,11 @@ class FastDecoder(Decoder):
             return residual, self.kernels.rms_norm(residual, weight, eps)
         return self.kernels.add_norm(residual, delta, weight, eps)
 
-    def _turn(self, x: Tensor, norm: Tensor | None, eps: float, rotary: Rotary) -> Tensor:
-        if norm is None:
-            return self.kernels.rotate(x, *rotary)
-        return self.kernels.norm_rotate(x, norm, eps, *rotary)
+    def _room(self, layers: int, batch: int, length: int, dtype: torch.dtype) -> Tensor:
+        """Where so many layers' keys and values go, in turn: (2 x layers, batch, length, key heads, head dim)."""
+        block = self.blocks[0]
+        heads = block.key.weight.shape[0] // block.head_dim
+        return torch.empty(2 * layers, batch, length, heads, block.head_dim, dtype=dtype, device=self.device)
 
     def _compare(self) -> None:
         """Run a few tokens both ways: what disagrees is of a kind not known here. On the plain kernels, for speed."""
@@ -174,21 +212,34 @@ class FastDecoder(Decoder):
         kernels, self.kernels = self.kernels, EAGER
         ours, reference = self.run(0, self.layers, ids, positions), super().run(0, self.layers, ids, positions)
         self.kernels = kernels
-        assert ours.logits is not None and reference.logits is not None
-        gap = (ours.logits - reference.logits).abs().max().item()
-        if not gap <= 0.02 * max(1.0, reference.logits.abs().max().item()):
+        gap = present(ours.logits).sub(present(reference.logits)).abs().max().item()
+        if not gap <= 0.02 * max(1.0, present(reference.logits).abs().max().item()):
             raise UnknownBlockError(f"its logits differ by {gap:.3g} from those of its own code")
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, causal: bool = True) -> Tensor:
     """Attention of (batch, length, heads, head dim) tensors: (batch, length, heads x head dim)."""
     groups = query.shape[2] // key.shape[2]
-    grouped = groups > 1 and mask is None and query.dtype != torch.float32  # what the fused kernels know
-    if groups > 1 and not grouped:
+    fused = groups > 1 and mask is None and query.dtype != torch.float32
+    if groups > 1 and not fused:
         key, value = (t.repeat_interleave(groups, 2) for t in (key, value))
-    parts = (t.transpose(1, 2) for t in (query, key, value))
-    attended = F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=fused)
     return attended.transpose(1, 2).flatten(2)
+
+
+def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention of few queries (batch, n, heads, head dim) over many keys (batch, key heads, length, head dim).
+
+    Query heads that share a key head stand one behind the other as if they were more queries, so that no key is
+    copied. mask: (n, length), or (batch, 1, n, length).
+    """
+    shared, groups = key.shape[1], query.shape[2] // key.shape[1]
+    count = query.shape[1]
+    queries = query.transpose(1, 2).reshape(len(query), shared, groups * count, -1)
+    repeats = (*[1] * (mask.ndim - 2), groups, 1)
+    attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask.repeat(repeats))
+    return attended.view(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
 
 
 def _mask(queries: int, length: int, device: torch.device) -> Tensor:

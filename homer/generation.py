@@ -255,7 +255,7 @@ def _reader(token: Tensor) -> Callable[[], int]:
         return lambda: int(token)
     host = torch.empty((), dtype=token.dtype, pin_memory=True)
     host.copy_(token, non_blocking=True)
-    copied = torch.cuda.Event()
+    copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied.record(torch.cuda.current_stream(token.device))
 
     def read() -> int:

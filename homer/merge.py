@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ def compress(
     refresh_suffix: bool = True,
     chunk_batch_size: int = 1,
     watch: Watcher | None = None,
+    source: LeafSource | None = None,
 ) -> Compressed:
     """Fold prefix + context + suffix (ids: (length,)) into one chunk of `plan.final_len` tokens.
 
@@ -59,25 +61,36 @@ def compress(
         refresh_suffix: run the real suffix on top of the result, where anything was pruned.
         chunk_batch_size: equal leaves run at a time.
         watch: called after every node.
+        source: where leaves come from, if not from running them here.
 
     Source: Song et al., ICLR 2024, algorithm 1, in depth-first order: one pending left chunk a level.
     """
-    walk = _Walk(decoder, plan, ids, bias)
+    walk = Walk(decoder, plan, ids, bias)
     pending: list[Chunk] = []
     chunk: Chunk
-    for index, leaf in enumerate(walk.leaves(chunk_batch_size)):
-        chunk = leaf
-        _tell(watch, plan, 0, index, chunk, pending)
-        for level in range(1, _merges(index) + 1):
-            index >>= 1
-            chunk = walk.run(merge(pending.pop(), chunk), level, index)
+    for leaf, chunk in enumerate(walk.leaves(chunk_batch_size) if source is None else source.leaves(walk)):
+        _tell(watch, plan, 0, leaf, chunk, pending)
+        for level, index, children in plan.completed(leaf):
+            chunk = walk.run(merge(pending.pop(), chunk) if children == 2 else chunk, level, index)
             _tell(watch, plan, level, index, chunk, pending)
         pending.append(chunk)
+    if source is not None:
+        chunk = source.complete(chunk)
     result = Compressed(chunk, walk.logits, walk.relevance, walk.survived)
     return _refresh(decoder, plan, ids, result) if refresh_suffix and plan.prunes else result
 
 
-class _Walk:
+class LeafSource(Protocol):
+    """Where leaves come from that are not run from their beginning."""
+
+    def leaves(self, walk: Walk) -> Iterator[Chunk]:
+        """Every leaf after its layers and its pruning; it may come without keys and values."""
+
+    def complete(self, chunk: Chunk) -> Chunk:
+        """The root with the keys and values that its leaves came without."""
+
+
+class Walk:
     """Runs the nodes of one plan; `logits` and `relevance` are there once the root has run."""
 
     logits: Tensor
@@ -101,17 +114,17 @@ class _Walk:
             self.survived[chunk.tokens] = level + 1
             return chunk
         output = self._layers(chunk.hidden_states, chunk.position_ids, level)
-        return self._prune(chunk, output, 0, level, index)
+        return self.prune(chunk, output, 0, level, index)
 
-    def _leaf_batch(self, indices: list[int]) -> Iterator[Chunk]:
-        chunks = [self._leaf(i) for i in indices]
+    def _leaf_batch(self, indices: list[int]) -> list[Chunk]:
+        chunks = [self.leaf(i) for i in indices]
         inputs = torch.cat([chunk.hidden_states for chunk in chunks])
         positions = torch.cat([chunk.position_ids for chunk in chunks])
         output = self._layers(inputs, positions, 0)
-        for row, (index, chunk) in enumerate(zip(indices, chunks, strict=True)):
-            yield self._prune(chunk, output, row, 0, index)
+        rows = enumerate(zip(indices, chunks, strict=True))
+        return [self.prune(chunk, output, row, 0, index) for row, (index, chunk) in rows]
 
-    def _leaf(self, index: int) -> Chunk:
+    def leaf(self, index: int) -> Chunk:
         """A leaf before any layer: its token ids stand in for hidden states."""
         plan, device = self.plan, self.ids.device
         start, end = plan.spans[index]
@@ -126,14 +139,18 @@ class _Walk:
 
     def _layers(self, inputs: Tensor, position_ids: Tensor, level: int) -> LayerOutput:
         first, end = self.plan.layers[level]
-        root = level == self.plan.height
-        return self.decoder.run(first, end, inputs, position_ids, range(first, end) if root else (end - 1,))
+        return self.decoder.run(first, end, inputs, position_ids, self.observed(level))
 
-    def _prune(self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int) -> Chunk:
+    def observed(self, level: int) -> Iterable[int]:
+        """The layers at which the last query's logits are wanted."""
+        first, end = self.plan.layers[level]
+        return range(first, end) if level == self.plan.height else (end - 1,)
+
+    def prune(self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int) -> Chunk:
         """Row `row` of the output as a chunk that keeps its target; at the root, the logits are noted as well."""
         keys, values = (tuple(t[row : row + 1] for t in side) for side in (output.keys, output.values))
         hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states[row : row + 1]
-        chunk = chunk.run(hidden, keys, values)
+        chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
         layer = self.plan.layers[level][1] - 1
         kept = torch.arange(len(chunk), device=chunk.tokens.device)
         if self.plan.targets[level][index] < len(chunk):
@@ -172,11 +189,6 @@ def _relevance(observed: dict[int, Tensor]) -> Tensor:
     """The last query's attention, averaged over heads and observed layers: (length,)."""
     rows = [attention_row(logits[0]).cpu() for logits in observed.values()]
     return torch.stack(rows).mean(0)
-
-
-def _merges(index: int) -> int:
-    """How many merges follow leaf `index`: the ones at the end of its number in binary."""
-    return (~index & index + 1).bit_length() - 1
 
 
 def _batches(items: list[int], size: int) -> Iterator[list[int]]:

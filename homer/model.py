@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from homer.answer import Answer
@@ -20,21 +18,21 @@ from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.config import HomerConfig, ResolvedConfig
 from homer.conversation import Limits, build_conversation
+from homer.encoded import EncodedContext, plan_context
 from homer.errors import InputError
 from homer.fast import make_decoder
 from homer.generation import Streams, as_sampling
 from homer.ids import TokenIds, check_ids
 from homer.loading import end_ids, load_model
-from homer.merge import Node, Watcher, compress
+from homer.merge import Watcher
 from homer.prompt import DocumentLike, Prompt, PromptBuilder
-from homer.schedule import MergePlan, plan_merge
+from homer.reuse import Reusing
+from homer.schedule import MergePlan
 from homer.streaming import Generation, Stream
 from homer.template import Message
 
-logger = logging.getLogger(__name__)
 
-
-class HomerModel:
+class HomerModel(Reusing):
     """A loaded causal language model, its tokenizer, and how contexts are compressed for it.
 
     The model given is not changed, and all methods may be called from several threads at once.
@@ -92,17 +90,14 @@ class HomerModel:
             dtype: None keeps the dtype of the saved weights.
             device_map, attn_implementation, quantization_config, model_kwargs: as in transformers.
             rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
-            fast: as in the class.
+            fast: as in HomerModel itself.
 
         Raises:
             UnsupportedModelError: no such model, or one that cannot work; says why.
         """
-        given = {
-            "device_map": device_map,
-            "attn_implementation": attn_implementation,
-            "quantization_config": quantization_config,
-        }
-        options = model_kwargs | {name: value for name, value in given.items() if value is not None}
+        names = ("device_map", "attn_implementation", "quantization_config")
+        given = zip(names, (device_map, attn_implementation, quantization_config), strict=True)
+        options = model_kwargs | {name: value for name, value in given if value is not None}
         loaded = load_model(name_or_path, dtype, rope_scaling, options)
         calibration = loaded.calibration if calibration is None else calibration
         return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, fast=fast)
@@ -114,18 +109,22 @@ class HomerModel:
 
     def compress(
         self,
-        prefix_ids: TokenIds,
+        prefix_ids: TokenIds | EncodedContext,
         context_ids: TokenIds,
-        suffix_ids: TokenIds,
+        suffix_ids: TokenIds | None = None,
         *,
+        document_lens: Sequence[int] | None = None,
         config: HomerConfig | None = None,
         progress: bool = False,
         watch: Watcher | None = None,
     ) -> CompactCache:
         """Compress a context of any length, between a prefix and a suffix that stay whole.
 
+        With a context that `encode` gave, `compress(encoded, suffix_ids)` runs the suffix only: see `compress_encoded`.
+
         Args:
             prefix_ids, context_ids, suffix_ids: token ids, 1-D or (1, n).
+            document_lens: tokens of every document in the context, where no leaf may span two of them.
             config: for this call, in place of the model's own.
             progress: show a progress bar, a step a chunk.
             watch: called after every node of the tree; what it raises ends the compression.
@@ -136,57 +135,33 @@ class HomerModel:
 
         Source: Song et al., Hierarchical Context Merging, ICLR 2024.
         """
+        if isinstance(prefix_ids, EncodedContext):
+            return self.compress_encoded(prefix_ids, context_ids, progress=progress, watch=watch)
+        if suffix_ids is None:
+            raise InputError(
+                "compress got two parts: give prefix, context and suffix ids, or an EncodedContext and ids"
+            )
         parts = [
             check_ids(name, ids, self.decoder.vocabulary)
             for name, ids in (("prefix_ids", prefix_ids), ("context_ids", context_ids), ("suffix_ids", suffix_ids))
         ]
         resolved = self._resolve(config or self.config)
-        plan = self.plan(*map(len, parts), config=resolved)
-        if plan.prunes and self.calibration is not None:
-            self.calibration.check_fits(self.decoder.layers, plan.suffix_start + plan.suffix_len)
-        ids = torch.cat(parts)
-        logger.info("compressing %d tokens to %d in %d chunks", len(ids), plan.final_len, len(plan.spans))
-        with tqdm(total=plan.nodes, desc="compressing", unit="chunk", disable=not progress) as bar:
-            result = compress(
-                self.decoder,
-                plan,
-                ids,
-                None if self.calibration is None else self.calibration.bias,
-                refresh_suffix=resolved.refresh_suffix,
-                chunk_batch_size=resolved.chunk_batch_size,
-                watch=lambda node: _advance(bar, node, plan, watch),
-            )
-        chunk = result.chunk
-        return CompactCache(
-            keys=chunk.keys,
-            values=chunk.values,
-            position_ids=chunk.position_ids,
-            kept_tokens=chunk.tokens,
-            token_ids=ids[chunk.tokens.cpu()][None],
-            relevance=result.relevance,
-            logits=result.logits,
-            input_tokens=len(ids),
-            prefix_len=plan.prefix_len,
-            suffix_len=plan.suffix_len,
-            model=self.name,
-            fingerprint=self.decoder.fingerprint,
-            config=HomerConfig(**resolved.to_dict()),
-            survived=result.survived,
-        )
+        lens = None if document_lens is None else tuple(document_lens)
+        plan = self.plan(*map(len, parts), lens, config=resolved)
+        return self._fold(torch.cat(parts), plan, resolved, lens, progress=progress, watch=watch)
 
     def plan(
-        self, prefix_len: int, context_len: int, suffix_len: int, *, config: HomerConfig | None = None
+        self,
+        prefix_len: int,
+        context_len: int,
+        suffix_len: int,
+        document_lens: Sequence[int] | None = None,
+        *,
+        config: HomerConfig | None = None,
     ) -> MergePlan:
         """What `compress` would do with parts of these lengths, without doing it."""
         resolved = self._resolve(config or self.config)
-        return plan_merge(
-            *(prefix_len, context_len, suffix_len),
-            layers=self.decoder.layers,
-            max_chunk_len=resolved.max_chunk_len,
-            target_len=resolved.target_len,
-            layers_warmup=resolved.layers_warmup,
-            max_initial_chunk_len=resolved.max_initial_chunk_len,
-        )
+        return plan_context(resolved, self.decoder.layers, (prefix_len, context_len, suffix_len), document_lens)
 
     def forward(self, input_ids: TokenIds, cache: CompactCache) -> Tensor:
         """Logits (1, n, vocabulary) of new tokens (n,) or (1, n) after a cache, which is not changed."""
@@ -220,7 +195,7 @@ class HomerModel:
     def ask(
         self,
         question: str,
-        documents: Sequence[DocumentLike],
+        documents: Sequence[DocumentLike] | EncodedContext,
         *,
         system: str | None = None,
         config: HomerConfig | None = None,
@@ -233,7 +208,8 @@ class HomerModel:
         What fits the model's window is simply answered, as the plain model would.
 
         Args:
-            documents: strings, or mappings with `text` and maybe `title`.
+            documents: strings, or mappings with `text` and maybe `title`; or what `encode` made of them, which
+                knows its system message and settings.
             system: the system message; None for the library's own.
             config, progress: as in `compress`; max_new_tokens, generation: as in `generate`.
 
@@ -267,8 +243,12 @@ class HomerModel:
         )
         return AnswerStream(prompt, compress, lambda cache: self._streams.open(cache, max_new_tokens, generation))
 
-    def build_prompt(self, question: str, documents: Sequence[DocumentLike], *, system: str | None = None) -> Prompt:
+    def build_prompt(
+        self, question: str, documents: Sequence[DocumentLike] | EncodedContext, *, system: str | None = None
+    ) -> Prompt:
         """The prompt that `ask` compresses, by the tokenizer's own chat template."""
+        if isinstance(documents, EncodedContext):
+            return self.build_encoded_prompt(question, documents)
         return PromptBuilder(self.require_tokenizer("ask")).build(question, documents, system)
 
     def build_chat_prompt(
@@ -308,21 +288,29 @@ class HomerModel:
         watch: Watcher | None = None,
     ) -> CompactCache:
         """Compress a prompt; left whole where it fits the window together with max_new_tokens."""
+        if prompt.encoded is not None:
+            return self.compress_encoded(prompt.encoded, prompt.suffix_ids, progress=progress, watch=watch)
         resolved = self._resolve(config or self.config)
-        if len(prompt) <= self._whole_len(max_new_tokens):
-            whole = max(len(prompt), resolved.max_chunk_len)
-            resolved = dataclasses.replace(resolved, max_chunk_len=whole, target_len=whole, max_initial_chunk_len=None)
+        reserved = max(0, resolved.suffix_budget - len(prompt.suffix_ids))
+        resolved = self._whole(resolved, len(prompt) + reserved, max_new_tokens)
         parts = (prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids)
         return self.compress(*parts, config=resolved, progress=progress, watch=watch)
+
+    def _whole(self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None) -> ResolvedConfig:
+        """The settings for a prompt of a length: one chunk where it needs no compression."""
+        if length > self._whole_len(max_new_tokens):
+            return config
+        whole = max(length, config.max_chunk_len)
+        return dataclasses.replace(config, max_chunk_len=whole, target_len=whole, max_initial_chunk_len=None)
 
     def _whole_len(self, max_new_tokens: int | None) -> int:
         """The longest prompt that needs no compression."""
         limit = min(self.window, self.decoder.sliding_window or self.window)
         return limit - (max_new_tokens or min(256, self.window // 8))
 
-    def encode(self, text: str) -> list[int]:
+    def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which nothing is a control token."""
-        return PromptBuilder(self.require_tokenizer("encode")).encode(text).ids
+        return PromptBuilder(self.require_tokenizer("tokenize")).encode(text).ids
 
     def require_tokenizer(self, purpose: str) -> Any:
         """The tokenizer. Raises InputError where there is none."""
@@ -332,11 +320,3 @@ class HomerModel:
 
     def _resolve(self, config: HomerConfig) -> ResolvedConfig:
         return config.resolve(self.window, self.decoder.layers, self.decoder.sliding_window)
-
-
-def _advance(bar: tqdm[Any], node: Node, plan: MergePlan, watch: Watcher | None) -> None:
-    first, end = plan.layers[node.level]
-    if end > first:
-        bar.update()
-    if watch is not None:
-        watch(node)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from homer.encoding import Encoded, Encoder, Piece
 from homer.errors import InputError
 from homer.template import ChatTemplate, Message
+
+if TYPE_CHECKING:
+    from homer.encoded import EncodedContext
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
 PLACE = f"homer-{secrets.token_hex(16)}"  # where documents belong; no text from outside can hold it
@@ -58,6 +61,7 @@ class Prompt:
         origins: (context tokens, 3): document number, first and end character in the document's text;
             both are 0 for tokens of the header.
         question: what is asked, where that is known.
+        encoded: the same prefix and context with their states, where they were encoded before.
     """
 
     prefix_ids: Tensor
@@ -66,6 +70,7 @@ class Prompt:
     documents: tuple[Document, ...]
     origins: Tensor
     question: str = ""
+    encoded: EncodedContext | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.context_ids) + len(self.suffix_ids)
@@ -125,6 +130,17 @@ class PromptBuilder:
         if not question.strip():
             raise InputError("the question is empty: give one")
         return dataclasses.replace(self.around(_asked(question, system), texts, PLACE), question=question)
+
+    def build_affix(self, question: str, system: str | None = None) -> tuple[Tensor, Tensor]:
+        """Prefix and suffix ids of the prompt that asks `question`; the prefix is the same for every question.
+
+        Raises:
+            InputError: an empty question.
+        """
+        if not question.strip():
+            raise InputError("the question is empty: give one")
+        prefix_ids, suffix_ids = self.affix(_asked(question, system), PLACE)
+        return _long(prefix_ids), _long(suffix_ids)
 
     def affix_texts(self, question: str, system: str | None = None) -> tuple[str, str]:
         """What stands before and after the documents, as text with the template's control tokens written out."""

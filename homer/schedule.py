@@ -1,7 +1,7 @@
 """The schedule of one compression: which tokens, which layers and how many survivors, in whole numbers only.
 
-A context is cut into 2^height leaves; level 0 are the leaves, level `height` is the root. Nothing here
-needs torch, so the whole plan can be printed and tested before a model is there.
+A context is cut into 2^height leaves, or into leaves that end where its documents end; level 0 are the leaves, level
+`height` is the root. Nothing here needs torch, so the whole plan can be printed and tested before a model is there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from homer.errors import ConfigError, InputError
 
@@ -28,6 +28,8 @@ class MergePlan:
         lengths: tokens that each node holds when its layers run, by level.
         targets: tokens that each node keeps, by level; the root's is the final length.
         suffix_start: position id of the first suffix token, the same in every chunk.
+
+    Level 1 joins leaves in pairs as far as they go, and takes the others as they are; above, the tree is perfect.
     """
 
     prefix_len: int
@@ -53,6 +55,21 @@ class MergePlan:
         """Whether any token is dropped at all."""
         return self.lengths != self.targets
 
+    def children(self, level: int, index: int) -> range:
+        """The one or two nodes of the level below that node `index` of a level is made of."""
+        return _children(len(self.lengths[level - 1]), len(self.lengths[level]), index)
+
+    def completed(self, leaf: int) -> Iterator[tuple[int, int, int]]:
+        """(level, index, children) of every node that can run once leaf number `leaf` has run, lowest first."""
+        child = leaf
+        for level in range(1, self.height + 1):
+            index = ((child + 1) * len(self.lengths[level]) - 1) // len(self.lengths[level - 1])
+            children = self.children(level, index)
+            if child != children[-1]:
+                return
+            yield level, index, len(children)
+            child = index
+
     @property
     def nodes(self) -> int:
         """Chunks that run layers, leaves and merged ones."""
@@ -69,23 +86,36 @@ def plan_merge(
     target_len: int,
     layers_warmup: int,
     max_initial_chunk_len: int | None = None,
+    suffix_budget: int = 0,
+    document_lens: Sequence[int] | None = None,
 ) -> MergePlan:
     """Plan the compression of prefix + context + suffix (lengths in tokens) by a model of `layers` layers.
 
+    Args:
+        suffix_budget: room kept in every leaf, so that all suffixes up to this long get the same leaves.
+        document_lens: lengths of the documents in the context, where no leaf may span two of them. The leaves
+            then run as many layers in any company, so that a document's leaves are the same in all.
+
     Raises:
-        InputError: an empty context or suffix, or an affix that leaves a chunk no room.
+        InputError: an empty context or suffix, an affix that leaves a chunk no room, or documents that are empty
+            or not as long as the context.
         ConfigError: a target below the affix, or no layer left to merge in.
 
     Source: Song et al., Hierarchical Context Merging, ICLR 2024, section 3; deep trees are this library's own.
     """
-    affix = prefix_len + suffix_len
-    _check_lengths(prefix_len, context_len, suffix_len, max_chunk_len, target_len)
+    affix, reserved = prefix_len + suffix_len, prefix_len + max(suffix_len, suffix_budget)
+    _check_lengths(context_len, suffix_len, affix, reserved, max_chunk_len, target_len)
+    initial_room = (max_initial_chunk_len or 0) - reserved
+    leaf_room = initial_room if initial_room > 0 else max_chunk_len - reserved
+    if document_lens is None:
+        height = _height(context_len, leaf_room)
+        ranges = layer_ranges(layers, layers_warmup, height)
+        spans = split_context(context_len, 2**height)
+    else:
+        spans = split_documents(document_lens, context_len, leaf_room)
+        height = max(1, (len(spans) - 1).bit_length())
+        ranges = document_layer_ranges(layers, layers_warmup, height)
     room = max_chunk_len - affix
-    initial_room = (max_initial_chunk_len or 0) - affix
-    leaf_room = initial_room if initial_room > 0 else room
-    height = _height(context_len, leaf_room)
-    ranges = layer_ranges(layers, layers_warmup, height)
-    spans = split_context(context_len, 2**height)
     tree = _Tree(ranges, room, [end - start for start, end in spans])
     lengths, targets = tree.fill(target_len - affix)
     return MergePlan(
@@ -95,7 +125,7 @@ def plan_merge(
         layers=tuple(ranges),
         lengths=tuple(tuple(affix + n for n in row) for row in lengths),
         targets=tuple(tuple(affix + n for n in row) for row in targets),
-        suffix_start=prefix_len + spans[0][1],
+        suffix_start=prefix_len + max(end - start for start, end in spans),
     )
 
 
@@ -112,6 +142,42 @@ def split_context(context_len: int, chunks: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(starts))
 
 
+def split_documents(document_lens: Sequence[int], context_len: int, leaf_room: int) -> list[tuple[int, int]]:
+    """(start, end) of the leaves of every document, of `leaf_room` tokens at most each.
+
+    Raises:
+        InputError: an empty document, or lengths that are not the context's together.
+    """
+    if min(document_lens, default=0) < 1 or sum(document_lens) != context_len:
+        raise InputError(
+            f"document_lens are {len(document_lens)} lengths of {sum(document_lens)} tokens for a context of "
+            f"{context_len}, the shortest {min(document_lens, default=0)}: give one length of at least 1 for each "
+            f"document, {context_len} together"
+        )
+    spans: list[tuple[int, int]] = []
+    for start, length in zip(itertools.accumulate(document_lens, initial=0), document_lens, strict=False):
+        spans += [(start + a, start + b) for a, b in split_context(length, -(-length // leaf_room))]
+    return spans
+
+
+def document_layer_ranges(layers: int, layers_warmup: int, height: int) -> list[tuple[int, int]]:
+    """As `layer_ranges`, with leaves that run the warmup and a quarter of the rest, however high the tree is.
+
+    That is what they run in a tree of height 3. The levels above share the other layers evenly, upper ones first.
+
+    Raises:
+        ConfigError: no layer to merge in.
+    """
+    _check_merging(layers, layers_warmup, height)
+    leaf_layers = max(1, layers_warmup + (layers - layers_warmup) // 4)
+    each, extra = divmod(layers - leaf_layers, height)
+    counts = [each] * (height - extra) + [each + 1] * extra
+    if not each:
+        _warn_of_depth(height, extra)
+    ends = [layers - sum(counts[level:]) for level in range(height + 1)]
+    return list(itertools.pairwise([0, *ends]))
+
+
 def layer_ranges(layers: int, layers_warmup: int, height: int) -> list[tuple[int, int]]:
     """(first, end) of the layers each level runs, leaves first.
 
@@ -121,12 +187,8 @@ def layer_ranges(layers: int, layers_warmup: int, height: int) -> list[tuple[int
     Raises:
         ConfigError: several chunks, and no layer to merge them in.
     """
+    _check_merging(layers, layers_warmup, height)
     merging = layers - layers_warmup
-    if height and min(merging, layers - 1) < 1:
-        raise ConfigError(
-            f"layers_warmup={layers_warmup} leaves none of {layers} layers to merge chunks in: lower it to "
-            f"{layers - 1} at most, or raise max_chunk_len until the context fits one chunk"
-        )
     per_level = merging // (height + 1)
     if per_level:
         counts = [per_level] * height
@@ -137,6 +199,14 @@ def layer_ranges(layers: int, layers_warmup: int, height: int) -> list[tuple[int
             _warn_of_depth(height, single)
     ends = [layers - sum(counts[level:]) for level in range(height + 1)]
     return list(itertools.pairwise([0, *ends]))
+
+
+def _check_merging(layers: int, layers_warmup: int, height: int) -> None:
+    if height and min(layers - layers_warmup, layers - 1) < 1:
+        raise ConfigError(
+            f"layers_warmup={layers_warmup} leaves none of {layers} layers to merge chunks in: lower it to "
+            f"{layers - 1} at most, or raise max_chunk_len until the context fits one chunk"
+        )
 
 
 @functools.cache
@@ -152,51 +222,65 @@ def _warn_of_depth(height: int, single: int) -> None:
 
 
 class _Tree:
-    """Context tokens (affix left out) that every node of a perfect binary tree holds and keeps."""
+    """Context tokens (affix left out) that every node of the tree holds and keeps."""
 
     def __init__(self, ranges: Sequence[tuple[int, int]], room: int, leaves: list[int]) -> None:
         self.prunes = [end > first for first, end in ranges]
+        self.height = len(ranges) - 1
         self.room = room
         self.held = [leaves]
         self.kept: list[list[int]] = []
 
     def fill(self, target: int) -> tuple[list[list[int]], list[list[int]]]:
         """Tokens held and tokens kept, by level, where the root keeps `target` at most."""
-        for level in range(1, len(self.prunes)):
-            pairs = _pairs(self.held[-1])
+        for level in range(1, self.height + 1):
+            families = self._families(level)
             if self.prunes[level]:
-                self.held.append([sum(_halves(self.room, *pair)) for pair in pairs])
+                self.held.append([sum(_share(self.room, family)) for family in families])
             else:  # it holds whatever its children are told to keep: all they have, until that is decided
-                self.held.append([sum(pair) for pair in pairs])
+                self.held.append([sum(family) for family in families])
         kept = [[min(target, self.held[-1][0])]]
-        for level in range(len(self.prunes) - 1, 0, -1):
-            pairs = _pairs(self.held[level - 1])
+        for level in range(self.height, 0, -1):
+            families = self._families(level)
             if self.prunes[level]:
-                shares = [_halves(self.room, *pair) for pair in pairs]
+                shares = [_share(self.room, family) for family in families]
             else:
-                shares = [_split(budget, *pair) for budget, pair in zip(kept[0], pairs, strict=True)]
-            kept.insert(0, [n for pair in shares for n in pair])
+                shares = [_split(budget, family) for budget, family in zip(kept[0], families, strict=True)]
+            kept.insert(0, [n for share in shares for n in share])
             if not self.prunes[level - 1]:
                 self.held[level - 1] = kept[0]
         return self.held, kept
 
+    def _families(self, level: int) -> list[list[int]]:
+        """What the children of every node of a level hold."""
+        row, nodes = self.held[level - 1], 2 ** (self.height - level)
+        return [[row[child] for child in _children(len(row), nodes, index)] for index in range(nodes)]
 
-def _halves(room: int, left: int, right: int) -> tuple[int, int]:
-    """What two children keep so that their parent fits `room`: half each; the left more where the right is short."""
-    half = room // 2
+
+def _share(room: int, family: list[int]) -> tuple[int, ...]:
+    """What children keep so that their parent fits `room`: half each; one more where the other is short."""
+    if len(family) == 1:
+        return (min(room, *family),)
+    (left, right), half = family, room // 2
     if right < half:
         return min(left, room - right), right
+    if left < half:
+        return left, min(right, room - left)
     return min(left, half), half
 
 
-def _split(budget: int, left: int, right: int) -> tuple[int, int]:
-    """`budget` shared out between two children to the last token, since their parent cannot prune."""
+def _split(budget: int, family: list[int]) -> tuple[int, ...]:
+    """`budget` shared out between children to the last token, since their parent cannot prune."""
+    if len(family) == 1:
+        return (budget,)
+    left, right = family
     right_share = min(right, max(budget // 2, budget - left))
     return min(left, budget - right_share), right_share
 
 
-def _pairs(row: list[int]) -> list[tuple[int, int]]:
-    return list(zip(row[::2], row[1::2], strict=True))
+def _children(below: int, nodes: int, index: int) -> range:
+    """Which of `below` children belong to node `index` of `nodes`, spread evenly."""
+    return range(index * below // nodes, (index + 1) * below // nodes)
 
 
 def _height(context_len: int, leaf_room: int) -> int:
@@ -204,16 +288,18 @@ def _height(context_len: int, leaf_room: int) -> int:
     return min(height, context_len.bit_length() - 1)  # no more chunks than tokens
 
 
-def _check_lengths(prefix_len: int, context_len: int, suffix_len: int, max_chunk_len: int, target_len: int) -> None:
-    affix = prefix_len + suffix_len
+def _check_lengths(
+    context_len: int, suffix_len: int, affix: int, reserved: int, max_chunk_len: int, target_len: int
+) -> None:
     if context_len < 1:
         raise InputError("the context holds 0 tokens: give at least 1, or run the model on prefix + suffix itself")
     if suffix_len < 1:
         raise InputError("the suffix holds 0 tokens: its last token decides what is kept; give at least 1")
-    if max_chunk_len - affix < min(2, context_len):
+    if max_chunk_len - reserved < min(2, context_len):
+        parts = "suffix" if reserved == affix else "suffix_budget"
         raise InputError(
-            f"prefix and suffix take {affix} of max_chunk_len={max_chunk_len} tokens, which leaves no room for "
-            f"2 tokens of context: shorten them, or raise max_chunk_len to {affix + 2} at least"
+            f"prefix and {parts} take {reserved} of max_chunk_len={max_chunk_len} tokens, which leaves no room for "
+            f"2 tokens of context: shorten them, or raise max_chunk_len to {reserved + 2} at least"
         )
     if target_len <= affix:
         raise ConfigError(

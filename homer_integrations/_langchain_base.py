@@ -30,7 +30,7 @@ class HomerRunnable(HomerSettings):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Token ids of a text, by the model's own tokenizer."""
-        return self.load().encode(text)
+        return self.load().tokenize(text)
 
     def _call(self, stop: list[str] | None, arguments: Mapping[str, Any]) -> Call:
         if arguments.get("tools") or arguments.get("functions"):

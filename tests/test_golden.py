@@ -17,7 +17,7 @@ def settings(case: dict[str, Any]) -> dict[str, int]:
     return {name: case[name] for name in ("max_chunk_len", "target_len", "layers_warmup")}
 
 
-def load(name: str, **changes: Any) -> tuple[HomerModel, dict[str, torch.Tensor]]:
+def load(name: str, fast: bool | None = None, **changes: Any) -> tuple[HomerModel, dict[str, torch.Tensor]]:
     case = CASES[name]
     config = HomerConfig(**settings(case), refresh_suffix=False, **changes)
     model = HomerModel.from_pretrained(
@@ -25,14 +25,15 @@ def load(name: str, **changes: Any) -> tuple[HomerModel, dict[str, torch.Tensor]
         config=config,
         calibration=GOLDEN / case["bias"],
         rope_scaling=case["yarn_factor"],
+        fast=fast,
     )
     return model, load_file(GOLDEN / f"{name}.safetensors")
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_compress_forward_generate(name: str, batch: int) -> None:
-    model, golden = load(name, chunk_batch_size=batch)
+@pytest.mark.parametrize(("batch", "fast"), [(1, False), (3, False), (1, True), (3, True)])
+def test_compress_forward_generate(name: str, batch: int, fast: bool) -> None:
+    model, golden = load(name, fast, chunk_batch_size=batch)
     cache = model.compress(golden["prefix_ids"], golden["context_ids"], golden["suffix_ids"])
     assert cache.kept_tokens.tolist() == golden["kept_tokens"].tolist()
     assert cache.position_ids.tolist() == golden["position_ids"].tolist()

@@ -9,16 +9,16 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors config schedule chunk significance attention architecture views decoder kernels blocks graph fast ids cache merge encoding "
-    "calibration template prompt trace conversation styles drawing page answer streaming generation answering loading "
-    "model compat files demo experiments cli __main__"
+    "_version errors config schedule attend kernels chunk significance attention architecture views decoder blocks "
+    "graph fast states ids cache merge encoding calibration template prompt encoded store leaves trace "
+    "conversation styles drawing page answer streaming generation answering loading reuse model compat files indexing demo experiments cli __main__"
 ).split()
 EXPERIMENTS = (
     "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"
 ).split()
 MAY_IMPORT_TRANSFORMERS = {
-    "attention", "architecture", "decoder", "fast", "cache", "generation", "loading", "model", "compat", "cli",
-    "experiments.report", "experiments.methods", "experiments.perplexity",
+    "attention", "architecture", "decoder", "fast", "states", "cache", "generation", "loading", "model", "compat",
+    "cli", "experiments.report", "experiments.methods", "experiments.perplexity",
 }  # fmt: skip
 
 
