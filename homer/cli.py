@@ -1,4 +1,4 @@
-"""The command line: homer ask, index, serve, batch, demo, and the experiments: passkey, needle, perplexity, calibrate."""
+"""The command line: homer ask, index, serve, batch, demo; and passkey, needle, perplexity, calibrate."""
 
 from __future__ import annotations
 

@@ -33,6 +33,11 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store-bytes", type=int, help="of compact caches for identical requests")
     parser.add_argument("--store-folder", type=Path, help="keep compact caches on disk as well")
     parser.add_argument("--store-folder-bytes", type=int)
+    parser.add_argument(
+        "--states-bytes", type=int, help="of documents' states in memory, for new questions (default: 0)"
+    )
+    parser.add_argument("--states-folder", type=Path, help="keep documents' states on disk as well")
+    parser.add_argument("--states-folder-bytes", type=int)
     parser.add_argument("--ray", action="store_true", help="run under Ray Serve, on this machine or a cluster")
     parser.add_argument("--replicas", type=int, help="with --ray: copies of the model")
     parser.add_argument("--max-replicas", type=int, help="with --ray: add copies by load, up to so many")

@@ -92,6 +92,18 @@ def test_openai_streams(client: openai.OpenAI) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_documents_that_come_again_are_not_read_again(mini: HomerModel) -> None:
+    documents = long_documents(8000)
+    with running(ServeSettings(model=mini, served_name="mini", states_bytes=2**30, store_bytes=0)) as keeping:
+        first = post(keeping, chat_body(documents, question="What is said of leave?")).json()
+        second = post(keeping, chat_body(documents)).json()
+        other = post(keeping, chat_body([LONG[9000:17_000]])).json()
+    assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] > 0.9 * second["usage"]["prompt_tokens"]
+    assert second["choices"][0]["message"]["content"] == "48213"
+    assert other["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
 def test_an_over_long_message_is_split(client: openai.OpenAI) -> None:
     content = f"{LONG[:6000]}\n\nThe door code for the northern archive is 48213.\n\n{LONG[6000:9000]}\n{QUESTION}"
     answer = client.chat.completions.create(model="mini", messages=[{"role": "user", "content": content}])

@@ -18,9 +18,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
-from ray import serve
 
-from homer_integrations.serve.cluster import build_app
 from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, long_documents, wait_until
 
 pytestmark = pytest.mark.slow  # a cluster takes half a minute to start on two cores
@@ -59,8 +57,13 @@ def cluster() -> Iterator[Cluster]:
         process.wait(60)
 
 
+@pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_the_builder_for_serve_run() -> None:
     """`serve run` hands over text, and a field that is misspelt must not be passed over."""
+    from ray import serve
+
+    from homer_integrations.serve.cluster import build_app
+
     assert isinstance(build_app({"model": "mini", "replicas": "2", "max_replicas": "4"}), serve.Application)
     with pytest.raises(ValueError, match="replicsa"):
         build_app({"replicsa": "2"})

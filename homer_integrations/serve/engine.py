@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from homer import AnswerStream, CompactCache, GenerationError, HomerModel, Prompt, TimeoutExceededError
+from homer import AnswerStream, CompactCache, GenerationError, HomerModel, Prompt, StateStore, TimeoutExceededError
 from homer_integrations._settings import Call
 from homer_integrations._threads import stream_in_thread
+from homer_integrations.serve.encoded import EncodedCompressor
 from homer_integrations.serve.errors import queue_full, too_long
 from homer_integrations.serve.jobs import Accepted, Event, Finished, Job
 from homer_integrations.serve.queue import FairQueue
@@ -22,7 +23,7 @@ from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
 from homer_integrations.serve.turns import Turn, Turns
 
-# How a prompt becomes a compact cache: HomerModel.compress_prompt, or a store of encoded documents in its place.
+# How a prompt becomes a compact cache: HomerModel.compress_prompt, or an EncodedCompressor in its place.
 Compressor = Callable[..., CompactCache]
 
 
@@ -32,21 +33,23 @@ class Engine:
     At most `max_running` requests hold memory at a time, and at most `max_queue` wait; those that run share the
     model step by step. Compact caches are kept for identical requests.
 
-    Args:
-        compressor: None for the model's own `compress_prompt`, with its arguments.
-
     Raises:
         HomerError: the model cannot be loaded; says why.
     """
 
-    def __init__(self, settings: ServeSettings, compressor: Compressor | None = None) -> None:
+    def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self.model: HomerModel = settings.load()
         self.model.require_tokenizer("serve")
         self.store = CacheStore(
             settings.store_bytes, settings.store_folder, settings.store_folder_bytes, str(self.model.decoder.device)
         )
-        self._compressor = compressor or self.model.compress_prompt
+        self._compressor: Compressor = self.model.compress_prompt
+        if settings.keeps_states:
+            states = StateStore(
+                settings.states_folder, memory_bytes=settings.states_bytes, disk_bytes=settings.states_folder_bytes
+            )
+            self._compressor = EncodedCompressor(self.model, states)
         self._turns = Turns()
         self._queue = FairQueue(settings.max_running)
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
@@ -95,7 +98,8 @@ class Engine:
                 held.push_async_callback(items.aclose)
                 while isinstance(item := await _in_time(anext(items), deadline, job), str):
                     yield item
-            yield Finished(dataclasses.replace(item, trace=None), len(prompt) if request.reused else 0)
+            cached = len(prompt) if request.reused else item.usage.cached_tokens
+            yield Finished(dataclasses.replace(item, trace=None), cached)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -137,7 +141,8 @@ class _Request:
 
     def _compress(self, watch: Callable[[Any], None]) -> CompactCache:
         call, store = self._call, self._engine.store
-        key = cache_key(call.model, self._prompt, call.config, call.max_new_tokens)
+        encoded = self._engine.settings.keeps_states
+        key = cache_key(call.model, self._prompt, call.config, call.max_new_tokens, encoded)
         with self._turn.away():
             cache = store.get(key)
         self.reused = cache is not None

@@ -34,10 +34,19 @@ class ServeSettings(HomerSettings):
     store_folder: Path | None = Field(default=None, description="Keep compact caches on disk as well.")
     store_folder_bytes: int = Field(default=10 * 2**30, ge=0)
 
+    states_bytes: int = Field(default=0, ge=0, description="States of documents kept in memory, for any question.")
+    states_folder: Path | None = Field(default=None, description="Keep states on disk; they are large.")
+    states_folder_bytes: int = Field(default=100 * 2**30, ge=0)
+
     replicas: int = Field(default=1, gt=0, description="On Ray: copies of the model.")
     max_replicas: int | None = Field(default=None, gt=0, description="On Ray: above `replicas`, add copies by load.")
     gpus_per_replica: float = Field(default=0, ge=0)
     cpus_per_replica: float = Field(default=1, ge=0)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether documents that come again are not read again."""
+        return self.states_bytes > 0 or self.states_folder is not None
 
     @property
     def public_name(self) -> str:

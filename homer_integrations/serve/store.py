@@ -16,10 +16,15 @@ from homer import CacheError, CompactCache, HomerConfig, HomerModel, Prompt
 logger = logging.getLogger(__name__)
 
 
-def cache_key(model: HomerModel, prompt: Prompt, config: HomerConfig, max_new_tokens: int | None) -> str:
-    """A digest of everything that a compact cache depends on."""
+def cache_key(
+    model: HomerModel, prompt: Prompt, config: HomerConfig, max_new_tokens: int | None, encoded: bool = False
+) -> str:
+    """A digest of all that a compact cache depends on; `encoded`: whether its leaves leave room for questions."""
     digest = hashlib.sha256()
-    facts = {"model": model.decoder.fingerprint, "config": config.to_dict(), "max_new_tokens": max_new_tokens}
+    facts = {
+        "model": model.decoder.fingerprint, "config": config.to_dict(), "max_new_tokens": max_new_tokens,
+        "encoded": encoded,
+    }  # fmt: skip
     digest.update(json.dumps(facts, sort_keys=True).encode())
     if model.calibration is not None:
         digest.update(model.calibration.bias.detach().float().cpu().contiguous().numpy().tobytes())
