@@ -45,6 +45,7 @@ class HomerSettings(BaseModel):
     layers_warmup: int | None = None
     max_initial_chunk_len: int | None = None
     refresh_suffix: bool | None = None
+    suffix_budget: int | None = None
     chunk_batch_size: int | None = None
     suffix_budget: int | None = None
 
