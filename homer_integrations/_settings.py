@@ -47,7 +47,6 @@ class HomerSettings(BaseModel):
     refresh_suffix: bool | None = None
     suffix_budget: int | None = None
     chunk_batch_size: int | None = None
-    suffix_budget: int | None = None
 
     reuse: Any = Field(
         default=None, description='Keep documents\' states for later calls: "memory", a folder, or a StateStore.'
