@@ -45,8 +45,8 @@ class HomerSettings(BaseModel):
     layers_warmup: int | None = None
     max_initial_chunk_len: int | None = None
     refresh_suffix: bool | None = None
-    chunk_batch_size: int | None = None
     suffix_budget: int | None = None
+    chunk_batch_size: int | None = None
 
     reuse: Any = Field(
         default=None, description='Keep documents\' states for later calls: "memory", a folder, or a StateStore.'
