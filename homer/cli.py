@@ -124,6 +124,7 @@ def _ask(options: argparse.Namespace) -> int:
         documents = encode_from_store(
             model, options.question, documents, options.store, system=options.system, **settings
         )
+        del settings["config"]
     answer = model.ask(
         options.question, documents, system=options.system, max_new_tokens=options.max_new_tokens, **settings
     )

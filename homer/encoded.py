@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,16 +82,25 @@ class EncodedContext:
             raise InputError(
                 f"the suffix holds {suffix_len} tokens, but the context was encoded with suffix_budget="
                 f"{self.suffix_budget}: encode it with suffix_budget={suffix_len} at least, shorten the question, or "
-                f"give reencode=True"
+                f"give compress_encoded reencode=True"
             )
+
+    def check_settings(self, **given: Any) -> None:
+        """Raise InputError where anything is given that was settled when the context was encoded."""
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(f"{name} was settled when this context was encoded: leave it out, or encode it anew")
 
 
 def plan_context(
-    config: ResolvedConfig, layers: int, lengths: tuple[int, int, int], document_lens: Sequence[int] | None
+    config: ResolvedConfig, layers: int, lengths: Sequence[int], document_lens: Sequence[int] | None
 ) -> MergePlan:
-    """The plan of a configuration for (prefix, context, suffix) lengths."""
+    """The plan of a configuration for the lengths of prefix, context and suffix."""
+    prefix_len, context_len, suffix_len = lengths
     return plan_merge(
-        *lengths,
+        prefix_len,
+        context_len,
+        suffix_len,
         layers=layers,
         max_chunk_len=config.max_chunk_len,
         target_len=config.target_len,
@@ -112,7 +122,7 @@ class EncodedLeaves:
     def __init__(self, decoder: Decoder, encoded: EncodedContext, plan: MergePlan) -> None:
         self._decoder, self._encoded, self._plan = decoder, encoded, plan
         self._prefix = encoded.prefix.to(decoder.device)
-        self._weights = leaf_weights(plan)
+        self._weights = torch.tensor(leaf_weights(plan)).to(decoder.device)  # now, while nothing waits for it
         self._suffix: list[tuple[Tensor, Tensor]] = []
         self._held: list[tuple[LeafStates, Tensor | None]] = []
 
@@ -196,7 +206,7 @@ class EncodedLeaves:
             self._held.append((leaf.take(rows), rows))
 
     def _add_suffix(self, output: LayerOutput, indices: Sequence[int]) -> None:
-        weights = torch.tensor([self._weights[i] for i in indices]).to(self._decoder.device)
+        weights = self._weights[indices[0] : indices[-1] + 1]
         sums = [
             tuple(torch.tensordot(weights.to(t.device), t.float(), 1) for t in pair)
             for pair in zip(output.keys, output.values, strict=True)

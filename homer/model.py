@@ -137,19 +137,17 @@ class HomerModel(Reusing):
         Source: Song et al., Hierarchical Context Merging, ICLR 2024.
         """
         if isinstance(prefix_ids, EncodedContext):
+            prefix_ids.check_settings(suffix_ids=suffix_ids, document_lens=document_lens, config=config)
             return self.compress_encoded(prefix_ids, context_ids, progress=progress, watch=watch)
         if suffix_ids is None:
-            raise InputError(
-                "compress got two parts: give prefix, context and suffix ids, or an EncodedContext and ids"
-            )
+            raise InputError("compress got two parts: give prefix, context and suffix ids")
         parts = [
             check_ids(name, ids, self.decoder.vocabulary)
             for name, ids in (("prefix_ids", prefix_ids), ("context_ids", context_ids), ("suffix_ids", suffix_ids))
         ]
         resolved = self._resolve(config or self.config)
         lens = None if document_lens is None else tuple(document_lens)
-        prefix, context, suffix = parts
-        plan = self.plan(len(prefix), len(context), len(suffix), lens, config=resolved)
+        plan = plan_context(resolved, self.decoder.layers, [len(part) for part in parts], lens)
         return self._fold(torch.cat(parts), plan, resolved, lens, progress=progress, watch=watch)
 
     def plan(
@@ -218,6 +216,8 @@ class HomerModel(Reusing):
         Raises:
             InputError: no documents, an empty one, or an empty question.
         """
+        if isinstance(documents, EncodedContext):
+            documents.check_settings(config=config)
         prompt = self.build_prompt(question, documents, system=system)
         options = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens} | generation
         return self.stream_prompt(prompt, **options).answer()
@@ -252,7 +252,7 @@ class HomerModel(Reusing):
     ) -> Prompt:
         """The prompt that `ask` compresses, by the tokenizer's own chat template."""
         if isinstance(documents, EncodedContext):
-            return self.build_encoded_prompt(question, documents)
+            return self.build_encoded_prompt(question, documents, system)
         return PromptBuilder(self.require_tokenizer("ask")).build(question, documents, system)
 
     def build_chat_prompt(

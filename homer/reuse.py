@@ -145,12 +145,13 @@ class Reusing:
             source=EncodedLeaves(self.decoder, encoded, plan), cached_tokens=cached,
         )  # fmt: skip
 
-    def build_encoded_prompt(self, question: str, encoded: EncodedContext) -> Prompt:
+    def build_encoded_prompt(self, question: str, encoded: EncodedContext, system: str | None = None) -> Prompt:
         """The prompt that asks a question of encoded documents.
 
         Raises:
-            InputError: a context of token ids, which knows no prompt, or an empty question.
+            InputError: a context of token ids, which knows no prompt, an empty question, or another system message.
         """
+        encoded.check_settings(system=None if system == encoded.system else system)
         if not encoded.documents or encoded.origins is None:
             raise InputError("this context was encoded from token ids: give compress(encoded, suffix_ids) the suffix")
         builder = PromptBuilder(self.require_tokenizer("ask"))

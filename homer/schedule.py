@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from homer.errors import ConfigError, InputError
+from homer.shares import Tree, children_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class MergePlan:
 
     def children(self, level: int, index: int) -> range:
         """The one or two nodes of the level below that node `index` of a level is made of."""
-        return _children(len(self.lengths[level - 1]), len(self.lengths[level]), index)
+        return children_of(len(self.lengths[level - 1]), len(self.lengths[level]), index)
 
     def completed(self, leaf: int) -> Iterator[tuple[int, int, int]]:
         """(level, index, children) of every node that can run once leaf number `leaf` has run, lowest first."""
@@ -116,7 +117,7 @@ def plan_merge(
         height = max(1, (len(spans) - 1).bit_length())
         ranges = document_layer_ranges(layers, layers_warmup, height)
     room = max_chunk_len - affix
-    tree = _Tree(ranges, room, [end - start for start, end in spans])
+    tree = Tree(ranges, room, [end - start for start, end in spans])
     lengths, targets = tree.fill(target_len - affix)
     return MergePlan(
         prefix_len=prefix_len,
@@ -219,68 +220,6 @@ def _warn_of_depth(height: int, single: int) -> None:
         single,
         height - single,
     )
-
-
-class _Tree:
-    """Context tokens (affix left out) that every node of the tree holds and keeps."""
-
-    def __init__(self, ranges: Sequence[tuple[int, int]], room: int, leaves: list[int]) -> None:
-        self.prunes = [end > first for first, end in ranges]
-        self.height = len(ranges) - 1
-        self.room = room
-        self.held = [leaves]
-        self.kept: list[list[int]] = []
-
-    def fill(self, target: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Tokens held and tokens kept, by level, where the root keeps `target` at most."""
-        for level in range(1, self.height + 1):
-            families = self._families(level)
-            if self.prunes[level]:
-                self.held.append([sum(_share(self.room, family)) for family in families])
-            else:  # it holds whatever its children are told to keep: all they have, until that is decided
-                self.held.append([sum(family) for family in families])
-        kept = [[min(target, self.held[-1][0])]]
-        for level in range(self.height, 0, -1):
-            families = self._families(level)
-            if self.prunes[level]:
-                shares = [_share(self.room, family) for family in families]
-            else:
-                shares = [_split(budget, family) for budget, family in zip(kept[0], families, strict=True)]
-            kept.insert(0, [n for share in shares for n in share])
-            if not self.prunes[level - 1]:
-                self.held[level - 1] = kept[0]
-        return self.held, kept
-
-    def _families(self, level: int) -> list[list[int]]:
-        """What the children of every node of a level hold."""
-        row, nodes = self.held[level - 1], 2 ** (self.height - level)
-        return [[row[child] for child in _children(len(row), nodes, index)] for index in range(nodes)]
-
-
-def _share(room: int, family: list[int]) -> tuple[int, ...]:
-    """What children keep so that their parent fits `room`: half each; one more where the other is short."""
-    if len(family) == 1:
-        return (min(room, *family),)
-    (left, right), half = family, room // 2
-    if right < half:
-        return min(left, room - right), right
-    if left < half:
-        return left, min(right, room - left)
-    return min(left, half), half
-
-
-def _split(budget: int, family: list[int]) -> tuple[int, ...]:
-    """`budget` shared out between children to the last token, since their parent cannot prune."""
-    if len(family) == 1:
-        return (budget,)
-    left, right = family
-    right_share = min(right, max(budget // 2, budget - left))
-    return min(left, budget - right_share), right_share
-
-
-def _children(below: int, nodes: int, index: int) -> range:
-    """Which of `below` children belong to node `index` of `nodes`, spread evenly."""
-    return range(index * below // nodes, (index + 1) * below // nodes)
 
 
 def _height(context_len: int, leaf_room: int) -> int:

@@ -119,39 +119,38 @@ def kept_cache(prefix: LeafStates, leaves: Sequence[LeafStates]) -> tuple[Dynami
     longest = max(map(len, leaves))
     pads = [longest - len(leaf) for leaf in leaves]
     cache = DynamicCache()
-    cache.layers = [_KeptLayer(prefix, leaves, pads, layer) for layer in range(prefix.layers)]
+    sides = ([states.tensors()[side].unbind(0) for states in (prefix, *leaves)] for side in (1, 2))
+    keys, values = (zip(*side, strict=True) for side in sides)
+    cache.layers = [_KeptLayer(*layer, pads) for layer in zip(keys, values, strict=True)]
     return cache, pads
 
 
 class _KeptLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A layer of a transformers cache that joins kept keys with new ones and holds on to the new ones only."""
 
-    def __init__(self, prefix: LeafStates, leaves: Sequence[LeafStates], pads: Sequence[int], layer: int) -> None:
+    def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor], pads: Sequence[int]) -> None:
+        """Keys and values (n, key heads, head dim) of the prefix and of every leaf."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._prefix, self._leaves, self._pads, self._layer = prefix, leaves, pads, layer
+        self._keys, self._values, self._pads = keys, values, pads
         self.is_initialized = True
-        self.dtype, self.device = prefix.keys.dtype, prefix.device
+        self.dtype, self.device = keys[0].dtype, keys[0].device
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keys and values (batch, key heads, all tokens, head dim) with the new ones at their end."""
         self.keys, self.values = key_states, value_states
-        keys = [leaf.keys[self._layer] for leaf in self._leaves]
-        values = [leaf.values[self._layer] for leaf in self._leaves]
-        return (
-            self._join(self._prefix.keys[self._layer], keys, key_states),
-            self._join(self._prefix.values[self._layer], values, value_states),
-        )
+        return self._join(self._keys, key_states), self._join(self._values, value_states)
 
     def get_seq_length(self) -> int:
         """Kept tokens, padding included."""
-        return len(self._prefix) + len(self._leaves[0]) + self._pads[0]
+        return len(self._keys[0]) + len(self._keys[1]) + self._pads[0]
 
-    def _join(self, prefix: Tensor, leaves: Sequence[Tensor], new: Tensor) -> Tensor:
+    def _join(self, kept: Sequence[Tensor], new: Tensor) -> Tensor:
         """Kept (n, key heads, head dim) and new (batch, key heads, m, head dim) states as one batch."""
+        prefix, *leaves = kept
         padding = prefix.new_zeros(max(self._pads), *prefix.shape[1:])
         rows: list[Tensor] = []
-        for leaf, pad, last in zip(leaves, self._pads, new.transpose(1, 2), strict=True):
-            rows += [padding[:pad], prefix, leaf, last.to(prefix.device)]
+        for leaf, pad, last in zip(leaves, self._pads, new.transpose(1, 2).to(prefix.device).unbind(0), strict=True):
+            rows += [padding[:pad], prefix, leaf, last] if pad else [prefix, leaf, last]
         joined = torch.cat(rows).to(new.device).view(len(leaves), -1, *prefix.shape[1:])
         return joined.transpose(1, 2)
 

@@ -9,7 +9,7 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors config schedule attend kernels chunk significance calibration sentences scoring attention "
+    "_version errors config shares schedule attend kernels chunk significance calibration sentences scoring attention "
     "architecture views decoder blocks graph fast states ids cache merge encoding synthetic measuring template prompt "
     "encoded store leaves trace conversation styles drawing page answer streaming generation answering loading reuse "
     "model compat files indexing demo experiments cli __main__"
@@ -49,7 +49,7 @@ def test_a_module_imports_only_those_above_it(name: str) -> None:
             assert ORDER.index(rest.split(".")[0]) < ORDER.index(folder), f"{name} imports {module}"
         if top == "transformers":
             assert name in MAY_IMPORT_TRANSFORMERS
-    if name in ("schedule", "config", "errors"):
+    if name in ("schedule", "shares", "config", "errors"):
         assert not {"torch", "transformers"} & imported(path)
 
 

@@ -151,6 +151,10 @@ def test_bad_input(tiny: HomerModel, mini: HomerModel) -> None:
         (InputError, "0 documents", lambda: mini.encode([])),
         (InputError, "prefix is for token ids", lambda: mini.encode(["a"], prefix=prefix)),
         (InputError, "from token ids: give compress", lambda: tiny.ask("Why?", encoded)),
+        (InputError, "config was settled", lambda: tiny.compress(encoded, suffix, config=CONFIG)),
+        (InputError, "document_lens was settled", lambda: tiny.compress(encoded, suffix, document_lens=[200])),
+        (InputError, "system was settled", lambda: mini.ask("Why?", mini.encode(["A."]), system="Be brief.")),
+        (InputError, "config was settled", lambda: mini.ask("Why?", mini.encode(["A."]), config=SMALL)),
         (InputError, "compress got two parts", lambda: tiny.compress(prefix, context)),
         (CacheError, "was encoded by", lambda: mini.compress(encoded, suffix)),
     ):
