@@ -100,7 +100,7 @@ class Reusing:
             values = {name: getattr(earlier, name) for name in ("documents", "origins", "system")}
             parts = _Parts(earlier.prefix_ids, earlier.context_ids, **values)
             align = "tokens" if earlier.document_lens is None else "documents"
-            config = config or HomerConfig(**earlier.config.to_dict())
+            config = config or HomerConfig(**vars(earlier.config))  # a significance of one's own stays one
         else:
             parts = self._parts(documents_or_ids, prefix, system)
         return self._encode(parts, suffix_budget, align, config, store, pinned, progress)
