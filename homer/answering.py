@@ -67,7 +67,7 @@ class AnswerStream(Iterator[str]):
         if self._cancelled.is_set():
             return
         try:
-            self.cache = self._compress(watch=self._watch)
+            self.cache = self._compress(watch=self._watch, tick=self._check)
             self._stream = self._generate(self.cache)
         except _CancelledError:
             return
@@ -91,6 +91,9 @@ class AnswerStream(Iterator[str]):
             )
 
     def _watch(self, _: Node) -> None:
+        self._check()
+
+    def _check(self) -> None:
         self._check_time()
         if self._cancelled.is_set():
             raise _CancelledError

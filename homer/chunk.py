@@ -86,6 +86,8 @@ class Chunk:
         stack = self._stacked(indices)
         if stack is None:
             return *self._entries(lambda entry: entry if indices is None else _take(entry, indices, 2)), None
+        if not len(stack):  # a leaf whose keys and values lie elsewhere
+            return (), (), stack
         heads = (*self.keys, *(self.below[0].keys if self.below else ()))[0].shape[1]
         sides = stack.unflatten(-1, (heads, -1)).transpose(1, 2)[:, None]  # type: ignore[no-untyped-call]
         return tuple(sides[::2]), tuple(sides[1::2]), stack
@@ -99,8 +101,9 @@ class Chunk:
         lower = left.shape[0] if self.below else 0
         out = self.stack.new_empty(lower + self.stack.shape[0], len(indices), self.stack.shape[-1])
         kernels = best(out.device)
-        kernels.pick(out[lower:], self.stack, indices)
-        if self.below:
+        if len(self.stack):
+            kernels.pick(out[lower:], self.stack, indices)
+        if lower:
             sources = _sources(indices, left.shape[1], right.shape[1], self.prefix_len, self.suffix_len)
             kernels.blend(out[:lower], left, right, *sources)
         return out

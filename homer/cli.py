@@ -1,4 +1,4 @@
-"""The command line: homer ask, homer index, homer demo, and the experiments: passkey, needle, perplexity, calibrate."""
+"""The command line: homer ask, index, serve, batch, demo; and passkey, needle, perplexity, calibrate."""
 
 from __future__ import annotations
 
@@ -42,7 +42,15 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="ask the small model about a folder of documents that ships with it")
     demo.set_defaults(run=_demo)
     add_commands(commands)
+    _add_integrations(commands)
     return parser
+
+
+def _add_integrations(commands: Any) -> None:
+    """`serve` and `batch`, which are built upon this package; what they need is imported when they run."""
+    from homer_integrations._commands import add_commands
+
+    add_commands(commands)
 
 
 def _add_ask(commands: Any) -> None:

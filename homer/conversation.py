@@ -34,6 +34,7 @@ def build_conversation(
     documents: Sequence[DocumentLike],
     limits: Limits,
     place: str | None = None,
+    documents_first: bool = False,
 ) -> Prompt:
     """The prompt of a conversation; the last user message is never compressed where there are documents.
 
@@ -43,6 +44,8 @@ def build_conversation(
 
     Args:
         place: text that stands in one message, once, where the documents belong; None: before the question.
+        documents_first: without a place, they stand before the user's first question, where there is room for what
+            follows; then what stands before them stays the same as the conversation grows.
 
     Raises:
         InputError: messages that are no conversation, a bad document, or nothing that could be compressed.
@@ -51,7 +54,11 @@ def build_conversation(
     if place is not None and not texts:
         messages = [dict(message) | {"content": message["content"].replace(place, "")} for message in messages]
     if texts:
-        layout = _Layout(builder, messages if place else asking(messages, PLACE), texts, place or PLACE)
+        layout = _Layout(
+            builder, messages if place else asking(messages, PLACE, documents_first), texts, place or PLACE
+        )
+        if documents_first and place is None and layout.affix_len(0) > limits.affix:
+            layout = _Layout(builder, asking(messages, PLACE), texts, PLACE)
         prompt = layout.prompt(0)
         affix_len = len(prompt.prefix_ids) + len(prompt.suffix_ids)
         if len(prompt) > limits.whole and affix_len > limits.affix:

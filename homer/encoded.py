@@ -174,13 +174,15 @@ class EncodedLeaves:
 
     def _own(self, output: LayerOutput, row: int, pad: int, leaf: LeafStates) -> LayerOutput:
         """What one leaf would have given, had it been run whole; but for keys and values."""
-        hidden = output.hidden_states
+        hidden, plan = output.hidden_states, self._plan
         if hidden is not None:
             parts = [self._prefix.hidden_states, leaf.hidden_states, hidden[row].to(leaf.device)]
             hidden = torch.cat(parts)[None]
         logits = None if output.logits is None else output.logits[row : row + 1]
         observed = {layer: t[row : row + 1, :, pad:] for layer, t in output.observed.items()}
-        return LayerOutput(hidden, logits, (), (), observed)
+        keys = self._prefix.keys
+        stack = keys.new_empty(0, 1, len(leaf) + plan.prefix_len + plan.suffix_len, keys.shape[2] * keys.shape[3])
+        return LayerOutput(hidden, logits, (), (), observed, stack=stack)
 
     def _hold(self, leaf: LeafStates, here: bool, chunk: Chunk, index: int) -> None:
         """Remember where a leaf's states are; of fetched ones, only what survived the leaf."""
@@ -226,7 +228,7 @@ def fetch_ahead(groups: Sequence[Sequence[LeafStates]], device: torch.device) ->
         for group in groups:
             yield [states.to(device) for states in group]
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def fetch(group: Sequence[LeafStates]) -> list[LeafStates]:
         with torch.cuda.stream(stream):

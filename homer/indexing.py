@@ -86,8 +86,8 @@ def index(
         StoreError: the documents will not fit, or cannot be written.
         InputError: as in `read_documents`.
     """
-    paths = [Path(path).resolve() for path in paths]
-    documents = read_documents(paths)
+    sources = [Path(path).resolve() for path in paths]
+    documents = read_documents(sources)
     config = config or model.config
     size = estimate(model, documents, folder, config)
     if report is not None:
@@ -101,8 +101,8 @@ def index(
     for document in tqdm(documents, desc="encoding", unit="document", disable=not progress):
         options: dict[str, Any] = {"system": system, "suffix_budget": suffix_budget, "config": config}
         model.encode([document], align="documents", store=store, **options)
-    for path in paths:
-        _note_source(Path(folder), path)
+    for source in sources:
+        _note_source(Path(folder), source)
     return size
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from homer.merge import Watcher
 from homer.prompt import DocumentLike, Prompt, PromptBuilder
 from homer.reuse import Reusing
 from homer.schedule import MergePlan
+from homer.store import StateStore
 from homer.streaming import Generation, Stream
 from homer.template import Message
 
@@ -147,7 +148,8 @@ class HomerModel(Reusing):
         ]
         resolved = self._resolve(config or self.config)
         lens = None if document_lens is None else tuple(document_lens)
-        plan = self.plan(*map(len, parts), lens, config=resolved)
+        prefix, context, suffix = parts
+        plan = self.plan(len(prefix), len(context), len(suffix), lens, config=resolved)
         return self._fold(torch.cat(parts), plan, resolved, lens, progress=progress, watch=watch)
 
     def plan(
@@ -227,11 +229,13 @@ class HomerModel(Reusing):
         config: HomerConfig | None = None,
         progress: bool = False,
         max_new_tokens: int | None = None,
+        store: StateStore | None = None,
         **generation: Any,
     ) -> AnswerStream:
         """The answer to a prompt as it is generated: compressed when the first text is asked for.
 
         Args:
+            store: as in `compress_prompt`.
             config, progress, max_new_tokens, generation: as in `ask`.
 
         Raises:
@@ -239,7 +243,7 @@ class HomerModel(Reusing):
         """
         self._streams.check(max_new_tokens, generation)  # an error now costs nothing, one after compression does
         compress = functools.partial(
-            self.compress_prompt, prompt, config=config, progress=progress, max_new_tokens=max_new_tokens
+            self.compress_prompt, prompt, config=config, progress=progress, max_new_tokens=max_new_tokens, store=store
         )
         return AnswerStream(prompt, compress, lambda cache: self._streams.open(cache, max_new_tokens, generation))
 
@@ -257,6 +261,7 @@ class HomerModel(Reusing):
         documents: Sequence[DocumentLike] = (),
         *,
         place: str | None = None,
+        documents_first: bool = False,
         config: HomerConfig | None = None,
         max_new_tokens: int | None = None,
     ) -> Prompt:
@@ -270,13 +275,17 @@ class HomerModel(Reusing):
         Args:
             messages: mappings with `role` (system, user or assistant) and `content`; the last one is the user's.
             place: text that stands once in the messages, where the documents belong; None: before the question.
+            documents_first: without a place, they stand before the user's first question, so that their states can
+                be kept from turn to turn.
             config, max_new_tokens: as `compress_prompt` will get them.
 
         Raises:
             InputError: messages that are no conversation, or a bad document.
         """
         limits = Limits(self._whole_len(max_new_tokens), self._resolve(config or self.config).max_chunk_len)
-        return build_conversation(PromptBuilder(self.require_tokenizer("chat")), messages, documents, limits, place)
+        return build_conversation(
+            PromptBuilder(self.require_tokenizer("chat")), messages, documents, limits, place, documents_first
+        )
 
     def compress_prompt(
         self,
@@ -286,8 +295,17 @@ class HomerModel(Reusing):
         progress: bool = False,
         max_new_tokens: int | None = None,
         watch: Watcher | None = None,
+        tick: Callable[[], None] = lambda: None,
+        store: StateStore | None = None,
     ) -> CompactCache:
-        """Compress a prompt; left whole where it fits the window together with max_new_tokens."""
+        """Compress a prompt; left whole where it fits the window together with max_new_tokens.
+
+        Args:
+            store: where its documents' states are looked for, and put, where it does not fit; see `encode_prompt`.
+            tick: called after every document that is encoded; what it raises ends the compression.
+        """
+        if store is not None and prompt.encoded is None and len(prompt) > self._whole_len(max_new_tokens):
+            prompt = self.encode_prompt(prompt, store, config=config, progress=progress, tick=tick)
         if prompt.encoded is not None:
             return self.compress_encoded(prompt.encoded, prompt.suffix_ids, progress=progress, watch=watch)
         resolved = self._resolve(config or self.config)

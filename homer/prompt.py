@@ -198,12 +198,19 @@ class PromptBuilder:
         return _long(ids), _long(origins)
 
 
-def asking(messages: Sequence[Message], place: str) -> list[Message]:
-    """Messages whose last one asks of documents that will stand at `place`; with a system message in any case."""
-    *earlier, last = messages
-    if not any(message["role"] == "system" for message in earlier):
-        earlier.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
-    return [*earlier, {"role": "user", "content": f"{place}Question: {last['content']}"}]
+def asking(messages: Sequence[Message], place: str, first: bool = False) -> list[Message]:
+    """Messages whose last one asks of documents that will stand at `place`; with a system message in any case.
+
+    Args:
+        first: the user's first message asks of them, not the last, so that what stands before stays the same.
+    """
+    arranged = list(messages)
+    users = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    holder = users[0 if first else -1]
+    arranged[holder] = {"role": "user", "content": f"{place}Question: {messages[holder]['content']}"}
+    if not any(message["role"] == "system" for message in messages):
+        arranged.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
+    return arranged
 
 
 def _asked(question: str, system: str | None) -> list[Message]:

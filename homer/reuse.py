@@ -58,7 +58,7 @@ class Reusing:
 
         def _whole(self, config: ResolvedConfig, length: int) -> ResolvedConfig: ...
 
-        def require_tokenizer(self, purpose: str) -> Any: ...
+        def require_tokenizer(self, purpose: str) -> Any: ...  # noqa: D102
 
     def encode(
         self,
@@ -72,6 +72,7 @@ class Reusing:
         store: StateStore | None = None,
         pinned: bool = False,
         progress: bool = False,
+        watch: Callable[[], None] = lambda: None,
     ) -> EncodedContext:
         """Run a context through the leaves' layers, once for all questions of `suffix_budget` tokens at most.
 
@@ -90,6 +91,7 @@ class Reusing:
             store: where states are looked for, and put.
             pinned: keep the states in the CPU's memory, pinned where there is a GPU.
             progress: show a progress bar, a step a leaf.
+            watch: called after every batch of leaves; what it raises ends the encoding.
 
         Raises:
             InputError: no documents, an empty one, bad ids, or a prefix for documents.
@@ -103,7 +105,7 @@ class Reusing:
             config = config or HomerConfig(**vars(earlier.config))  # a significance of one's own stays one
         else:
             parts = self._parts(documents_or_ids, prefix, system)
-        return self._encode(parts, suffix_budget, align, config, store, pinned, progress)
+        return self._encode(parts, suffix_budget, align, config, store, pinned, progress, watch)
 
     def compress_encoded(
         self,
@@ -160,6 +162,32 @@ class Reusing:
         return Prompt(
             prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins, question, encoded
         )
+
+    def encode_prompt(
+        self,
+        prompt: Prompt,
+        store: StateStore,
+        *,
+        config: HomerConfig | None = None,
+        progress: bool = False,
+        tick: Callable[[], None] = lambda: None,
+    ) -> Prompt:
+        """A prompt with its documents encoded, each by itself, from a store as far as they are there.
+
+        Usage will call cached what came from the store. Room is kept for suffixes up to the next multiple of 64
+        tokens, so that most questions find what others left.
+
+        Args:
+            config, progress: as in `encode`.
+            tick: called after every batch of leaves; what it raises ends the work.
+        """
+        length = len(prompt.suffix_ids)
+        budget = -(-length // DEFAULT_BUDGET) * DEFAULT_BUDGET
+        if len(prompt.prefix_ids) + budget > self._resolve(config or self.config).max_chunk_len // 2:
+            budget = length
+        parts = _Parts(prompt.prefix_ids, prompt.context_ids, prompt.documents, prompt.origins)
+        encoded = self._encode(parts, budget, "documents", config, store, False, progress, tick)
+        return dataclasses.replace(prompt, encoded=dataclasses.replace(encoded, cached_tokens=encoded.reused_tokens))
 
     def _parts(self, given: Any, prefix: TokenIds | None, system: str | None) -> _Parts:
         if isinstance(given, Tensor) or (len(given) and isinstance(given[0], int)):

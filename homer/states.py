@@ -123,11 +123,11 @@ def kept_cache(prefix: LeafStates, leaves: Sequence[LeafStates]) -> tuple[Dynami
     return cache, pads
 
 
-class _KeptLayer(DynamicLayer):  # type: ignore[misc]
+class _KeptLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A layer of a transformers cache that joins kept keys with new ones and holds on to the new ones only."""
 
     def __init__(self, prefix: LeafStates, leaves: Sequence[LeafStates], pads: Sequence[int], layer: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._prefix, self._leaves, self._pads, self._layer = prefix, leaves, pads, layer
         self.is_initialized = True
         self.dtype, self.device = prefix.keys.dtype, prefix.device

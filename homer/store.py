@@ -1,4 +1,4 @@
-"""StateStore: states of leaves, kept on the GPU, in the CPU's memory and in a folder; bounded, and never trusted blindly.
+"""StateStore: states of leaves, kept on the GPU, in the CPU's memory and in a folder; bounded, and always checked.
 
 An entry is one leaf: a slice of a context behind a prefix. Its key is a digest of all that its states depend on, so
 that an entry is either the very states asked for, or is not found.
@@ -80,7 +80,7 @@ class StateStore:
         for name, value in (("device_bytes", device_bytes), ("memory_bytes", memory_bytes), ("disk_bytes", disk_bytes)):
             if value is not None and value < 0:
                 raise ConfigError(f"{name}={value} is no number of bytes: it must be at least 0")
-        self._device_bytes, self._strict = device_bytes, strict
+        self._device_bytes, self._strict, self._warned = device_bytes, strict, False
         self._device, self._memory = _Tier(device_bytes or 0), _Tier(memory_bytes)
         self._lock = threading.RLock()
         self._folder = None if folder is None else _Folder(Path(folder), disk_bytes)
@@ -132,7 +132,9 @@ class StateStore:
             except StoreError as error:
                 if self._strict:
                     raise
-                logger.warning("%s; going on without", error)
+                if not self._warned:
+                    logger.warning("%s; going on without, and saying so once", error)
+                self._warned = True
         with self._lock:
             if states.device.type == "cuda":
                 self._set_bound(states.device)
@@ -226,9 +228,10 @@ class _Folder:
             save_file(tensors, draft, {"homer_leaf": key, "sha256": _digest(tensors)})
             os.replace(draft, path)
         except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise StoreError(
-                f"{states.nbytes:,} bytes cannot be written to {self._path} ({getattr(error, 'strerror', None) or error}):"
-                f" free space there, or give another folder"
+                f"{states.nbytes:,} bytes cannot be written to {self._path} ({reason}): free space there, or give "
+                f"another folder"
             ) from None
         finally:
             with contextlib.suppress(OSError):

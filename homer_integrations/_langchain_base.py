@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from pydantic import ConfigDict, SecretStr
 
 from homer import Answer
@@ -56,10 +56,13 @@ def metadata_of(answer: Answer, name: str) -> dict[str, Any]:
 
 
 def usage_of(answer: Answer) -> UsageMetadata:
-    """Token counts as LangChain writes them; those of the input are before compression."""
+    """Token counts as LangChain writes them; those of the input are before compression, cached ones included."""
     usage = answer.usage
-    return UsageMetadata(
+    counts = UsageMetadata(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         total_tokens=usage.input_tokens + usage.output_tokens,
     )
+    if usage.cached_tokens:
+        counts["input_token_details"] = InputTokenDetails(cache_read=usage.cached_tokens)
+    return counts

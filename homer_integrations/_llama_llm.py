@@ -197,6 +197,7 @@ def _raw(answer: Answer, name: str) -> dict[str, Any]:
             "completion_tokens": usage.output_tokens,
             "total_tokens": usage.input_tokens + usage.output_tokens,
             "kept_tokens": usage.kept_tokens,
+            **({"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}),
         },
         "homer": answer.to_dict(),
     }

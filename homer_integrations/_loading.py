@@ -7,8 +7,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from homer import ConfigError, HomerModel
+from homer import ConfigError, HomerModel, StateStore
 
+_STORES: dict[str, StateStore] = {}
 _MODELS: dict[str, HomerModel] = {}
 _LOCKS: dict[str, threading.Lock] = {}
 _LOCK = threading.Lock()
@@ -40,6 +41,22 @@ def shared_model(model: str | os.PathLike[str] | HomerModel, options: Mapping[st
         return _MODELS[key]
 
 
+def shared_store(reuse: str | os.PathLike[str] | StateStore | None) -> StateStore | None:
+    """The store that `reuse` names: "memory" is one for all of this process, a path is a folder's.
+
+    Raises:
+        StoreError: a folder that cannot be made.
+    """
+    if reuse is None or isinstance(reuse, StateStore):
+        return reuse
+    key = str(reuse) if str(reuse) == "memory" else os.path.abspath(reuse)
+    with _LOCK:
+        if key not in _STORES:
+            _STORES[key] = StateStore(None if key == "memory" else key)
+        return _STORES[key]
+
+
 def forget_shared_models() -> None:
-    """Let go of all shared models; what still uses one keeps it."""
+    """Let go of all shared models and stores; what still uses one keeps it."""
     _MODELS.clear()
+    _STORES.clear()

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from homer import AnswerStream, Document, GenerationError, HomerConfig, HomerModel
-from homer_integrations._loading import shared_model
+from homer import AnswerStream, Document, GenerationError, HomerConfig, HomerModel, Prompt, StateStore
+from homer_integrations._loading import shared_model, shared_store
 
 _LOADING = ("calibration", "dtype", "device_map", "attn_implementation", "quantization_config", "rope_scaling")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")
@@ -45,7 +45,12 @@ class HomerSettings(BaseModel):
     layers_warmup: int | None = None
     max_initial_chunk_len: int | None = None
     refresh_suffix: bool | None = None
+    suffix_budget: int | None = None
     chunk_batch_size: int | None = None
+
+    reuse: Any = Field(
+        default=None, description='Keep documents\' states for later calls: "memory", a folder, or a StateStore.'
+    )
 
     @property
     def model_name(self) -> str:
@@ -58,7 +63,7 @@ class HomerSettings(BaseModel):
 
     def settings(self) -> dict[str, Any]:
         """Everything that an answer depends on, as given: for traces, and as the key of a cache of answers."""
-        names = (*_LOADING, "model_kwargs", "max_tokens", *_SAMPLING, "stop", "timeout", *_CONFIG)
+        names = (*_LOADING, "model_kwargs", "max_tokens", *_SAMPLING, "stop", "timeout", *_CONFIG, "reuse")
         given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, {})}
         loaded = {"fingerprint": self.model.decoder.fingerprint} if isinstance(self.model, HomerModel) else {}
         return {"model": self.model_name} | loaded | given
@@ -86,6 +91,7 @@ class HomerSettings(BaseModel):
             max_new_tokens=limits[0] if limits else self.max_tokens,
             timeout=arguments.get("timeout", self.timeout),
             generation=generation | ({"stop": stops} if stops else {}),
+            store=shared_store(self.reuse),
         )
 
     def _load(self, model: Any) -> HomerModel:
@@ -107,11 +113,23 @@ class Call:
     max_new_tokens: int | None
     timeout: float | None
     generation: dict[str, Any]
+    store: StateStore | None = None
 
     def stream(
         self, messages: Sequence[Mapping[str, str]], documents: Sequence[Document] = (), place: str | None = None
     ) -> AnswerStream:
         """The answer to a conversation; see HomerModel.build_chat_prompt."""
-        options: dict[str, Any] = {"config": self.config, "max_new_tokens": self.max_new_tokens}
-        prompt = self.model.build_chat_prompt(messages, documents, place=place, **options)
-        return self.model.stream_prompt(prompt, **options, **self.generation).within(self.timeout)
+        kept: dict[str, Any] = {"store": self.store} if self.store else {}
+        prompt = self.prompt(messages, documents, place)
+        return self.model.stream_prompt(prompt, **self._options, **kept, **self.generation).within(self.timeout)
+
+    def prompt(
+        self, messages: Sequence[Mapping[str, str]], documents: Sequence[Document] = (), place: str | None = None
+    ) -> Prompt:
+        """The prompt of a conversation; where states are kept, documents stand where they stay from turn to turn."""
+        first: dict[str, Any] = {"documents_first": True} if self.store else {}
+        return self.model.build_chat_prompt(messages, documents, place=place, **first, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"config": self.config, "max_new_tokens": self.max_new_tokens}

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from homer import Answer, AnswerStream
 
@@ -15,13 +15,15 @@ from homer import Answer, AnswerStream
 _WORKERS = ThreadPoolExecutor(max_workers=min(32, (os.cpu_count() or 1) + 4), thread_name_prefix="homer")
 
 
-async def stream_in_thread(open_stream: Callable[[], AnswerStream]) -> AsyncGenerator[str | Answer, None]:
-    """The pieces of an answer as they come, and then the Answer.
+async def stream_in_thread(
+    open_stream: Callable[[], AnswerStream], workers: Executor = _WORKERS
+) -> AsyncGenerator[str | Answer, None]:
+    """The pieces of an answer as they come, and then the Answer; it waits until one of the workers is free.
 
     Ending the iteration early, as a cancelled task does, cancels the stream. What the thread raises is raised here.
     """
     work = _Work(asyncio.get_running_loop(), open_stream)
-    future = _WORKERS.submit(work.run)
+    future = workers.submit(work.run)
     try:
         while not isinstance(item := await work.queue.get(), Answer):
             if isinstance(item, BaseException):

@@ -12,13 +12,13 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
+from llama_index.core.base.llms.types import ChatResponse
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events.synthesis import GetResponseEndEvent, GetResponseStartEvent
 from llama_index.core.llms.llm import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate
+from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import BaseSynthesizer
@@ -27,22 +27,14 @@ from llama_index.core.settings import Settings
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from homer import Document, InputError
+from homer_integrations._llama_encoder import TEXT_QA_TEMPLATE, HomerEncoder
 from homer_integrations._llama_llm import HomerLLM
 from homer_integrations._llama_nodes import whole_nodes
 from homer_integrations._llama_survival import Survival
 
-__all__ = ["TEXT_QA_TEMPLATE", "HomerLLM", "HomerQueryEngine", "HomerSynthesizer"]
+__all__ = ["TEXT_QA_TEMPLATE", "HomerEncoder", "HomerLLM", "HomerQueryEngine", "HomerSynthesizer"]
 
 _dispatcher = get_dispatcher(__name__)
-
-_SYSTEM = "Answer the question from the documents below. Keep the answer short."
-TEXT_QA_TEMPLATE = ChatPromptTemplate(
-    [
-        ChatMessage(role=MessageRole.SYSTEM, content=_SYSTEM),
-        ChatMessage(role=MessageRole.USER, content="{context_str}Question: {query_str}"),
-    ]
-)
-"""What HomerSynthesizer asks unless told otherwise: the prompt of `HomerModel.ask`."""
 
 
 class HomerSynthesizer(BaseSynthesizer):

@@ -11,8 +11,10 @@ import pytest
 import homer
 import homer_integrations
 
-FILES = sorted(Path(homer_integrations.__file__).parent.glob("*.py"))
+FOLDER = Path(homer_integrations.__file__).parent
+FILES = sorted(FOLDER.rglob("*.py"))
 FRAMEWORKS = {"langchain": ("langchain", "_langchain"), "llama_index": ("llama_index", "_llama", "_survival")}
+SERVING = {"fastapi": ("serve/",), "starlette": ("serve/",), "uvicorn": ("serve/",), "ray": ("serve/cluster", "batch")}
 
 
 def imports(path: Path) -> Iterator[tuple[str, str]]:
@@ -24,7 +26,7 @@ def imports(path: Path) -> Iterator[tuple[str, str]]:
             yield from ((node.module or "", alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_a_wrapper_imports_public_names_and_its_own_framework(path: Path) -> None:
     for module, name in imports(path):
         if module.split(".")[0] == "homer":
@@ -33,12 +35,28 @@ def test_a_wrapper_imports_public_names_and_its_own_framework(path: Path) -> Non
         for framework, owners in FRAMEWORKS.items():
             if framework in module:
                 assert path.stem.startswith(owners), f"{path.stem} imports {module}"
+        owners = SERVING.get(module.split(".")[0])
+        assert owners is None or str(path.relative_to(FOLDER)).startswith(owners), f"{path} imports {module}"
     assert len(path.read_text().splitlines()) <= 250
 
 
-@pytest.mark.parametrize(("wrapper", "package"), [("langchain", "langchain_core"), ("llama_index", "llama_index.core")])
+@pytest.mark.parametrize(
+    ("wrapper", "package"),
+    [("langchain", "langchain_core"), ("llama_index", "llama_index.core"), ("serve", "fastapi"), ("serve", "uvicorn")],
+)
 def test_without_its_extra_a_wrapper_says_which(wrapper: str, package: str) -> None:
     source = f"import sys; sys.modules[{package!r}] = None; import homer_integrations.{wrapper}"
     found = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert found.returncode == 1
     assert f"pip install homer-integrations[{wrapper.replace('_', '-')}]" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"), [(["serve"], "fastapi", "serve"), (["serve", "--ray"], "ray", "ray")]
+)
+def test_a_command_says_which_extra_it_needs(arguments: list[str], package: str, extra: str) -> None:
+    source = f"import sys; sys.modules[{package!r}] = None; from homer.cli import main; sys.exit(main({arguments}))"
+    found = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr.startswith("homer: ")
+    assert f"pip install homer-integrations[{extra}]" in found.stderr

@@ -100,8 +100,9 @@ def test_ask_is_the_same_from_documents_and_from_what_was_encoded(mini: HomerMod
     if align == "tokens":
         whole = mini.encode(DOCUMENTS[:2])  # fits the window: one leaf of all layers, as the plain model has it
         assert whole.prefix.layers == mini.decoder.layers
-        same(mini, mini.compress_prompt(mini.build_prompt(QUESTION, whole)),
-             mini.compress_prompt(mini.build_prompt(QUESTION, DOCUMENTS[:2]), config=HomerConfig(suffix_budget=64)))  # fmt: skip
+        found = mini.compress_prompt(mini.build_prompt(QUESTION, whole))
+        budget = HomerConfig(suffix_budget=64)
+        same(mini, found, mini.compress_prompt(mini.build_prompt(QUESTION, DOCUMENTS[:2]), config=budget))
 
 
 def test_a_stream_and_several_threads(mini: HomerModel) -> None:

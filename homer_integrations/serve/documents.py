@@ -1,0 +1,126 @@
+"""Messages and documents as OpenAI's clients send them, as homer's."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from homer import Document, InputError, read_documents
+from homer_integrations._documents import agreed, to_homer_document
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+def to_conversation(
+    messages: Sequence[Mapping[str, Any]], documents: Sequence[Any]
+) -> tuple[tuple[dict[str, str], ...], tuple[Document, ...]]:
+    """Roles and texts, and the documents given beside the messages or as file parts in them.
+
+    Raises:
+        InputError: a role, a part or a file that this model cannot read, or documents by both roads that disagree.
+    """
+    conversation: list[dict[str, str]] = []
+    files: list[Document] = []
+    for number, message in enumerate(messages, 1):
+        texts, found = _content(message, number)
+        conversation.append({"role": _role(message, number), "content": "\n".join(texts)})
+        files += found
+    given = tuple(to_document(document, number) for number, document in enumerate(documents, 1))
+    return tuple(conversation), agreed((("documents", given), ("the messages' files", tuple(files))))
+
+
+def to_document(document: Any, number: int) -> Document:
+    """A string, `{"title", "text"}`, or `{"id", "data"}` whose data is a text or a mapping with one.
+
+    Of data with other fields, every field becomes a line, so that the model reads them all.
+    """
+    if not isinstance(document, Mapping) or "data" not in document:
+        return to_homer_document(document, number)
+    unknown = sorted(set(document) - {"id", "data"})
+    if unknown:
+        raise InputError(f"document {number} has a key {unknown[0]!r} beside 'data': put it into 'data'")
+    data, name = document["data"], document.get("id")
+    title = None if name is None else str(name)
+    if isinstance(data, str):
+        return Document(data, title)
+    if not isinstance(data, Mapping) or not data:
+        raise InputError(f"document {number} holds no text under 'data': give a string, or a mapping with 'text'")
+    fields = {str(key): _plain(value) for key, value in data.items() if key != "title"}
+    texts = [fields[key] for key in ("text", "snippet", "content") if key in fields]
+    text = texts[0] if len(fields) == 1 == len(texts) else "\n".join(f"{key}: {fields[key]}" for key in fields)
+    return Document(text, str(data["title"]) if data.get("title") else title)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _role(message: Mapping[str, Any], number: int) -> str:
+    if message["role"] not in _ROLES:
+        raise InputError(
+            f"message {number} has the role {message['role']!r}: this model takes {', '.join(_ROLES)} messages, "
+            f"without tools; put a tool's result into the user's message or into documents"
+        )
+    return _ROLES[message["role"]]
+
+
+def _content(message: Mapping[str, Any], number: int) -> tuple[list[str], list[Document]]:
+    """Texts and documents of a message."""
+    content = message.get("content")
+    texts: list[str] = []
+    documents: list[Document] = []
+    parts: list[dict[str, Any]] = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    for part in parts:
+        kind = part.get("type")
+        if kind in ("text", "input_text") and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind == "file" and isinstance(part.get("file"), Mapping):
+            documents.append(_read_file(part["file"], number))
+        else:
+            raise InputError(
+                f"message {number} holds a part of type {kind!r}: this model reads parts of type 'text', and 'file' "
+                f"with 'filename' and 'file_data'"
+            )
+    return texts, documents
+
+
+def _read_file(file: Mapping[str, Any], number: int) -> Document:
+    """A file given as a data URL: text of any kind, or a PDF where pypdf is installed."""
+    name, url = str(file.get("filename") or "file"), file.get("file_data")
+    if not isinstance(url, str) or not url.startswith("data:") or "," not in url:
+        raise InputError(
+            f"{name!r} in message {number} has no 'file_data' like 'data:text/plain;base64,...': this server keeps no "
+            f"files, so 'file_id' cannot be read"
+        )
+    header, data = url[5:].split(",", 1)
+    kind, *details = header.split(";")
+    if "base64" not in details:
+        raise InputError(f"the data of {name!r} in message {number} is not marked as base64: encode it so")
+    try:
+        content = base64.b64decode(data, validate=True)
+    except binascii.Error as error:
+        raise InputError(f"the data of {name!r} in message {number} is no base64 ({error}): encode it again") from None
+    return Document(_text_of(name, kind, content), name)
+
+
+def _text_of(name: str, kind: str, content: bytes) -> str:
+    pdf = kind == "application/pdf" or content.startswith(b"%PDF-")
+    if not (pdf or kind.startswith("text/") or kind in ("", "application/json")):
+        raise InputError(f"{name!r} is of type {kind!r}: send text/plain, or any text/..., JSON or PDF")
+    if not pdf:
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name!r} is no UTF-8 text (byte {error.start}): convert it to text first") from None
+    with tempfile.TemporaryDirectory() as folder:  # read_documents knows PDF, and reads files
+        path = Path(folder) / "document.pdf"
+        path.write_bytes(content)
+        try:
+            return read_documents([path])[0]["text"]
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), repr(name))) from None

@@ -1,0 +1,220 @@
+"""Engine: one model, a bounded queue, and streams that take turns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from homer import AnswerStream, CompactCache, GenerationError, HomerModel, Prompt, StateStore, TimeoutExceededError
+from homer_integrations._settings import Call
+from homer_integrations._threads import stream_in_thread
+from homer_integrations.serve.encoded import EncodedCompressor
+from homer_integrations.serve.errors import queue_full, too_long
+from homer_integrations.serve.jobs import Accepted, Event, Finished, Job
+from homer_integrations.serve.queue import FairQueue
+from homer_integrations.serve.settings import ServeSettings
+from homer_integrations.serve.store import CacheStore, cache_key
+from homer_integrations.serve.turns import Turn, Turns
+
+# How a prompt becomes a compact cache: HomerModel.compress_prompt, or an EncodedCompressor in its place.
+Compressor = Callable[..., CompactCache]
+
+
+class Engine:
+    """Answers jobs with one model, in threads of its own.
+
+    At most `max_running` requests hold memory at a time, and at most `max_queue` wait; those that run share the
+    model step by step. Compact caches are kept for identical requests.
+
+    Raises:
+        HomerError: the model cannot be loaded; says why.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.model: HomerModel = settings.load()
+        self.model.require_tokenizer("serve")
+        self.store = CacheStore(
+            settings.store_bytes, settings.store_folder, settings.store_folder_bytes, str(self.model.decoder.device)
+        )
+        self._compressor: Compressor = self.model.compress_prompt
+        if settings.keeps_states:
+            states = StateStore(
+                settings.states_folder, memory_bytes=settings.states_bytes, disk_bytes=settings.states_folder_bytes
+            )
+            self._compressor = EncodedCompressor(self.model, states)
+        self._turns = Turns()
+        self._queue = FairQueue(settings.max_running)
+        self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
+        self._reading = ThreadPoolExecutor(1, "homer-reading")  # tokenizers are locked anyway
+        self._places = 0
+        self._busy = 0
+        self._seconds = 0.1  # between the ends of two requests of late, on average
+
+    def load(self) -> dict[str, float]:
+        """Figures of the moment, by name."""
+        return {
+            "requests_running": self._busy,
+            "requests_waiting": max(0, self._places - self._busy),
+            "store_bytes": self.store.nbytes,
+            "store_caches": len(self.store),
+        }
+
+    def settle(self) -> None:
+        """Wait for a GPU, which runs behind: else others would wait for what is already begun, and not be counted."""
+        device = self.model.decoder.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def close(self) -> None:
+        """Wait for no more requests; those that run are finished."""
+        self._reading.shutdown(cancel_futures=True)
+        self._running.shutdown(cancel_futures=True)
+
+    async def stream(self, job: Job) -> AsyncGenerator[Event, None]:
+        """Accepted, pieces of text, Finished. Closing it ends the work after the step at hand.
+
+        Raises:
+            ServeError: the queue is full, or the prompt too long for this server.
+            TimeoutExceededError: not answered in time.
+            HomerError: bad messages, documents or options.
+        """
+        deadline = None if job.timeout is None else time.monotonic() + job.timeout
+        with self._place():
+            loop = asyncio.get_running_loop()
+            call, prompt = await _in_time(loop.run_in_executor(self._reading, self._read, job), deadline, job)
+            yield Accepted(len(prompt))
+            async with contextlib.AsyncExitStack() as held:
+                await _in_time(held.enter_async_context(self._queue.place(job.client)), deadline, job)
+                request = _Request(self, call, prompt)
+                items = stream_in_thread(request.open, self._running)
+                held.push_async_callback(items.aclose)
+                while isinstance(item := await _in_time(anext(items), deadline, job), str):
+                    yield item
+            cached = len(prompt) if request.reused else item.usage.cached_tokens
+            yield Finished(dataclasses.replace(item, trace=None), cached)
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among those that run and wait."""
+        limit = self.settings.max_running + self.settings.max_queue
+        if self._places >= limit:
+            raise queue_full(self._places, max(1, min(60, round(self._seconds * self._places))))
+        self._places += 1
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            share = (time.monotonic() - start) / max(1, self._places)  # what it kept others from
+            self._seconds += 0.1 * (share - self._seconds)
+            self._places -= 1
+
+    def _read(self, job: Job) -> tuple[Call, Prompt]:
+        """Settings and prompt, checked before anything is computed."""
+        call = self.settings.call(None, job.options)
+        options: dict[str, Any] = {"config": call.config, "max_new_tokens": call.max_new_tokens}
+        prompt = self.model.build_chat_prompt(job.messages, job.documents, **options)
+        if len(prompt) > self.settings.max_prompt_tokens:
+            raise too_long(len(prompt), self.settings.max_prompt_tokens)
+        _check_room(call, prompt)
+        self.model.stream_prompt(prompt, **options, **call.generation)  # raises on settings out of range
+        return call, prompt
+
+
+class _Request:
+    """One request on its way through the engine."""
+
+    def __init__(self, engine: Engine, call: Call, prompt: Prompt) -> None:
+        self.reused = False
+        self._engine, self._call, self._prompt = engine, call, prompt
+        self._turn = engine._turns.join()
+
+    def open(self) -> AnswerStream:
+        return _TurnTaking(self._engine, self._turn, self._prompt, self._compress, self._generate)
+
+    def _compress(self, watch: Callable[[Any], None]) -> CompactCache:
+        call, store = self._call, self._engine.store
+        encoded = self._engine.settings.keeps_states
+        key = cache_key(call.model, self._prompt, call.config, call.max_new_tokens, encoded)
+        with self._turn.away():
+            cache = store.get(key)
+        self.reused = cache is not None
+        if cache is None:
+            cache = self._engine._compressor(
+                self._prompt, config=call.config, max_new_tokens=call.max_new_tokens, watch=self._stepping(watch)
+            )
+            with self._turn.away():
+                store.put(key, cache)
+        return cache
+
+    def _stepping(self, watch: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Lets others go first after every node, and looks before and after whether anybody still waits for this."""
+
+        def step(node: Any) -> None:
+            watch(node)
+            if self._turn.wanted:
+                self._engine.settle()
+            self._turn.pass_on()
+            watch(node)
+
+        return step
+
+    def _generate(self, cache: CompactCache) -> Any:
+        return self._call.model.stream(cache, self._call.max_new_tokens, **self._call.generation)
+
+
+class _TurnTaking(AnswerStream):
+    """An AnswerStream that computes in its turns only, from the first text asked for until it ends."""
+
+    def __init__(self, engine: Engine, turn: Turn, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._engine, self._turn = engine, turn
+        self._holds = self._ended = False
+
+    def __next__(self) -> str:
+        if self._ended:
+            raise StopIteration
+        self._begin_step()
+        try:
+            return super().__next__()
+        except BaseException:
+            self._ended = True
+            self._engine._busy -= 1
+            self._turn.__exit__(None, None, None)
+            raise
+
+    def _begin_step(self) -> None:
+        if self._holds:
+            self._turn.pass_on()
+            return
+        self._turn.__enter__()
+        self._engine._busy += 1
+        self._holds = True
+
+
+def _check_room(call: Call, prompt: Prompt) -> None:
+    """Raise GenerationError now where the window would end before max_new_tokens; later it would cost a compression."""
+    wanted, window = call.max_new_tokens or 1, call.model.window
+    longest = call.config.max_chunk_len or window // 2
+    if min(len(prompt), longest) + wanted > window:
+        raise GenerationError(
+            f"max_tokens={wanted} is beyond what the model's window of {window} leaves after a compressed prompt of "
+            f"up to {longest} tokens: ask for {window - longest} at most"
+        )
+
+
+async def _in_time(awaitable: Any, deadline: float | None, job: Job) -> Any:
+    try:
+        return await asyncio.wait_for(awaitable, None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise TimeoutExceededError(
+            f"no whole answer within {job.timeout} seconds, the wait in the queue included: ask for fewer tokens, "
+            f"send fewer documents, or try again when the server has less to do"
+        ) from None

@@ -1,0 +1,73 @@
+"""What passes between the web application and a model, in one process or between several."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from homer import Answer, Document
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One answer to give.
+
+    Attributes:
+        messages: mappings with role and content.
+        documents: those given with the request.
+        options: arguments of `HomerSettings.call`.
+        timeout: seconds for all of it, the wait included; None: as long as it takes.
+        client: who asks, for a fair queue.
+    """
+
+    messages: tuple[dict[str, str], ...]
+    documents: tuple[Document, ...] = ()
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    timeout: float | None = None
+    client: str = ""
+
+    @property
+    def affinity(self) -> str:
+        """A digest of what takes long to read: equal for requests that a process can answer from what it holds."""
+        long: list[str] = [document.text for document in self.documents] or [m["content"] for m in self.messages]
+        return hashlib.sha256(json.dumps(long).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Accepted:
+    """The first event: the request is sound and has its place in the queue."""
+
+    prompt_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """The last event.
+
+    Attributes:
+        answer: without its trace, which would repeat every document.
+        cached_tokens: of the prompt, those that were not computed again.
+    """
+
+    answer: Answer
+    cached_tokens: int
+
+
+Event = Accepted | str | Finished
+
+
+class Backend(Protocol):
+    """Whatever answers jobs: an Engine here, or replicas elsewhere."""
+
+    def stream(self, job: Job) -> AsyncGenerator[Event, None]:
+        """Accepted, pieces of text, Finished. Closing it ends the work and frees its memory.
+
+        Raises:
+            HomerError: see `problem_of`.
+        """
+
+    def load(self) -> dict[str, float]:
+        """Figures of the moment, by name, for /metrics."""

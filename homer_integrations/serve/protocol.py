@@ -1,0 +1,162 @@
+"""Requests as OpenAI's clients send them; what this server cannot do is refused, and nothing is silently ignored."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from homer_integrations.serve.documents import to_conversation
+from homer_integrations.serve.errors import Problem, ServeError
+from homer_integrations.serve.jobs import Job
+from homer_integrations.serve.settings import ServeSettings
+
+# What says nothing about the text: bookkeeping of another service.
+_NO_MATTER = frozenset("metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split())
+# What may be given with these values only, since they ask for nothing.
+_NOTHING: dict[str, tuple[Any, ...]] = {
+    "n": (1,), "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logprobs": (False,),
+    "top_logprobs": (0,), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"), "echo": (False,),
+    "parallel_tool_calls": (True, False),
+    "suffix": ("",), "response_format": ({"type": "text"},), "modalities": (["text"],),
+}  # fmt: skip
+
+
+class StreamOptions(BaseModel):
+    """`stream_options` of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None  # pads chunks against eavesdroppers; there is nothing to pad here
+
+
+class GenerationRequest(BaseModel):
+    """What both endpoints take. Beside OpenAI's own: documents, top_k, min_p, repetition_penalty, timeout."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: str | list[str] | None = None
+    timeout: float | None = Field(default=None, gt=0)
+    documents: list[Any] | None = None
+    user: str | None = None
+
+    @model_validator(mode="after")
+    def _refuse_the_unknown(self) -> GenerationRequest:
+        for name, value in (self.model_extra or {}).items():
+            empty = value is None or value == [] or value == {}
+            if not (empty or name in _NO_MATTER or value in _NOTHING.get(name, ())):
+                raise ValueError(f"{name}={value!r:.80} is not supported by this server: leave it out")
+        return self
+
+    def jobs(self, settings: ServeSettings, client: str = "") -> list[Job]:
+        """The answers asked for, by whom: `user` says it better than an address. Raises InputError."""
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `HomerSettings.call` among the fields."""
+        names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def seconds(self, settings: ServeSettings) -> float | None:
+        """The time that the request may take."""
+        asked = [seconds for seconds in (self.timeout, settings.timeout) if seconds is not None]
+        return min(asked) if asked else None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a chunk of usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(GenerationRequest):
+    """The body of /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check_messages(self) -> ChatRequest:
+        for number, message in enumerate(self.messages, 1):
+            extra = {name for name in message if message[name] not in (None, [], {})} - {"role", "content"}
+            if extra:
+                raise ValueError(
+                    f"message {number} has a key {min(extra)!r}: only 'role' and 'content' are read; leave it out"
+                )
+            content = message.get("content")
+            if not isinstance(message.get("role"), str):
+                raise ValueError(f"message {number} has no 'role': give it one")
+            if not (isinstance(content, str) or _is_parts(content)):
+                raise ValueError(f"message {number} has no 'content': give a string, or a list of parts")
+        return self
+
+    def jobs(self, settings: ServeSettings, client: str = "") -> list[Job]:
+        """The one answer asked for."""
+        messages, documents = to_conversation(self.messages, self.documents or ())
+        limit = {"max_completion_tokens": self.max_completion_tokens} if self.max_completion_tokens else {}
+        return [Job(messages, documents, self.options() | limit, self.seconds(settings), self.user or client)]
+
+
+class CompletionRequest(GenerationRequest):
+    """The body of /v1/completions; a prompt is one message of a user, by the model's own chat template."""
+
+    prompt: str | list[str]
+
+    @model_validator(mode="after")
+    def _check_prompt(self) -> CompletionRequest:
+        if not self.prompt:
+            raise ValueError("prompt is empty: give a string, or a list of strings")
+        return self
+
+    def jobs(self, settings: ServeSettings, client: str = "") -> list[Job]:
+        """An answer for every prompt."""
+        jobs = []
+        for prompt in [self.prompt] if isinstance(self.prompt, str) else self.prompt:
+            messages, documents = to_conversation([{"role": "user", "content": prompt}], self.documents or ())
+            jobs.append(Job(messages, documents, self.options(), self.seconds(settings), self.user or client))
+        return jobs
+
+
+Request = TypeVar("Request", bound=GenerationRequest)
+
+
+async def read_body(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+    """The whole body. Raises ServeError, status 413, as soon as it is longer than the limit."""
+    parts, total = [], 0
+    async for chunk in chunks:
+        parts.append(chunk)
+        total += len(chunk)
+        if total > limit:
+            message = f"the body is longer than {limit} bytes, which is this server's limit: send fewer documents"
+            raise ServeError(Problem(413, message, code="body_too_large"))
+    return b"".join(parts)
+
+
+def parse(kind: type[Request], body: bytes) -> Request:
+    """The request in a body.
+
+    Raises:
+        ServeError: status 400; names the field and what is wrong with it.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(step) for step in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ServeError(Problem(400, f"{place}: {message}" if place else message, param=place or None)) from None
+
+
+def _is_parts(content: Any) -> bool:
+    return isinstance(content, list) and bool(content) and all(isinstance(part, dict) for part in content)

@@ -1,0 +1,50 @@
+"""What the tests of serving share: facts, a server in a thread, and bodies."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from homer import read_documents
+from homer.demo import DOCUMENTS
+from homer_integrations.serve import ServeSettings
+from homer_integrations.serve.server import Server, make_server
+
+FACT = "The door code for the northern archive is 48213."
+QUESTION = "What is the door code for the northern archive?"
+DOCUMENTS_OF_FACT = [{"title": "doors.txt", "text": FACT}]
+TEXTS = [document["text"] for document in read_documents([DOCUMENTS])]
+LONG = "\n\n".join(TEXTS)  # 20,000 tokens
+
+
+def long_documents(characters: int) -> list[dict[str, str]]:
+    """The fact behind so many characters of other text."""
+    return [{"title": "other.txt", "text": LONG[:characters]}, *DOCUMENTS_OF_FACT]
+
+
+def chat_body(documents: Any = None, question: str = QUESTION, **more: Any) -> dict[str, Any]:
+    body = {"model": "mini", "messages": [{"role": "user", "content": question}], "max_tokens": 16}
+    return body | ({"documents": documents} if documents else {}) | more
+
+
+@contextlib.contextmanager
+def running(settings: ServeSettings) -> Iterator[Server]:
+    """A server on a free port of this machine, in a thread."""
+    server = make_server(settings, port=0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def wait_until(true: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "not within the time"
+        time.sleep(0.02)

@@ -1,0 +1,295 @@
+"""The parts of the server, without HTTP: turns, the store, requests, documents."""
+
+import asyncio
+import base64
+import dataclasses
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homer import CompactCache, Document, HomerModel, InputError
+from homer_integrations.serve.documents import to_conversation
+from homer_integrations.serve.errors import ServeError
+from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, parse
+from homer_integrations.serve.queue import FairQueue
+from homer_integrations.serve.settings import ServeSettings
+from homer_integrations.serve.store import CacheStore, cache_key
+from homer_integrations.serve.turns import Turns
+from tests.conftest import random_ids
+
+SETTINGS = ServeSettings()
+
+
+def test_only_one_computes_at_a_time_and_time_is_shared() -> None:
+    turns, computing, most = Turns(), [0], [0]
+    steps: dict[str, list[float]] = {"slow": [], "quick": []}
+    start = threading.Barrier(2)
+
+    def work(name: str, seconds: float, count: int) -> None:
+        turn = turns.join()
+        start.wait()
+        with turn:
+            for _ in range(count):
+                computing[0] += 1
+                most[0] = max(most[0], computing[0])
+                time.sleep(seconds)
+                computing[0] -= 1
+                steps[name].append(time.monotonic())
+                turn.pass_on()
+
+    threads = [threading.Thread(target=work, args=a) for a in (("slow", 0.05, 8), ("quick", 0.005, 40))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert most[0] == 1
+    assert len(steps["slow"]) == 8
+    assert len(steps["quick"]) == 40
+    # 40 quick steps are worth 4 slow ones: they end well before the slow ones, though they are five times as many
+    assert sum(at < steps["quick"][-1] for at in steps["slow"]) <= 6
+
+
+def test_a_newcomer_waits_for_nobody_to_finish_and_ousts_nobody() -> None:
+    turns, order = Turns(), []
+    old = turns.join()
+    with old:
+        time.sleep(0.05)
+
+        def newcomer() -> None:
+            with turns.join():
+                order.append("new")
+
+        thread = threading.Thread(target=newcomer)
+        thread.start()
+        while not turns._waiting:
+            time.sleep(0.001)
+        time.sleep(0.01)
+        old.pass_on()
+        order.append("old")
+    thread.join(10)
+    assert order == ["new", "old"]
+
+
+def test_a_turn_is_given_back_when_its_step_fails() -> None:
+    turns = Turns()
+    with pytest.raises(ZeroDivisionError), turns.join():
+        raise ZeroDivisionError
+    with turns.join() as turn, turn.away():
+        pass
+    assert turns._holder is None
+
+
+async def test_of_those_who_wait_each_client_is_let_in_in_turn() -> None:
+    queue, order = FairQueue(1), []
+
+    async def ask(client: str) -> None:
+        async with queue.place(client):
+            order.append(client)
+            await asyncio.sleep(0)
+
+    async with queue.place("first"):
+        tasks = [asyncio.create_task(ask(client)) for client in ("many", "many", "many", "many", "one", "other")]
+        await asyncio.sleep(0.01)
+        tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == ["many", "one", "other", "many", "many"]
+    async with asyncio.timeout(1), queue.place("again"):
+        pass
+
+
+async def test_a_place_is_not_lost_on_one_who_leaves_as_he_is_let_in() -> None:
+    queue = FairQueue(1)
+    async with queue.place("first"):
+        task = asyncio.create_task(queue.place("second").__aenter__())
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(1), queue.place("third"):
+        pass
+
+
+def compact(model: HomerModel, seed: int = 0) -> CompactCache:
+    return model.compress(*random_ids(4, 100, 4, seed=seed))
+
+
+def test_the_store_keeps_within_its_bytes_what_was_used_last(tiny: HomerModel) -> None:
+    caches = [compact(tiny, seed) for seed in range(3)]
+    store = CacheStore(2 * caches[0].nbytes)
+    store.put("a", caches[0])
+    store.put("b", caches[1])
+    assert store.get("a") is caches[0]
+    store.put("c", caches[2])
+    assert store.get("b") is None
+    assert store.get("a") is caches[0]
+    assert store.nbytes == 2 * caches[0].nbytes
+    assert len(CacheStore(0)) == 0
+    nothing = CacheStore(1)
+    nothing.put("a", caches[0])
+    assert nothing.get("a") is None
+
+
+def test_the_store_outlives_its_process_in_a_folder(tiny: HomerModel, tmp_path: Path) -> None:
+    cache = compact(tiny)
+    CacheStore(0, tmp_path, 2**20).put("a", cache)
+    again = CacheStore(2**20, tmp_path, 2**20)
+    assert again.get("a").token_ids.tolist() == cache.token_ids.tolist()
+    (tmp_path / "b.safetensors").write_bytes(b"half a file")
+    assert again.get("b") is None
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_the_folder_keeps_within_its_bytes(tiny: HomerModel, tmp_path: Path) -> None:
+    CacheStore(0, tmp_path, 2**20).put("a", compact(tiny))
+    size = (tmp_path / "a.safetensors").stat().st_size
+    store = CacheStore(0, tmp_path, int(2.5 * size))
+    for name in "bcd":
+        time.sleep(0.01)
+        store.put(name, compact(tiny))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["c", "d"]
+
+
+def test_encoding_can_be_watched_and_ended(tiny: HomerModel) -> None:
+    prefix, context = random_ids(4, 200)
+    calls: list[int] = []
+    encoded = tiny.encode(context, prefix=prefix, suffix_budget=8, watch=lambda: calls.append(1))
+    assert 1 < len(calls) <= len(encoded.leaves)
+
+    def end() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.encode(context, prefix=prefix, suffix_budget=8, watch=end)
+
+
+def test_a_key_holds_all_that_a_cache_depends_on(mini: HomerModel) -> None:
+    def key(text: str = "a", question: str = "Why?", limit: int | None = None, **config: Any) -> str:
+        prompt = mini.build_prompt(question, [text])
+        return cache_key(mini, prompt, dataclasses.replace(mini.config, **config), limit)
+
+    keys = [key(), key("b"), key(question="How?"), key(limit=5), key(target_len=300)]
+    keys.append(cache_key(mini, mini.build_prompt("Why?", ["a"]), mini.config, None, encoded=True))
+    assert key() == keys[0]
+    assert len(set(keys)) == len(keys)
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "mini", "messages": [{"role": "user", "content": "Why?"}]} | fields).encode()
+
+
+def test_what_asks_for_nothing_is_taken() -> None:
+    asked = parse(
+        ChatRequest,
+        body(
+            n=1, tools=None, tool_choice="auto", response_format={"type": "text"}, presence_penalty=0.0, user="me",
+            metadata={"a": "b"}, logit_bias={}, stream_options={"include_usage": True}, max_completion_tokens=5,
+            temperature=0, top_p=0.5, stop=["x"], seed=3, timeout=9,
+        ),
+    )  # fmt: skip
+    (job,) = asked.jobs(SETTINGS)
+    assert job.options == {"temperature": 0, "top_p": 0.5, "stop": ["x"], "seed": 3, "max_completion_tokens": 5}
+    assert job.timeout == 9
+    assert asked.wants_usage
+    assert parse(ChatRequest, body()).jobs(SETTINGS)[0].timeout == SETTINGS.timeout
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "Invalid JSON"),
+        (b"[1]", "should be an object"),
+        (b"\xff\xfe", "Invalid JSON"),
+        (b"[" * 100_000, "Invalid JSON"),
+        (b'{"model": "mini"}', "messages"),
+        (body(messages=[]), "messages"),
+        (body(messages=[{"role": "user"}]), "message 1 has no 'content'"),
+        (body(messages=[{"content": "a"}]), "message 1 has no 'role'"),
+        (body(messages=[{"role": "user", "content": "a", "name": "b"}]), "message 1 has a key 'name'"),
+        (body(n=2), "n=2"),
+        (body(tools=[{"type": "function"}]), "tools="),
+        (body(response_format={"type": "json_object"}), "response_format="),
+        (body(temprature=1), "temprature=1"),
+        (body(temperature=-1), "temperature"),
+        (body(max_tokens=0), "max_tokens"),
+        (body(max_tokens="many"), "max_tokens"),
+        (body(seed=2**63), "seed"),
+        (body(timeout=-1), "timeout"),
+        (b'{"model": "mini", "messages": [{"role": "user", "content": "a"}], "top_p": NaN}', "top_p"),
+        (body(stream_options={"usage": True}), "stream_options.usage"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_done_is_refused_by_name(content: bytes, words: str) -> None:
+    with pytest.raises(ServeError) as found:
+        parse(ChatRequest, content)
+    assert found.value.problem.status == 400
+    assert words in found.value.problem.message
+
+
+def test_prompts_of_completions() -> None:
+    asked = parse(CompletionRequest, b'{"model": "mini", "prompt": ["a", "b"], "echo": false}')
+    assert [job.messages[0]["content"] for job in asked.jobs(SETTINGS)] == ["a", "b"]
+    for bad in (b'{"model": "mini", "prompt": [1, 2]}', b'{"model": "mini", "prompt": ""}', b'{"model": "mini"}'):
+        with pytest.raises(ServeError, match="prompt"):
+            parse(CompletionRequest, bad)
+
+
+def url(data: bytes, kind: str = "text/plain") -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def file(data: str, name: str = "a.txt") -> dict[str, Any]:
+    return {"type": "file", "file": {"filename": name, "file_data": data}}
+
+
+def test_documents_by_every_road() -> None:
+    forms = [
+        "plain",
+        {"title": "t", "text": "titled"},
+        {"id": "n1", "data": "a string"},
+        {"id": "n2", "data": {"text": "in data"}},
+        {"data": {"title": "t3", "snippet": "cut", "url": "u", "year": 7}},
+    ]
+    _, documents = to_conversation([{"role": "user", "content": "Why?"}], forms)
+    assert documents == (
+        Document("plain"), Document("titled", "t"), Document("a string", "n1"), Document("in data", "n2"),
+        Document("snippet: cut\nurl: u\nyear: 7", "t3"),
+    )  # fmt: skip
+    parts = [{"type": "text", "text": "Why"}, file(url("é".encode())), {"type": "text", "text": "so?"}]
+    messages, documents = to_conversation(
+        [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}], []
+    )
+    assert messages == ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why\nso?"})
+    assert documents == (Document("é", "a.txt"),)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"type": "image_url", "image_url": {"url": "x"}}, "type 'image_url'"),
+        ({"type": "file", "file": {"file_id": "f"}}, "file_id"),
+        (file("data:text/plain,abc"), "not marked as base64"),
+        (file("data:text/plain;base64,???"), "no base64"),
+        (file(url(b"\xff")), "no UTF-8"),
+        (file(url(b"x", "image/png")), "type 'image/png'"),
+        (file(url(b"%PDF-no", "application/pdf"), "a.pdf"), "'a.pdf' cannot be read as a PDF"),
+    ],
+)
+def test_parts_that_cannot_be_read(part: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match="message 1|file|type|UTF-8|PDF") as found:
+        to_conversation([{"role": "user", "content": [part]}], [])
+    assert words in str(found.value)
+
+
+def test_roads_that_disagree_roles_and_bad_documents() -> None:
+    with pytest.raises(InputError, match="others: give them by one"):
+        to_conversation([{"role": "user", "content": [file(url(b"a"))]}], ["b"])
+    with pytest.raises(InputError, match="role 'tool'"):
+        to_conversation([{"role": "tool", "content": "a"}], [])
+    for bad in ({"data": {}}, {"id": 1, "data": 3}, {"data": "a", "text": "b"}, 5, {"title": "no text"}):
+        with pytest.raises(InputError, match="document 1"):
+            to_conversation([{"role": "user", "content": "a"}], [bad])
