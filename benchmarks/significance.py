@@ -204,7 +204,8 @@ def evidence_tokens(case: Case) -> list[list[int]]:
     number, start, end = case.prompt.origins.unbind(1)
     found = []
     for answer, statement in zip(case.answers, case.statements, strict=True):
-        for sentence in (part for part in re.split(r"(?<=[.!?]) ", statement) if answer in part):
+        parts = [part for part in re.split(r"(?<=[.!?]) ", statement) if answer in part]
+        for sentence in parts or [statement]:  # an answer such as an instruction may itself be two sentences
             for i, document in enumerate(case.prompt.documents):
                 place = document.text.find(sentence)
                 if place >= 0:
