@@ -115,8 +115,8 @@ def variants(chosen: Sequence[str] | None = None) -> list[Variant]:
         Variant("all heads, window 31", Standardized(**windows)),
         Variant("paper, not calibrated", Paper(), None),
         Variant("standardized, calibrated on books", Standardized(), "books"),
-        Variant("heads 0.15", Standardized(evidence_heads=0.15)),
-        Variant("heads 0.6", Standardized(evidence_heads=0.6)),
+        Variant("heads 0.2", Standardized(evidence_heads=0.2)),
+        Variant("heads 0.8", Standardized(evidence_heads=0.8)),
         Variant("window 61 in place of sentences", Standardized(whole_sentences=False, window=61)),
         Variant("all heads, window 31, not calibrated", Standardized(**windows), None),
         Variant("all heads, window 1", Standardized(**windows, window=1)),
@@ -204,7 +204,8 @@ def evidence_tokens(case: Case) -> list[list[int]]:
     number, start, end = case.prompt.origins.unbind(1)
     found = []
     for answer, statement in zip(case.answers, case.statements, strict=True):
-        for sentence in (part for part in re.split(r"(?<=[.!?]) ", statement) if answer in part):
+        parts = [part for part in re.split(r"(?<=[.!?]) ", statement) if answer in part]
+        for sentence in parts or [statement]:  # an answer such as an instruction may itself be two sentences
             for i, document in enumerate(case.prompt.documents):
                 place = document.text.find(sentence)
                 if place >= 0:

@@ -17,7 +17,7 @@ from homer.sentences import Sentences
 from training.facts import Facts
 from training.levels import Levels, even_plan
 from training.library import tokenize, workplace_passages
-from training.tasks import Tasks
+from training.tasks import Case, Tasks
 
 SHORT = HomerConfig(max_chunk_len=160, target_len=160, layers_warmup=6)
 
@@ -61,6 +61,19 @@ def test_tasks(mini: HomerModel, held_out: Path) -> None:
         for answer, statement in zip(case.answers, case.statements, strict=True):
             assert answer in statement
             assert statement in text
+
+
+def test_evidence_is_the_sentence_with_the_answer(mini: HomerModel) -> None:
+    compare = load_benchmark("significance")
+    text = "It rained. The key is 5. Remember it. 5 is the key. Ask Dr. Who. Bye."
+    prompt = mini.build_prompt("What is the key?", [text])
+
+    def found(answer: str, statement: str) -> list[str]:
+        tokens = compare.evidence_tokens(Case(prompt, answer, statement, (answer,), (statement,)))
+        return [mini.tokenizer.decode(prompt.context_ids[places]).strip() for places in tokens]
+
+    assert found("5", "The key is 5. Remember it. 5 is the key.") == ["The key is 5.", "5 is the key."]
+    assert found("Dr. Who", "Ask Dr. Who.") == ["Ask Dr. Who."]  # an answer that spans what looks like two sentences
 
 
 def test_a_reworded_question_has_other_words() -> None:
