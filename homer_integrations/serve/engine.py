@@ -139,7 +139,7 @@ class _Request:
     def open(self) -> AnswerStream:
         return _TurnTaking(self._engine, self._turn, self._prompt, self._compress, self._generate)
 
-    def _compress(self, watch: Callable[[Any], None]) -> CompactCache:
+    def _compress(self, watch: Callable[[Any], None], tick: Callable[[], None] | None = None) -> CompactCache:
         call, store = self._call, self._engine.store
         encoded = self._engine.settings.keeps_states
         key = cache_key(call.model, self._prompt, call.config, call.max_new_tokens, encoded)
