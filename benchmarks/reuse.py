@@ -36,7 +36,7 @@ from speed import SHAPES, build, pair, prefill, synchronize
 
 GB = 1e9
 COLUMNS = ("scratch_s", "first_s", "second_s", "pinned_s", "disk_s", "plain_first_s", "plain_second_s", "kept_gb",
-           "plain_gb", "second_vs_first", "pinned_vs_first")  # fmt: skip
+           "plain_gb", "kept_alike", "second_vs_first", "pinned_vs_first")  # fmt: skip
 
 
 class Bench:
@@ -52,6 +52,7 @@ class Bench:
         settings = {
             "max_chunk_len": chunk, "target_len": chunk, "layers_warmup": warmup, "suffix_budget": options.budget,
         } | dict(options.config)  # fmt: skip
+        self.kept: Tensor | None = None
         self.homer = HomerModel(self.model, config=HomerConfig(**settings), **dict(options.model_option))
 
     def run(self, length: int) -> dict[str, Any]:
@@ -65,7 +66,7 @@ class Bench:
             room = (self.homer.config.max_chunk_len or 0) - affix - budget
             context = context[: room * 2 ** max(0, (len(context) // room).bit_length() - 1)]
         parts = ids[:affix], context, ids[-budget:]
-        row["tokens"] = sum(map(len, parts))
+        row["tokens"], self.kept = sum(map(len, parts)), None
         for measure in (self._scratch, self._encoded, self._plain):
             if self.left() < 0:
                 row["notes"].append(f"{measure.__name__}: no time left")
@@ -86,6 +87,7 @@ class Bench:
 
     def _scratch(self, row: dict[str, Any], prefix: Tensor, context: Tensor, suffix: Tensor) -> None:
         row["scratch_s"], row["scratch_runs"] = self._times(lambda: self.homer.compress(prefix, context, suffix))
+        self.kept = self.homer.compress(prefix, context, suffix).kept_tokens.cpu()
 
     def _encoded(self, row: dict[str, Any], prefix: Tensor, context: Tensor, suffix: Tensor) -> None:
         def encode(**options: Any) -> homer.EncodedContext:
@@ -104,6 +106,9 @@ class Bench:
 
         row["first_s"], row["first_runs"] = self._times(again)
         encoded = held.pop()
+        if self.kept is not None:  # rounding alone may tell them apart
+            found = self.homer.compress(encoded, suffix).kept_tokens.cpu()
+            row["kept_alike"] = torch.isin(found, self.kept).float().mean().item()
         other = suffix.flip(0)
         row["second_s"], row["second_runs"] = self._times(lambda: self.homer.compress(encoded, other), 3)
         row["kept_gb"], row["leaves"] = encoded.nbytes / GB, len(encoded.leaves)

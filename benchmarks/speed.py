@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 import homer
-from homer import HomerConfig, HomerModel
+from homer import Calibration, HomerConfig, HomerModel
 
 METHODS = ("homer", "full", "yarn")
 DECODED = (8, 72)  # tokens of two streams; what they differ by is the time of a token without what a stream costs once
@@ -174,6 +174,15 @@ def with_yarn(model: Any, factor: float) -> Any:
     return twin
 
 
+def random_calibration(shape: Shape) -> Calibration:
+    """A calibration with all that one can hold; an evidence head in every other layer."""
+    sizes = shape.layers, shape.heads, shape.window
+    heads = torch.zeros(sizes[:2])
+    heads[::2, 0] = 1
+    bias, means = torch.zeros(shape.layers, shape.window), torch.randn(sizes).half()
+    return Calibration(bias, means=means, deviations=torch.ones(sizes).half(), heads=heads)
+
+
 class Bench:
     """Measures one shape; rows are kept and written as they come."""
 
@@ -188,7 +197,7 @@ class Bench:
         chunk = min(options.max_chunk_len, shape.window // 2)
         warmup = min(options.layers_warmup, shape.layers * 12 // 32)
         settings = {"max_chunk_len": chunk, "target_len": chunk, "layers_warmup": warmup} | dict(options.config)
-        calibration = torch.zeros(shape.layers, shape.window) if options.calibrated else None
+        calibration = random_calibration(shape) if options.calibrated else None
         self.homer = HomerModel(
             self.model, config=HomerConfig(**settings), calibration=calibration, **dict(options.model_option)
         )
@@ -347,7 +356,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--full-leaves", action="store_true", help="cut HOMER's context down to what fills all leaves of a tree"
     )
-    parser.add_argument("--calibrated", action="store_true", help="subtract a calibration, of zeros")
+    parser.add_argument("--calibrated", action="store_true", help="with a calibration, a random one")
     parser.add_argument("--attention", default="sdpa")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16")

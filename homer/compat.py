@@ -87,7 +87,7 @@ def patch(
     Raises:
         UnsupportedModelError, ConfigError, CalibrationError: saying what does not fit.
     """
-    config = HomerConfig.from_dict(settings | {"refresh_suffix": refresh_suffix})
+    config = HomerConfig.from_dict({"significance": "paper"} | settings | {"refresh_suffix": refresh_suffix})
     homer = HomerModel(model, config=config, calibration=bias_path)
     if not isinstance(model, HomerMixin):
         model.__class__ = _patched(type(model))  # type: ignore[assignment, arg-type]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from homer.chunk import Chunk
-from homer.config import ResolvedConfig
+from homer.config import HomerConfig, ResolvedConfig
 from homer.decoder import Decoder, LayerOutput
 from homer.errors import InputError
 from homer.merge import Walk
@@ -33,6 +33,7 @@ class EncodedContext:
     Attributes:
         prefix_ids, context_ids: (n,) each.
         config: the settings that it was encoded with; suffix_budget is the longest suffix that it can take.
+        given: the same as they were asked for, before anything was derived from the model or the context.
         document_lens: tokens of every document where leaves end with documents, else None.
         prefix: the prefix's states, the same in every leaf.
         leaves: the states of every leaf's slice.
@@ -46,6 +47,7 @@ class EncodedContext:
     context_ids: Tensor
     config: ResolvedConfig
     document_lens: tuple[int, ...] | None
+    given: HomerConfig = dataclasses.field(repr=False)
     prefix: LeafStates = dataclasses.field(repr=False)
     leaves: tuple[LeafStates, ...] = dataclasses.field(repr=False)
     model: str

@@ -102,7 +102,7 @@ class Reusing:
             values = {name: getattr(earlier, name) for name in ("documents", "origins", "system")}
             parts = _Parts(earlier.prefix_ids, earlier.context_ids, **values)
             align = "tokens" if earlier.document_lens is None else "documents"
-            config = config or HomerConfig(**earlier.config.to_dict())
+            config = config or earlier.given
         else:
             parts = self._parts(documents_or_ids, prefix, system)
         return self._encode(parts, suffix_budget, align, config, store, pinned, progress, watch)
@@ -216,7 +216,8 @@ class Reusing:
             raise ConfigError(f"align={align!r} is unknown: give one of {', '.join(ALIGNMENTS)}")
         if suffix_budget < 1:
             raise ConfigError(f"suffix_budget={suffix_budget} leaves no room for a question: it must be at least 1")
-        resolved = self._resolve(dataclasses.replace(config or self.config, suffix_budget=suffix_budget))
+        given = dataclasses.replace(config or self.config, suffix_budget=suffix_budget)
+        resolved = self._resolve(given)
         lens = _document_lens(parts) if align == "documents" else None
         if parts.documents and lens is None:
             resolved = self._whole(resolved, len(parts.prefix_ids) + len(parts.context_ids) + suffix_budget)
@@ -234,6 +235,7 @@ class Reusing:
             parts.context_ids,
             resolved,
             lens,
+            given=given,
             prefix=states.prefix,
             leaves=states.leaves,
             model=self.name,

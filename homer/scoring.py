@@ -109,8 +109,8 @@ class Standardized(Significance):
 
     Args:
         first_layer: the lowest layer that counts. None: a quarter of the layers.
-        evidence_heads: only heads that found at least this share of the calibration's synthetic needles, where it
-            has sought them; 0 takes all heads.
+        evidence_heads: only heads that found at least this share of the synthetic needles that the best head found,
+            where the calibration sought any; 0 takes all heads.
         carry: keep the scores of the level below.
         whole_sentences: the largest score of a sentence counts for all of it, where there is a tokenizer.
         window: otherwise, tokens over which the largest score counts for all, centred; 1 turns that off.
@@ -119,7 +119,7 @@ class Standardized(Significance):
     """
 
     first_layer: int | None = None
-    evidence_heads: float = 0.3
+    evidence_heads: float = 0.5
     carry: bool = True
     whole_sentences: bool = True
     window: int = 31
@@ -168,7 +168,7 @@ class Standardized(Significance):
         if found is None or not self.evidence_heads:
             return watched
         shares = {layer: found[layer].tolist() for layer in watched}
-        chosen = _at_least(shares, self.evidence_heads)
+        chosen = _at_least(shares, self.evidence_heads * float(found.max()))
         if chosen or seen.scores is not None:
             return chosen
         return _at_least(shares, max(map(max, shares.values())))

@@ -46,6 +46,7 @@ class HomerSettings(BaseModel):
     max_initial_chunk_len: int | None = None
     refresh_suffix: bool | None = None
     suffix_budget: int | None = None
+    significance: Any = None
     chunk_batch_size: int | None = None
 
     reuse: Any = Field(

@@ -61,6 +61,12 @@ def test_any_lengths(tiny: HomerModel, lengths: tuple[int, int, int], budget: in
     compare(tiny, lengths, budget, refresh_suffix=refresh)
 
 
+def test_another_significance_and_a_calibration(tiny: HomerModel) -> None:
+    compare(tiny, (4, 200, 6), 8, significance="standardized")
+    bias = torch.rand(6, 40, generator=torch.Generator().manual_seed(0)) * 5
+    compare(HomerModel(tiny.model, config=CONFIG, calibration=bias), (4, 200, 6), 8)
+
+
 DOCUMENTS = [
     {"title": "gate.md", "text": "The north gate closes at dusk. " * 40},
     {"title": "archive.md", "text": "The door code for the northern archive is 48213."},
@@ -103,6 +109,7 @@ def test_ask_is_the_same_from_documents_and_from_what_was_encoded(mini: HomerMod
         found = mini.compress_prompt(mini.build_prompt(QUESTION, whole))
         budget = HomerConfig(suffix_budget=64)
         same(mini, found, mini.compress_prompt(mini.build_prompt(QUESTION, DOCUMENTS[:2]), config=budget))
+        assert len(mini.encode(whole, suffix_budget=80).leaves) == 1  # still one, with more room
 
 
 def test_a_stream_and_several_threads(mini: HomerModel) -> None:

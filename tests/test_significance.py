@@ -197,6 +197,18 @@ def test_ones_own_function(tmp_path: Path) -> None:
         model.compress(*random_ids(4, 200, 5), config=loaded.config)
 
 
+@pytest.mark.parametrize("chosen", ["standardized", favourites])
+def test_contexts_encoded_once_give_the_same(chosen: object) -> None:
+    config = dataclasses.replace(SMALL, significance=chosen, suffix_budget=8)
+    model = HomerModel(tiny_llama(), config=config, calibration=norms())
+    prefix, context, suffix = random_ids(4, 200, 5)
+    encoded = model.encode(context, prefix=prefix, suffix_budget=8)
+    kept = model.compress(prefix, context, suffix).kept_tokens.tolist()
+    assert model.compress_encoded(encoded, suffix).kept_tokens.tolist() == kept
+    longer = torch.cat([suffix, suffix])  # beyond the budget: encoded anew, by the same significance
+    assert len(model.compress_encoded(encoded, longer, reencode=True)) <= 32
+
+
 class Latest(Significance):
     """The latest tokens, by rank alone."""
 

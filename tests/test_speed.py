@@ -42,7 +42,8 @@ def test_floors_of_a_compression(speed: ModuleType, leaves: int, chunk: int, sec
 
 def test_a_tiny_run(speed: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "speed.json"
-    speed.main(["--tiny", "--calibrated", "--config", "refresh_suffix=false", "--out", str(out)])
+    config = ["--config", "refresh_suffix=false", "significance=standardized"]
+    speed.main(["--tiny", "--calibrated", *config, "--out", str(out)])
     data = json.loads(out.read_text())
     assert [(row["method"], row["length"]) for row in data["rows"]] == [
         (method, length) for length in (300, 900) for method in ("homer", "full", "yarn")
