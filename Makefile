@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/homer demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --deselect tests/test_notebooks.py::test_it_runs_top_to_bottom
+	$(BIN)/python -m pytest -n 2 -m "not slow" --deselect tests/test_notebooks.py::test_it_runs_top_to_bottom
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

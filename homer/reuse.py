@@ -72,7 +72,6 @@ class Reusing:
         store: StateStore | None = None,
         pinned: bool = False,
         progress: bool = False,
-        watch: Callable[[], None] = lambda: None,
     ) -> EncodedContext:
         """Run a context through the leaves' layers, once for all questions of `suffix_budget` tokens at most.
 
@@ -91,7 +90,6 @@ class Reusing:
             store: where states are looked for, and put.
             pinned: keep the states in the CPU's memory, pinned where there is a GPU.
             progress: show a progress bar, a step a leaf.
-            watch: called after every batch of leaves; what it raises ends the encoding.
 
         Raises:
             InputError: no documents, an empty one, bad ids, or a prefix for documents.
@@ -105,7 +103,7 @@ class Reusing:
             config = config or earlier.given
         else:
             parts = self._parts(documents_or_ids, prefix, system)
-        return self._encode(parts, suffix_budget, align, config, store, pinned, progress, watch)
+        return self._encode(parts, suffix_budget, align, config, store, pinned, progress)
 
     def compress_encoded(
         self,

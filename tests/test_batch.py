@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from homer import HomerModel, read_documents
 from homer.cli import main
 from homer.demo import DOCUMENTS
 from homer_integrations.batch import read_questions
@@ -44,15 +46,21 @@ def arguments(folder: Path, *options: str) -> list[str]:
     return ["batch", *names, "--max-tokens", "16", "--no-progress", *options]
 
 
+def expected(mini: HomerModel, folder: Path, question: str, more: Sequence[Any] = ()) -> str:
+    """What the library answers, right or wrong: that a batch says the same is what is tested here."""
+    documents = read_documents([folder / "documents"])
+    return mini.ask(question, [*documents, *more], max_new_tokens=16).text
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "a.jsonl").read_text().splitlines()]
 
 
-def test_every_question_is_answered_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_question_is_answered_once(mini: HomerModel, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(folder, QUESTIONS) == 0
     answers = rows(folder)
     assert [row["id"] for row in answers] == list(FACTS)
-    assert [row["answer"] for row in answers] == list(FACTS.values())
+    assert [row["answer"] for row in answers] == [expected(mini, folder, row["question"]) for row in QUESTIONS]
     assert answers[0]["usage"]["input_tokens"] > 50
     assert {source["title"] for source in answers[0]["sources"]} == {f"{gate}.txt" for gate in FACTS}
     assert "4 of 4 questions answered now, 0 before" in capsys.readouterr().err
@@ -62,7 +70,9 @@ def test_every_question_is_answered_once(folder: Path, capsys: pytest.CaptureFix
     assert (folder / "a.jsonl").read_bytes() == before
 
 
-def test_a_row_may_bring_documents_and_a_bad_one_fails_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_may_bring_documents_and_a_bad_one_fails_alone(
+    mini: HomerModel, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = [{"text": "The door code for the inner gate is 66301."}]
     asked = [
         {"question": "What is the door code for the inner gate?", "documents": more},
@@ -72,10 +82,11 @@ def test_a_row_may_bring_documents_and_a_bad_one_fails_alone(folder: Path, capsy
     assert ask(folder, asked) == 1
     assert "1 failed: see 'error' in their rows" in capsys.readouterr().err
     first, second, third = rows(folder)
-    assert (first["id"], first["answer"]) == (1, "66301")
+    assert (first["id"], first["answer"]) == (1, expected(mini, folder, asked[0]["question"], more))
+    assert len(first["sources"]) == len(FACTS) + 1
     assert (second["id"], list(second)) == (2, ["id", "question", "error"])
     assert "document 1" in second["error"]
-    assert third["answer"] == "48213"
+    assert third["answer"] == expected(mini, folder, QUESTIONS[0]["question"])
 
 
 def test_killed_in_the_middle_the_rerun_finishes(folder: Path) -> None:
@@ -139,7 +150,7 @@ def test_questions_that_cannot_be_read(tmp_path: Path, content: str, words: str)
 
 
 @pytest.mark.slow
-def test_by_ray_data(folder: Path) -> None:
+def test_by_ray_data(mini: HomerModel, folder: Path) -> None:
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
     (folder / "a.jsonl").write_text(json.dumps(QUESTIONS[0] | {"answer": "from before"}) + "\n")
     command = [sys.executable, "-m", "homer", *arguments(folder), "--ray", "2"]
@@ -147,5 +158,6 @@ def test_by_ray_data(folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     answers = {row["id"]: row["answer"] for row in rows(folder)}
-    assert answers == FACTS | {"north": "from before"}
+    right = {row["id"]: expected(mini, folder, row["question"]) for row in QUESTIONS[1:]}
+    assert answers == right | {"north": "from before"}
     assert len(rows(folder)) == 4

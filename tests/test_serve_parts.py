@@ -153,19 +153,6 @@ def test_the_folder_keeps_within_its_bytes(tiny: HomerModel, tmp_path: Path) -> 
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["c", "d"]
 
 
-def test_encoding_can_be_watched_and_ended(tiny: HomerModel) -> None:
-    prefix, context = random_ids(4, 200)
-    calls: list[int] = []
-    encoded = tiny.encode(context, prefix=prefix, suffix_budget=8, watch=lambda: calls.append(1))
-    assert 1 < len(calls) <= len(encoded.leaves)
-
-    def end() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        tiny.encode(context, prefix=prefix, suffix_budget=8, watch=end)
-
-
 def test_a_key_holds_all_that_a_cache_depends_on(mini: HomerModel) -> None:
     def key(text: str = "a", question: str = "Why?", limit: int | None = None, **config: Any) -> str:
         prompt = mini.build_prompt(question, [text])

@@ -13,18 +13,15 @@ from typing import Any
 import torch
 
 from homer import AnswerStream, CompactCache, GenerationError, HomerModel, Prompt, StateStore, TimeoutExceededError
+from homer_integrations._loading import shared_store
 from homer_integrations._settings import Call
 from homer_integrations._threads import stream_in_thread
-from homer_integrations.serve.encoded import EncodedCompressor
 from homer_integrations.serve.errors import queue_full, too_long
 from homer_integrations.serve.jobs import Accepted, Event, Finished, Job
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
 from homer_integrations.serve.turns import Turn, Turns
-
-# How a prompt becomes a compact cache: HomerModel.compress_prompt, or an EncodedCompressor in its place.
-Compressor = Callable[..., CompactCache]
 
 
 class Engine:
@@ -44,12 +41,7 @@ class Engine:
         self.store = CacheStore(
             settings.store_bytes, settings.store_folder, settings.store_folder_bytes, str(self.model.decoder.device)
         )
-        self._compressor: Compressor = self.model.compress_prompt
-        if settings.keeps_states:
-            states = StateStore(
-                settings.states_folder, memory_bytes=settings.states_bytes, disk_bytes=settings.states_folder_bytes
-            )
-            self._compressor = EncodedCompressor(self.model, states)
+        self._states = _states(settings)
         self._turns = Turns()
         self._queue = FairQueue(settings.max_running)
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
@@ -139,30 +131,30 @@ class _Request:
     def open(self) -> AnswerStream:
         return _TurnTaking(self._engine, self._turn, self._prompt, self._compress, self._generate)
 
-    def _compress(self, watch: Callable[[Any], None], tick: Callable[[], None] | None = None) -> CompactCache:
-        call, store = self._call, self._engine.store
-        encoded = self._engine.settings.keeps_states
-        key = cache_key(call.model, self._prompt, call.config, call.max_new_tokens, encoded)
+    def _compress(self, watch: Callable[[Any], None], tick: Callable[[], None]) -> CompactCache:
+        call, store, states = self._call, self._engine.store, self._engine._states
+        options: dict[str, Any] = {"config": call.config, "max_new_tokens": call.max_new_tokens}
+        key = cache_key(call.model, self._prompt, **options, encoded=states is not None)
         with self._turn.away():
             cache = store.get(key)
         self.reused = cache is not None
         if cache is None:
-            cache = self._engine._compressor(
-                self._prompt, config=call.config, max_new_tokens=call.max_new_tokens, watch=self._stepping(watch)
+            cache = call.model.compress_prompt(
+                self._prompt, **options, store=states, watch=self._stepping(watch), tick=self._stepping(tick)
             )
             with self._turn.away():
                 store.put(key, cache)
         return cache
 
-    def _stepping(self, watch: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _stepping(self, check: Callable[..., None]) -> Callable[..., None]:
         """Lets others go first after every node, and looks before and after whether anybody still waits for this."""
 
-        def step(node: Any) -> None:
-            watch(node)
+        def step(*node: Any) -> None:
+            check(*node)
             if self._turn.wanted:
                 self._engine.settle()
             self._turn.pass_on()
-            watch(node)
+            check(*node)
 
         return step
 
@@ -197,6 +189,15 @@ class _TurnTaking(AnswerStream):
         self._turn.__enter__()
         self._engine._busy += 1
         self._holds = True
+
+
+def _states(settings: ServeSettings) -> StateStore | None:
+    """Where states of documents are kept, so that those that come again are not read again."""
+    if settings.reuse is not None or not settings.keeps_states:
+        return shared_store(settings.reuse)
+    return StateStore(
+        settings.states_folder, memory_bytes=settings.states_bytes, disk_bytes=settings.states_folder_bytes
+    )
 
 
 def _check_room(call: Call, prompt: Prompt) -> None:

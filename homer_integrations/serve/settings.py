@@ -46,7 +46,7 @@ class ServeSettings(HomerSettings):
     @property
     def keeps_states(self) -> bool:
         """Whether documents that come again are not read again."""
-        return self.states_bytes > 0 or self.states_folder is not None
+        return self.reuse is not None or self.states_bytes > 0 or self.states_folder is not None
 
     @property
     def public_name(self) -> str:
