@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import gc
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,14 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 import homer
 from homer import HomerConfig, HomerModel, StateStore
 
 sys.path.insert(0, str(Path(__file__).parent))
-from speed import SHAPES, build, pair, prefill, synchronize
+from speed import SHAPES, build, new_report, pair, prefill, synchronize
 
 GB = 1e9
 COLUMNS = ("scratch_s", "first_s", "second_s", "pinned_s", "disk_s", "plain_first_s", "plain_second_s", "kept_gb",
@@ -249,14 +247,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure every shape and length; print rows as they come, and give the report."""
     options = parse(arguments)
     options.start = time.perf_counter()
-    cuda = torch.device(options.device).type == "cuda"
-    report: dict[str, Any] = {
-        "machine": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "settings": {name: value for name, value in vars(options).items() if name not in ("out", "start")},
-        "rows": [],
-    }
+    report = new_report(options)
     if options.demo:
         report["demo"] = demo()
     for name in () if options.demo else options.shapes:
@@ -270,7 +261,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 options.out.write_text(json.dumps(report, indent=1) + "\n")
         del bench
         gc.collect()
-        if cuda:
+        if torch.device(options.device).type == "cuda":
             torch.cuda.empty_cache()
     report["total_s"] = time.perf_counter() - options.start
     if options.out is not None:

@@ -378,20 +378,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Measure every shape, length and method; print rows as they come, and give the report."""
-    options = parse(arguments)
-    options.start = time.perf_counter()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if options.tiny else threads)  # a toy gains nothing by more, and waits where cores are busy
+def new_report(options: argparse.Namespace) -> dict[str, Any]:
+    """A report without rows: the machine, the day, versions and settings."""
     cuda = torch.device(options.device).type == "cuda"
-    report: dict[str, Any] = {
+    return {
         "machine": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "settings": {name: value for name, value in vars(options).items() if name not in ("out", "start")},
         "rows": [],
     }
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measure every shape, length and method; print rows as they come, and give the report."""
+    options = parse(arguments)
+    options.start = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if options.tiny else threads)  # a toy gains nothing by more, and waits where cores are busy
+    report = new_report(options)
     print(HEADER, flush=True)
     for name in options.shapes:
         bench = Bench(options, name, SHAPES[name], report)

@@ -22,7 +22,7 @@ from homer._version import __version__
 from homer.config import HomerConfig, ResolvedConfig
 from homer.decoder import cache_of
 from homer.errors import CacheError
-from homer.schedule import MergePlan, plan_merge
+from homer.schedule import MergePlan, plan_for
 
 _FORMAT = 1
 _ROWS = ("position_ids", "kept_tokens", "token_ids", "relevance", "logits")
@@ -79,18 +79,9 @@ class CompactCache:
     def plan(self) -> MergePlan:
         """The schedule by which it was made."""
         config = ResolvedConfig(**self.config.to_dict())
-        return plan_merge(
-            self.prefix_len,
-            self.input_tokens - self.prefix_len - self.suffix_len,
-            self.suffix_len,
-            layers=len(self.keys),
-            max_chunk_len=config.max_chunk_len,
-            target_len=config.target_len,
-            layers_warmup=config.layers_warmup,
-            max_initial_chunk_len=config.max_initial_chunk_len,
-            suffix_budget=config.suffix_budget,
-            document_lens=self.document_lens,
-        )
+        context_len = self.input_tokens - self.prefix_len - self.suffix_len
+        lengths = self.prefix_len, context_len, self.suffix_len
+        return plan_for(config, len(self.keys), lengths, self.document_lens)
 
     @property
     def nbytes(self) -> int:

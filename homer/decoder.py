@@ -123,12 +123,7 @@ class Decoder:
         cache = DynamicCache()
         observer = _LastQuery(observe)
         arguments = self._arguments(first, inputs, position_ids, cache, observer)
-        with torch.no_grad(), self.exclusive():
-            if end == self.layers:
-                output = self._causal_view(first)(**arguments, logits_to_keep=1)
-                hidden, logits = None, output.logits[:, -1].float()
-            else:
-                hidden, logits = self._view(first, end)(**arguments).last_hidden_state, None
+        hidden, logits = self._forward(first, end, arguments)
         kept = None if keep is None else keep(observer.logits)
         keys, values = entries(cache)
         hidden = take_rows(hidden, kept)
@@ -170,13 +165,7 @@ class Decoder:
         """
         observer = _LastQuery(observe)
         arguments = self._arguments(0, ids, position_ids, cache, observer) | {"attention_mask": mask}
-        with torch.no_grad(), self.exclusive():
-            if end == self.layers:
-                output = self.causal_lm(**arguments, logits_to_keep=1)
-                hidden, logits = None, output.logits[:, -1].float()
-            else:
-                hidden, logits = self._view(0, end)(**arguments).last_hidden_state, None
-        return LayerOutput(hidden, logits, *entries(cache), observer.logits)
+        return LayerOutput(*self._forward(0, end, arguments), *entries(cache), observer.logits)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
@@ -197,6 +186,14 @@ class Decoder:
     def exclusive(self) -> contextlib.AbstractContextManager[Any]:
         """A lock where weights are offloaded, since loading them in and out is not for two threads at once."""
         return self._offload_lock or contextlib.nullcontext()
+
+    def _forward(self, first: int, end: int, arguments: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+        """Hidden states after layers first..end-1; or, of the last layer, the next token's logits in float32."""
+        with torch.no_grad(), self.exclusive():
+            if end == self.layers:
+                return None, self._causal_view(first)(**arguments, logits_to_keep=1).logits[:, -1].float()
+            hidden: Tensor = self._view(first, end)(**arguments).last_hidden_state
+            return hidden, None
 
     def _arguments(
         self, first: int, inputs: Tensor, position_ids: Tensor, cache: DynamicCache, observer: _LastQuery

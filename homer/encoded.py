@@ -20,7 +20,7 @@ from homer.decoder import Decoder, LayerOutput
 from homer.errors import InputError
 from homer.merge import Walk
 from homer.prompt import Document
-from homer.schedule import MergePlan, plan_merge
+from homer.schedule import MergePlan
 from homer.states import LeafStates, kept_cache
 
 _TOKENS_AT_ONCE = 65536  # of all leaves that a suffix runs on top of in one batch
@@ -90,25 +90,6 @@ class EncodedContext:
         for name, value in given.items():
             if value is not None:
                 raise InputError(f"{name} was settled when this context was encoded: leave it out, or encode it anew")
-
-
-def plan_context(
-    config: ResolvedConfig, layers: int, lengths: Sequence[int], document_lens: Sequence[int] | None
-) -> MergePlan:
-    """The plan of a configuration for the lengths of prefix, context and suffix."""
-    prefix_len, context_len, suffix_len = lengths
-    return plan_merge(
-        prefix_len,
-        context_len,
-        suffix_len,
-        layers=layers,
-        max_chunk_len=config.max_chunk_len,
-        target_len=config.target_len,
-        layers_warmup=config.layers_warmup,
-        max_initial_chunk_len=config.max_initial_chunk_len,
-        suffix_budget=config.suffix_budget,
-        document_lens=document_lens,
-    )
 
 
 class EncodedLeaves:

@@ -6,7 +6,8 @@ What it computes is what `Decoder` computes; that one stays the reference, and s
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,19 @@ from homer.kernels import EAGER, Kernels, own
 logger = logging.getLogger(__name__)
 
 Rotary = tuple[Tensor, Tensor]
+
+
+# (layer, query, new key, new value) to all keys, all values and what the query makes of them
+Earlier = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class _Done(NamedTuple):
+    """What some layers gave: the residual stream, what is still to be added to it, and what was seen and kept."""
+
+    residual: Tensor
+    delta: Tensor | None
+    observed: dict[int, Tensor]
+    kept: Tensor | None
 
 
 def make_decoder(model: PreTrainedModel, fast: bool | None) -> Decoder:
@@ -72,56 +86,24 @@ class FastDecoder(Decoder):
         """As `Decoder.run`; what is not kept skips the last layer's feed-forward part."""
         if not hasattr(self, "blocks"):  # while the reference checks itself
             return super().run(first, end, inputs, position_ids, observe, keep)
-        wanted, observed = frozenset(observe), {}
-        batch, length = inputs.shape[:2]
         with torch.no_grad():
             residual = self.embed(inputs) if first == 0 else inputs
-            rotary = self.rotary(residual, position_ids)
-            entries = self._room(end - first, batch, length, residual.dtype)
-            delta: Tensor | None = None
-            kept: Tensor | None = None
-            for number in range(first, end):
-                block, (key, value) = self.blocks[number], entries[2 * (number - first) :][:2]
-                residual, x = self.norm(residual, delta, block.input_norm, block.eps)
-                query = self.project(block, x, rotary, key, value)
-                if number in wanted:
-                    observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
-                attended = _attend(query, key, value)
-                if number == end - 1 and keep is not None:
-                    kept = keep(observed)
-                    residual, attended = take_rows(residual, kept), take_rows(attended, kept)
-                residual, delta = self.finish(block, residual, attended)
-            logits, hidden = None, None
-            if end == self.layers:
-                logits = self.head(residual[:, -1:], present(delta)[:, -1:])[:, -1]
-            else:
-                hidden = residual if delta is None else residual + delta
-        sides = entries.transpose(2, 3)
-        return LayerOutput(hidden, logits, tuple(sides[::2]), tuple(sides[1::2]), observed, kept, entries.flatten(3))
+            stack = self._room(end - first, residual)
+            done = self._layers(range(first, end), residual, position_ids, stack, observe, keep=keep)
+            hidden, logits = self._result(end, done)
+        sides = stack.transpose(2, 3)
+        keys, values = tuple(sides[::2]), tuple(sides[1::2])
+        return LayerOutput(hidden, logits, keys, values, done.observed, done.kept, stack.flatten(3))
 
     def extend(
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """As `Decoder.extend`."""
-        wanted, observed = frozenset(observe), {}
-        length = ids.shape[1]
         with torch.no_grad():
-            residual = self.embed(ids)
-            rotary = self.rotary(residual, position_ids)
-            delta: Tensor | None = None
-            mask: Tensor | None = None
-            for number, block in enumerate(self.blocks):
-                residual, x = self.norm(residual, delta, block.input_norm, block.eps)
-                new = self._room(1, ids.shape[0], length, residual.dtype)
-                query = self.project(block, x, rotary, *new)
-                key, value = (t.transpose(1, 2) for t in cache.update(*new.transpose(2, 3), number))
-                if number in wanted:
-                    observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
-                if mask is None and length > 1:
-                    mask = _mask(length, key.shape[1], key.device)
-                residual, delta = self.finish(block, residual, _attend(query, key, value, mask, causal=False))
+            done = self._on_top(self.layers, ids, position_ids, cache, observe)
             rows = slice(-keep if keep else None, None)
-            return self.head(residual[:, rows], present(delta)[:, rows], wide=False), observed
+            logits = self.head(done.residual[:, rows], present(done.delta)[:, rows])
+        return logits, done.observed
 
     def run_after(
         self,
@@ -133,29 +115,10 @@ class FastDecoder(Decoder):
         mask: Tensor | None = None,
     ) -> LayerOutput:
         """As `Decoder.run_after`."""
-        wanted, observed = frozenset(observe), {}
-        seen: Tensor | None = None
         with torch.no_grad():
-            residual = self.embed(ids)
-            rotary = self.rotary(residual, position_ids)
-            delta: Tensor | None = None
-            for number in range(end):
-                block = self.blocks[number]
-                residual, x = self.norm(residual, delta, block.input_norm, block.eps)
-                new = self._room(1, ids.shape[0], ids.shape[1], residual.dtype)
-                query = self.project(block, x, rotary, *new)
-                key, value = cache.update(*new.transpose(2, 3), number)
-                if number in wanted:
-                    observed[number] = self.kernels.look(query, key.transpose(1, 2), block.head_dim**-0.5)
-                if seen is None:
-                    seen = _mask(ids.shape[1], key.shape[2], key.device)
-                    seen = seen if mask is None else seen & mask[:, None, None].bool()
-                residual, delta = self.finish(block, residual, _attend_in_groups(query, key, value, seen))
-            logits = None
-            if end == self.layers and delta is not None:
-                logits = self.head(residual[:, -1:], delta[:, -1:])[:, -1]
-            hidden = None if end == self.layers else residual if delta is None else residual + delta
-        return LayerOutput(hidden, logits, *entries(cache), observed)
+            done = self._on_top(end, ids, position_ids, cache, observe, mask)
+            hidden, logits = self._result(end, done)
+        return LayerOutput(hidden, logits, *entries(cache), done.observed)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
@@ -182,11 +145,11 @@ class FastDecoder(Decoder):
         residual, x = self.kernels.add_norm(residual, block.output(attended), block.middle_norm, block.eps)
         return residual, block.down(self.kernels.gate(block.gate(x), block.up(x)))
 
-    def head(self, residual: Tensor, delta: Tensor, wide: bool = True) -> Tensor:
-        """Logits (batch, length, vocabulary); float32 where `wide`."""
+    def head(self, residual: Tensor, delta: Tensor) -> Tensor:
+        """Logits (batch, length, vocabulary) in the model's dtype."""
         _, x = self.kernels.add_norm(residual, delta, self._root.norm.weight, self._root.norm.variance_epsilon)
         logits: Tensor = self.causal_lm.lm_head(x)
-        return logits.float() if wide else logits
+        return logits
 
     def rotary(self, hidden: Tensor, position_ids: Tensor) -> Rotary:
         """Cosines and sines (batch, length, head dim) of positions (batch, length)."""
@@ -199,11 +162,72 @@ class FastDecoder(Decoder):
             return residual, self.kernels.rms_norm(residual, weight, eps)
         return self.kernels.add_norm(residual, delta, weight, eps)
 
-    def _room(self, layers: int, batch: int, length: int, dtype: torch.dtype) -> Tensor:
-        """Where so many layers' keys and values go, in turn: (2 x layers, batch, length, key heads, head dim)."""
+    def _layers(
+        self,
+        numbers: range,
+        residual: Tensor,
+        position_ids: Tensor,
+        room: Tensor,
+        observe: Iterable[int],
+        earlier: Earlier | None = None,
+        keep: Keep | None = None,
+    ) -> _Done:
+        """Some layers in a row; their keys and values are written to `room`, and seen behind earlier ones if any."""
+        wanted, observed = frozenset(observe), {}
+        rotary = self.rotary(residual, position_ids)
+        delta: Tensor | None = None
+        kept: Tensor | None = None
+        for place, number in enumerate(numbers):
+            block, (key, value) = self.blocks[number], room[2 * place : 2 * place + 2]
+            residual, x = self.norm(residual, delta, block.input_norm, block.eps)
+            query = self.project(block, x, rotary, key, value)
+            if earlier is None:
+                attended = _attend(query, key, value)
+            else:
+                key, value, attended = earlier(number, query, key, value)
+            if number in wanted:
+                observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
+            if number == numbers[-1] and keep is not None:
+                kept = keep(observed)
+                residual, attended = take_rows(residual, kept), take_rows(attended, kept)
+            residual, delta = self.finish(block, residual, attended)
+        return _Done(residual, delta, observed, kept)
+
+    def _on_top(
+        self,
+        end: int,
+        ids: Tensor,
+        position_ids: Tensor,
+        cache: DynamicCache,
+        observe: Iterable[int],
+        padding: Tensor | None = None,
+    ) -> _Done:
+        """Layers 0..end-1 over new tokens behind those of a cache. padding: (batch, all tokens), 0 where it is."""
+        count = ids.shape[1]
+        mask: Tensor | None = None
+
+        def behind(number: int, query: Tensor, new_key: Tensor, new_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            nonlocal mask
+            key, value = cache.update(new_key.transpose(1, 2), new_value.transpose(1, 2), number)
+            if mask is None and (count > 1 or padding is not None):
+                mask = _mask(count, key.shape[2], key.device)
+                mask = mask if padding is None else mask & padding[:, None, None].bool()
+            return key.transpose(1, 2), value.transpose(1, 2), _attend_in_groups(query, key, value, mask)
+
+        residual = self.embed(ids)
+        return self._layers(range(end), residual, position_ids, self._room(end, residual), observe, behind)
+
+    def _result(self, end: int, done: _Done) -> tuple[Tensor | None, Tensor | None]:
+        """Hidden states after layer end-1; or, of the last layer, the next token's logits in float32."""
+        if end == self.layers:
+            return None, self.head(done.residual[:, -1:], present(done.delta)[:, -1:])[:, -1].float()
+        return (done.residual if done.delta is None else done.residual + done.delta), None
+
+    def _room(self, layers: int, hidden: Tensor) -> Tensor:
+        """Where the layers' keys and values go, in turn: (2 x layers, batch, length, key heads, head dim)."""
         block = self.blocks[0]
         heads = block.key.weight.shape[0] // block.head_dim
-        return torch.empty(2 * layers, batch, length, heads, block.head_dim, dtype=dtype, device=self.device)
+        return hidden.new_empty(2 * layers, *hidden.shape[:2], heads, block.head_dim)
 
     def _compare(self) -> None:
         """Run a few tokens both ways: what disagrees is of a kind not known here. On the plain kernels, for speed."""
@@ -217,28 +241,29 @@ class FastDecoder(Decoder):
             raise UnknownBlockError(f"its logits differ by {gap:.3g} from those of its own code")
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, causal: bool = True) -> Tensor:
-    """Attention of (batch, length, heads, head dim) tensors: (batch, length, heads x head dim)."""
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention of (batch, length, heads, head dim) tensors: (batch, length, heads x head dim)."""
     groups = query.shape[2] // key.shape[2]
-    fused = groups > 1 and mask is None and query.dtype != torch.float32
+    fused = groups > 1 and query.dtype != torch.float32
     if groups > 1 and not fused:
         key, value = (t.repeat_interleave(groups, 2) for t in (key, value))
     query, key, value = (t.transpose(1, 2) for t in (query, key, value))
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=fused)
+    attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=fused)
     return attended.transpose(1, 2).flatten(2)
 
 
-def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of few queries (batch, n, heads, head dim) over many keys (batch, key heads, length, head dim).
 
     Query heads that share a key head stand one behind the other as if they were more queries, so that no key is
-    copied. mask: (n, length), or (batch, 1, n, length).
+    copied. mask: (n, length), or (batch, 1, n, length); None: all is seen.
     """
     shared, groups = key.shape[1], query.shape[2] // key.shape[1]
     count = query.shape[1]
     queries = query.transpose(1, 2).reshape(len(query), shared, groups * count, -1)
-    repeats = (*[1] * (mask.ndim - 2), groups, 1)
-    attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask.repeat(repeats))
+    if mask is not None:
+        mask = mask.repeat(*[1] * (mask.ndim - 2), groups, 1)
+    attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask)
     return attended.view(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
 
 

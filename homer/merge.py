@@ -114,7 +114,7 @@ class Walk:
         lengths = self.plan.lengths[0]
         for _, group in itertools.groupby(range(len(lengths)), key=lambda i: lengths[i]):
             for batch in _batches(list(group), batch_size):
-                yield from self._leaf_batch(batch)
+                yield from self._run([self.leaf(index) for index in batch], 0, batch)
 
     def run(self, chunk: Chunk, level: int, index: int) -> Chunk:
         """A merged chunk after its level's layers and its pruning."""
@@ -122,9 +122,6 @@ class Walk:
             self.survived[chunk.tokens] = level + 1
             return chunk
         return self._run([chunk], level, [index])[0]
-
-    def _leaf_batch(self, indices: list[int]) -> list[Chunk]:
-        return self._run([self.leaf(index) for index in indices], 0, indices)
 
     def _run(self, chunks: list[Chunk], level: int, indices: list[int]) -> list[Chunk]:
         """Chunks of equal length after their level's layers and their pruning."""

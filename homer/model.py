@@ -18,7 +18,7 @@ from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.config import HomerConfig, ResolvedConfig
 from homer.conversation import Limits, build_conversation
-from homer.encoded import EncodedContext, plan_context
+from homer.encoded import EncodedContext
 from homer.errors import InputError
 from homer.fast import make_decoder
 from homer.generation import Streams, as_sampling
@@ -27,7 +27,7 @@ from homer.loading import end_ids, load_model
 from homer.merge import Watcher
 from homer.prompt import DocumentLike, Prompt, PromptBuilder
 from homer.reuse import Reusing
-from homer.schedule import MergePlan
+from homer.schedule import MergePlan, plan_for
 from homer.store import StateStore
 from homer.streaming import Generation, Stream
 from homer.template import Message
@@ -147,7 +147,7 @@ class HomerModel(Reusing):
         ]
         resolved = self._resolve(config or self.config)
         lens = None if document_lens is None else tuple(document_lens)
-        plan = plan_context(resolved, self.decoder.layers, [len(part) for part in parts], lens)
+        plan = plan_for(resolved, self.decoder.layers, [len(part) for part in parts], lens)
         return self._fold(torch.cat(parts), plan, resolved, lens, progress=progress, watch=watch)
 
     def plan(
@@ -161,7 +161,7 @@ class HomerModel(Reusing):
     ) -> MergePlan:
         """What `compress` would do with parts of these lengths, without doing it."""
         resolved = self._resolve(config or self.config)
-        return plan_context(resolved, self.decoder.layers, (prefix_len, context_len, suffix_len), document_lens)
+        return plan_for(resolved, self.decoder.layers, (prefix_len, context_len, suffix_len), document_lens)
 
     def forward(self, input_ids: TokenIds, cache: CompactCache) -> Tensor:
         """Logits (1, n, vocabulary) of new tokens (n,) or (1, n) after a cache, which is not changed."""

@@ -15,13 +15,13 @@ from homer.cache import CompactCache
 from homer.calibration import Calibration
 from homer.config import HomerConfig, ResolvedConfig
 from homer.decoder import Decoder
-from homer.encoded import EncodedContext, EncodedLeaves, plan_context
+from homer.encoded import EncodedContext, EncodedLeaves
 from homer.errors import CacheError, ConfigError, InputError
 from homer.ids import TokenIds, check_ids
 from homer.leaves import ContextLeaves
 from homer.merge import LeafSource, Node, Watcher, compress
 from homer.prompt import Document, DocumentLike, Prompt, PromptBuilder
-from homer.schedule import MergePlan
+from homer.schedule import MergePlan, plan_for
 from homer.scoring import scoring_for
 from homer.store import StateStore
 
@@ -135,7 +135,7 @@ class Reusing:
             encoded = dataclasses.replace(encoded, cached_tokens=0)
         encoded.check_suffix(len(suffix))
         lengths = len(encoded.prefix_ids), len(encoded.context_ids), len(suffix)
-        plan = plan_context(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
+        plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
         ids = torch.cat([encoded.prefix_ids, encoded.context_ids, suffix])
         cached = len(encoded) if encoded.cached_tokens is None else encoded.cached_tokens
         return self._fold(
@@ -221,7 +221,7 @@ class Reusing:
         if parts.documents and lens is None:
             resolved = self._whole(resolved, len(parts.prefix_ids) + len(parts.context_ids) + suffix_budget)
         lengths = len(parts.prefix_ids), len(parts.context_ids), 1  # leaves are the same for any suffix in budget
-        plan = plan_context(resolved, self.decoder.layers, lengths, lens)
+        plan = plan_for(resolved, self.decoder.layers, lengths, lens)
         self._check_rope(plan.suffix_start + suffix_budget)
         states = ContextLeaves(self.decoder, parts.prefix_ids, parts.context_ids, plan, store, pinned)
         states.tokens_at_once = resolved.max_chunk_len * resolved.chunk_batch_size

@@ -12,6 +12,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
+from homer.config import ResolvedConfig
 from homer.errors import ConfigError, InputError
 from homer.shares import Tree, children_of
 
@@ -127,6 +128,25 @@ def plan_merge(
         lengths=tuple(tuple(affix + n for n in row) for row in lengths),
         targets=tuple(tuple(affix + n for n in row) for row in targets),
         suffix_start=prefix_len + max(end - start for start, end in spans),
+    )
+
+
+def plan_for(
+    config: ResolvedConfig, layers: int, lengths: Sequence[int], document_lens: Sequence[int] | None = None
+) -> MergePlan:
+    """The plan of a configuration for a model of so many layers and the lengths of prefix, context and suffix."""
+    prefix_len, context_len, suffix_len = lengths
+    return plan_merge(
+        prefix_len,
+        context_len,
+        suffix_len,
+        layers=layers,
+        max_chunk_len=config.max_chunk_len,
+        target_len=config.target_len,
+        layers_warmup=config.layers_warmup,
+        max_initial_chunk_len=config.max_initial_chunk_len,
+        suffix_budget=config.suffix_budget,
+        document_lens=document_lens,
     )
 
 
