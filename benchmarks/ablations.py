@@ -14,6 +14,8 @@ import functools
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from homer import HomerConfig, HomerModel, MergePlan, calibrate
+from homer import HomerConfig, HomerModel, calibrate
 from homer.chunk import Chunk, merge
 from homer.demo import DOCUMENTS
 from homer.encoding import Encoder, Piece
@@ -30,7 +32,8 @@ from homer.experiments import Case, Setup, needle_cases, passkey_cases
 from homer.experiments.cases import CaseEncoder
 from homer.experiments.report import align, machine, versions, write_csv
 from homer.experiments.retrieval import read_text
-from homer.significance import select, significance
+from homer.merge import Walk
+from homer.scoring import Scoring
 
 NEW_TOKENS = 16
 Answer = tuple[str, Tensor]  # what was said, and the places of the prompt's tokens that survived to the top
@@ -92,15 +95,15 @@ def unrefined(model: HomerModel, prefix: Tensor, context: Tensor, suffix: Tensor
     plan = model.plan(len(prefix), len(context), len(suffix))
     ids = torch.cat([prefix, context, suffix])
     with torch.no_grad():
-        root = fold(model, plan, ids, plan.height, 0)
+        root = fold(Walk(model.decoder, plan, ids, Scoring(calibration=model.calibration)), plan.height, 0)
         cache = DynamicCache()
         for layer, (key, value) in enumerate(zip(root.keys, root.values, strict=True)):
             cache.update(key[:, :, : -len(suffix)], value[:, :, : -len(suffix)], layer)
         said: list[int] = []
         place, pending = plan.suffix_start, suffix.tolist()
         while len(said) < NEW_TOKENS:
-            token = torch.tensor([[pending.pop(0)]])
-            logits, _ = model.decoder.extend(token, torch.tensor([[place]]), cache, keep=1)
+            token, position = (torch.tensor([[n]], device=model.decoder.device) for n in (pending.pop(0), place))
+            logits, _ = model.decoder.extend(token, position, cache, keep=1)
             place += 1
             if not pending:
                 said.append(int(logits[0, -1].argmax()))
@@ -110,37 +113,20 @@ def unrefined(model: HomerModel, prefix: Tensor, context: Tensor, suffix: Tensor
     return model.tokenizer.decode(said, skip_special_tokens=True), root.tokens
 
 
-def fold(model: HomerModel, plan: MergePlan, ids: Tensor, level: int, index: int) -> Chunk:
+def fold(walk: Walk, level: int, index: int) -> Chunk:
     """A node of the tree after its layers and its pruning, with the nodes below it."""
-    first, end = plan.layers[level]
+    first, end = walk.plan.layers[level]
     if level:
-        chunk = merge(*(fold(model, plan, ids, level - 1, 2 * index + side) for side in (0, 1))).settled()
+        chunk = merge(*(fold(walk, level - 1, 2 * index + side) for side in (0, 1))).settled()
     else:
-        chunk = leaf(plan, ids, index)
+        chunk = UnrefinedChunk(**vars(walk.leaf(index)))
     if first == end:
         return chunk
-    output = model.decoder.run(first, end, chunk.hidden_states, chunk.position_ids, (end - 1,))
+    output = walk.decoder.run(first, end, chunk.hidden_states, chunk.position_ids, walk.observed(level))
     hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states
     chunk = chunk.run(hidden, output.keys, output.values)
-    target = plan.targets[level][index]
-    if target == len(chunk):
-        return chunk
-    bias = None if model.calibration is None else model.calibration.bias[end - 1]
-    scores = significance(output.observed[end - 1][0], chunk.position_ids[0], bias)
-    kept = select(scores, plan.prefix_len, plan.suffix_len, target)
-    return chunk.keep(kept)
-
-
-def leaf(plan: MergePlan, ids: Tensor, index: int) -> Chunk:
-    """A leaf before any layer: its token ids stand in for hidden states."""
-    start, end = plan.spans[index]
-    prefix = torch.arange(plan.prefix_len)
-    context = torch.arange(plan.prefix_len + start, plan.prefix_len + end)
-    suffix = torch.arange(len(ids) - plan.suffix_len, len(ids))
-    tokens = torch.cat([prefix, context, suffix])
-    places = torch.arange(plan.prefix_len + end - start)
-    positions = torch.cat([places, torch.arange(plan.suffix_start, plan.suffix_start + plan.suffix_len)])[None]
-    return UnrefinedChunk(ids[tokens][None], positions, tokens, (), (), plan.prefix_len, plan.suffix_len)
+    kept = walk.choose(chunk, output.observed, 0, level, index).kept
+    return chunk if kept is None else chunk.keep(kept)
 
 
 def evidence(case: Case, encoder: Encoder, prefix_len: int, kept: Tensor) -> float:
@@ -187,33 +173,54 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['accuracy']:.2f} / {row['evidence']:.2f} / {row['seconds']:.1f}"
 
 
+@functools.cache
+def _prepared(model: str, device: str | None, lengths: tuple[int, ...], samples: int, seed: int, haystack: Path) -> Any:
+    """The model, its variants and the cases of both tasks; once a process."""
+    loaded = HomerModel.from_pretrained(model, dtype=torch.float32, device_map=device)
+    setup = Setup(loaded, ("homer",), seed=seed)
+    made = {"context_lengths": lengths, "samples": samples}
+    tasks = {"passkey": passkey_cases(setup, **made), "needle": needle_cases(setup, haystack, **made)}
+    return loaded, variants(loaded, haystack), tasks
+
+
+def run_variant(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
+    """The rows of one variant; none where it is unknown."""
+    torch.set_num_threads(1 if options.workers > 1 else torch.get_num_threads())
+    lengths = tuple(options.context_lengths)
+    given = options.model, options.device, lengths, options.samples, options.seed, options.haystack
+    model, known, tasks = _prepared(*given)
+    jobs = [(task, cases) for task, cases in tasks.items() if name in known]
+    return [row for task, cases in jobs for row in measure(name, known[name], task, cases, model.tokenizer)]
+
+
+def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of every variant that was asked for, in processes if asked to."""
+    names = options.only or list(variants(HomerModel.from_pretrained(options.model), options.haystack))
+    if options.workers == 1:
+        return [row for name in tqdm(names, desc="variants") for row in run_variant(options, name)]
+    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+        groups = pool.map(functools.partial(run_variant, options), names)
+        return [row for rows in tqdm(groups, desc="variants", total=len(names)) for row in rows]
+
+
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Measure every variant, print the table, and write JSON and CSV where a folder is given."""
     parser = argparse.ArgumentParser(description="Ablations of the method on the shipped model.")
     parser.add_argument("--model", default="mini", help="a hub id, a folder, or mini (default)")
+    parser.add_argument("--device", help="such as cuda (default: the CPU)")
     parser.add_argument("--context-lengths", nargs="+", type=int, default=[2048, 8192])
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--haystack", type=Path, default=DOCUMENTS, help="text for needles and for the calibration")
     parser.add_argument("--only", nargs="+", help="variants, by name")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, help="folder for ablations.json and ablations.csv")
     options = parser.parse_args(arguments)
-    model = HomerModel.from_pretrained(options.model, dtype=torch.float32)
-    setup = Setup(model, ("homer",), seed=options.seed)
-    made = {"context_lengths": options.context_lengths, "samples": options.samples}
-    tasks = {"passkey": passkey_cases(setup, **made), "needle": needle_cases(setup, options.haystack, **made)}
-    chosen = {
-        name: variant
-        for name, variant in variants(model, options.haystack).items()
-        if not options.only or name in options.only
-    }
-    rows: list[dict[str, Any]] = []
-    for name, variant in tqdm(chosen.items(), desc="variants"):
-        for task, cases in tasks.items():
-            rows += measure(name, variant, task, cases, model.tokenizer)
+    rows = measured(options)
     print(table(rows))
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
+        model = HomerModel.from_pretrained(options.model)
         facts = {"model": options.model, "fingerprint": model.decoder.fingerprint, "seed": options.seed}
         facts |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), "rows": rows}
         (options.out / "ablations.json").write_text(json.dumps(facts, indent=1) + "\n")

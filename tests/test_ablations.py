@@ -12,6 +12,8 @@ from small import load_benchmark
 from homer import HomerModel
 from homer.experiments import Setup, passkey_cases
 from homer.experiments.cases import CaseEncoder
+from homer.merge import Walk
+from homer.scoring import Scoring
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,9 @@ def test_lower_layers_keep_all(ablations: ModuleType, mini: HomerModel) -> None:
     parts = parts_of(mini, 900)
     plan = mini.plan(*map(len, parts))
     with torch.no_grad():
-        root = ablations.fold(mini, plan, torch.cat(parts), plan.height, 0)
+        root = ablations.fold(
+            Walk(mini.decoder, plan, torch.cat(parts), Scoring(calibration=mini.calibration)), plan.height, 0
+        )
     assert plan.height == 1
     assert root.keys[0].shape[2] == sum(map(len, parts))
     assert root.keys[-1].shape[2] == plan.lengths[1][0] < sum(map(len, parts))
