@@ -89,8 +89,7 @@ class Chunk:
         if not len(stack):  # a leaf whose keys and values lie elsewhere
             return (), (), stack
         heads = (*self.keys, *(self.below[0].keys if self.below else ()))[0].shape[1]
-        sides = stack.unflatten(-1, (heads, -1)).transpose(1, 2)[:, None]  # type: ignore[no-untyped-call]
-        return tuple(sides[::2]), tuple(sides[1::2]), stack
+        return *unstack(stack, heads), stack
 
     def _stacked(self, indices: Tensor | None) -> Tensor | None:
         """The stack of all layers at some tokens; None where it is not there."""
@@ -119,6 +118,12 @@ class Chunk:
             left, right = self.below
             lower = (tuple(map(join, left.keys, right.keys)), tuple(map(join, left.values, right.values)))
         return lower[0] + tuple(map(take, self.keys)), lower[1] + tuple(map(take, self.values))
+
+
+def unstack(stack: Tensor, heads: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Keys and values in turn (2 x layers, length, features) as one (1, heads, length, head dim) view a layer."""
+    sides = stack.unflatten(-1, (heads, -1)).transpose(1, 2)[:, None]  # type: ignore[no-untyped-call]
+    return tuple(sides[::2]), tuple(sides[1::2])
 
 
 def merge(left: Chunk, right: Chunk) -> Chunk:

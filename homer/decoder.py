@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -167,6 +167,27 @@ class Decoder:
         arguments = self._arguments(0, ids, position_ids, cache, observer) | {"attention_mask": mask}
         return LayerOutput(*self._forward(0, end, arguments), *entries(cache), observer.logits)
 
+    def replace_last(
+        self,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        ids: Tensor,
+        position_ids: Tensor,
+        observe: Iterable[int] = (),
+        stack: Tensor | None = None,
+    ) -> LayerOutput:
+        """Run all layers over tokens that stand in for the last ones of a cache.
+
+        Args:
+            keys, values: one (1, key heads, length, head dim) tensor a layer.
+            ids, position_ids: (1, n).
+            stack: the same keys and values as in LayerOutput; the fast path writes the new ones into it.
+        """
+        body = keys[0].shape[2] - ids.shape[1]
+        cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (keys, values)))
+        logits, observed = self.extend(ids.to(self.device), position_ids.to(self.device), cache, observe, keep=1)
+        return LayerOutput(None, logits[:, -1].float(), *entries(cache), observed)
+
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
 
@@ -278,6 +299,8 @@ def take_rows(x: Any, kept: Tensor | None) -> Any:
     """Of x (batch, length, ...) the tokens at kept (batch, kept); all where either is None."""
     if x is None or kept is None:
         return x
+    if len(kept) == 1:
+        return x.index_select(1, kept[0])
     return x[torch.arange(len(kept), device=kept.device)[:, None], kept]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homer.chunk import Chunk
+from homer.chunk import Chunk, unstack
 from homer.config import HomerConfig, ResolvedConfig
 from homer.decoder import Decoder, LayerOutput
 from homer.errors import InputError
@@ -129,13 +129,22 @@ class EncodedLeaves:
         ):
             wanted = places[a:b] - start
             survivors.append(leaf.take(wanted if rows is None else torch.searchsorted(rows, wanted)))
+        joined = [self._joined(survivors, side) for side in (1, 2)]
+        if chunk.stack is not None:
+            stack = torch.cat([torch.stack(joined, 1).flatten(0, 1).flatten(2), chunk.stack])
+            keys, values = unstack(stack, joined[0].shape[2])
+            return dataclasses.replace(chunk, keys=keys, values=values, stack=stack)
         lower = []
-        for side in (1, 2):
-            parts = [self._prefix.tensors()[side], *(leaf.tensors()[side] for leaf in survivors)]
-            joined = torch.cat([*parts, self._mean_suffix(side)], 1).transpose(1, 2).contiguous()
-            devices = [states[side - 1].device for states in self._suffix]
-            lower.append(tuple(t[None].to(device) for t, device in zip(joined, devices, strict=True)))
+        for side, entries in enumerate(joined):
+            devices = [states[side].device for states in self._suffix]
+            layers = entries.transpose(1, 2).contiguous()
+            lower.append(tuple(t[None].to(device) for t, device in zip(layers, devices, strict=True)))
         return dataclasses.replace(chunk, keys=lower[0] + chunk.keys, values=lower[1] + chunk.values)
+
+    def _joined(self, survivors: Sequence[LeafStates], side: int) -> Tensor:
+        """(leaf layers, length, key heads, head dim): the prefix's keys or values, the survivors', the suffix's."""
+        parts = [self._prefix.tensors()[side], *(leaf.tensors()[side] for leaf in survivors)]
+        return torch.cat([*parts, self._mean_suffix(side)], 1)
 
     def _batches(self) -> Iterator[tuple[list[int], list[LeafStates], bool]]:
         """Indices of leaves, their states on the model's device, and whether they lie there anyway."""

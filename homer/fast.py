@@ -5,9 +5,10 @@ What it computes is what `Decoder` computes; that one stays the reference, and s
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +87,7 @@ class FastDecoder(Decoder):
         """As `Decoder.run`; what is not kept skips the last layer's feed-forward part."""
         if not hasattr(self, "blocks"):  # while the reference checks itself
             return super().run(first, end, inputs, position_ids, observe, keep)
-        with torch.no_grad():
+        with torch.no_grad(), self._here():
             residual = self.embed(inputs) if first == 0 else inputs
             stack = self._room(end - first, residual)
             done = self._layers(range(first, end), residual, position_ids, stack, observe, keep=keep)
@@ -99,7 +100,7 @@ class FastDecoder(Decoder):
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """As `Decoder.extend`."""
-        with torch.no_grad():
+        with torch.no_grad(), self._here():
             done = self._on_top(self.layers, ids, position_ids, cache, observe)
             rows = slice(-keep if keep else None, None)
             logits = self.head(done.residual[:, rows], present(done.delta)[:, rows])
@@ -115,10 +116,35 @@ class FastDecoder(Decoder):
         mask: Tensor | None = None,
     ) -> LayerOutput:
         """As `Decoder.run_after`."""
-        with torch.no_grad():
+        with torch.no_grad(), self._here():
             done = self._on_top(end, ids, position_ids, cache, observe, mask)
             hidden, logits = self._result(end, done)
         return LayerOutput(hidden, logits, *entries(cache), done.observed)
+
+    def replace_last(
+        self,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        ids: Tensor,
+        position_ids: Tensor,
+        observe: Iterable[int] = (),
+        stack: Tensor | None = None,
+    ) -> LayerOutput:
+        """As `Decoder.replace_last`; in place where the keys and values are views of a stack."""
+        if stack is None:
+            return super().replace_last(keys, values, ids, position_ids, observe)
+        places = stack.unflatten(-1, (-1, self.blocks[0].head_dim))[:, None]  # type: ignore[no-untyped-call]
+        mask = _mask(ids.shape[1], stack.shape[1], stack.device)
+
+        def behind(number: int, query: Tensor, new_key: Tensor, new_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            key, value = places[2 * number : 2 * number + 2]
+            return key, value, _attend_in_groups(query, key.transpose(1, 2), value.transpose(1, 2), mask)
+
+        with torch.no_grad(), self._here():
+            room = places[:, :, -ids.shape[1] :]
+            done = self._layers(range(self.layers), self.embed(ids), position_ids, room, observe, behind)
+            _, logits = self._result(self.layers, done)
+        return LayerOutput(None, logits, tuple(keys), tuple(values), done.observed, stack=stack)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
@@ -222,6 +248,10 @@ class FastDecoder(Decoder):
         if end == self.layers:
             return None, self.head(done.residual[:, -1:], present(done.delta)[:, -1:])[:, -1].float()
         return (done.residual if done.delta is None else done.residual + done.delta), None
+
+    def _here(self) -> contextlib.AbstractContextManager[Any]:
+        """What makes the model's GPU the current one, which kernels written by hand are launched on."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def _room(self, layers: int, hidden: Tensor) -> Tensor:
         """Where the layers' keys and values go, in turn: (2 x layers, batch, length, key heads, head dim)."""

@@ -1,6 +1,7 @@
 """What the fast path does between and instead of matrix products, as plain functions that a compiler can fuse.
 
-`EAGER` runs them as they stand; `compiled()` fuses each into one or a few GPU kernels. Both compute the same.
+`EAGER` runs them as they stand; `compiled()` fuses each into one or a few GPU kernels, and takes from `fused` and
+`attend` those that are written by hand. All compute the same.
 """
 
 from __future__ import annotations
@@ -155,13 +156,8 @@ class Kernels:
 
 EAGER = Kernels()
 
-# which dimensions of which arguments change from call to call
+# which dimensions of which arguments of what is compiled change from call to call
 _CHANGING: dict[str, dict[int, tuple[int, ...]]] = {
-    "rms_norm": {0: (1,)},
-    "add_norm": {0: (1,), 1: (1,)},
-    "turn": {0: (1,), 3: (1,), 4: (1,), 5: (1,)},
-    "gate": {0: (1,), 1: (1,)},
-    "look": {0: (1,), 1: (1,)},
     "pick": {0: (0, 1), 1: (0, 1), 2: (0,)},
     "blend": {0: (0, 1), 1: (0, 1), 2: (0, 1), 3: (0,), 4: (0,), 5: (0,), 6: (0,)},
     "product": {},
@@ -169,6 +165,7 @@ _CHANGING: dict[str, dict[int, tuple[int, ...]]] = {
     "swiglu": {},
     "store": {0: (1,), 1: (1,)},
 }
+_BY_HAND = ("rms_norm", "add_norm", "turn", "gate", "look", "attend")
 
 
 def best(device: torch.device) -> Kernels:
@@ -182,9 +179,9 @@ def own(device: torch.device) -> Kernels:
 
 
 def compiled() -> Kernels:
-    """The functions compiled, each on its first call; `attend` is written for the GPU by hand."""
-    kernels = Kernels(**{name: _compile(getattr(EAGER, name), changing) for name, changing in _CHANGING.items()})
-    return dataclasses.replace(kernels, attend=_by_hand) if torch.cuda.is_available() else kernels
+    """The functions compiled, each on its first call; on a GPU some are written by hand."""
+    kernels = {name: _compile(getattr(EAGER, name), changing) for name, changing in _CHANGING.items()}
+    return Kernels(**kernels, **(_by_hand() if torch.cuda.is_available() else {}))
 
 
 _shared = functools.cache(compiled)
@@ -194,10 +191,10 @@ def _compiles(device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None
 
 
-def _by_hand(*args: Any) -> Tensor:
-    from homer.attend import attend  # needs Triton
+def _by_hand() -> dict[str, Callable[..., Any]]:
+    from homer import attend, fused  # need Triton
 
-    return attend(*args)
+    return {name: getattr(attend if name == "attend" else fused, name) for name in _BY_HAND}
 
 
 def _compile(function: Any, changing: dict[int, tuple[int, ...]]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from homer.chunk import Chunk, merge
-from homer.decoder import Decoder, LayerOutput, cache_of, entries
+from homer.decoder import Decoder, LayerOutput
 from homer.schedule import MergePlan
 from homer.scoring import Observation, Scoring
 from homer.significance import attention_row, select
@@ -78,7 +78,7 @@ def compress(
     if source is not None:
         chunk = source.complete(chunk)
     result = Compressed(chunk, walk.logits, walk.relevance, walk.survived)
-    return _refresh(decoder, plan, ids, result) if refresh_suffix and plan.prunes else result
+    return _refresh(walk, result) if refresh_suffix and plan.prunes else result
 
 
 class Choice(NamedTuple):
@@ -119,7 +119,7 @@ class Walk:
     def run(self, chunk: Chunk, level: int, index: int) -> Chunk:
         """A merged chunk after its level's layers and its pruning."""
         if self.plan.layers[level][0] == self.plan.layers[level][1]:
-            self.survived[chunk.tokens] = level + 1
+            self.survived.index_fill_(0, chunk.tokens, level + 1)
             return chunk
         return self._run([chunk], level, [index])[0]
 
@@ -133,8 +133,8 @@ class Walk:
             kept = [choice.kept for choice in choices if choice.kept is not None]
             return torch.stack(kept) if len(kept) == len(chunks) and len(set(map(len, kept))) == 1 else None
 
-        inputs = torch.cat([chunk.hidden_states for chunk in chunks])
-        positions = torch.cat([chunk.position_ids for chunk in chunks])
+        inputs = _together([chunk.hidden_states for chunk in chunks])
+        positions = _together([chunk.position_ids for chunk in chunks])
         output = self.decoder.run(*self.plan.layers[level], inputs, positions, self.observed(level), keep)
         rows = enumerate(zip(chunks, indices, choices, strict=True))
         return [self.prune(chunk, output, row, level, index, choice) for row, (chunk, index, choice) in rows]
@@ -169,12 +169,12 @@ class Walk:
         chunk = dataclasses.replace(chunk, scores=scores)
         chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
         chunk = chunk.settled() if kept is None else chunk.keep(kept)
-        self.survived[chunk.tokens] = level + 1
+        self.survived.index_fill_(0, chunk.tokens, level + 1)  # an assignment would wait for the GPU
         if level == self.plan.height:
             assert output.logits is not None
             self.logits = output.logits
             relevance = _relevance(output.observed)
-            self.relevance = relevance if kept is None else relevance[kept.cpu()]
+            self.relevance = relevance if kept is None else relevance[kept.to(relevance.device)]
         return chunk
 
     def choose(self, chunk: Chunk, observed: dict[int, Tensor], row: int, level: int, index: int) -> Choice:
@@ -205,27 +205,29 @@ class Walk:
         )
 
 
-def _refresh(decoder: Decoder, plan: MergePlan, ids: Tensor, root: Compressed) -> Compressed:
+def _refresh(walk: Walk, root: Compressed) -> Compressed:
     """Replace the averaged suffix by the real one, run through all layers on top of the compressed context.
 
     Better than the average at the cost of one short forward pass; this library's own addition.
     """
-    chunk = root.chunk
-    body = len(chunk) - plan.suffix_len
-    cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (chunk.keys, chunk.values)))
-    suffix = ids[-plan.suffix_len :].to(decoder.device)[None]
-    positions = chunk.position_ids[:, body:].to(decoder.device)
-    upper = range(plan.layers[0][1], decoder.layers)
-    logits, observed = decoder.extend(suffix, positions, cache, upper, keep=1)
-    keys, values = entries(cache)
-    chunk = dataclasses.replace(chunk, keys=keys, values=values)
-    return Compressed(chunk, logits[:, -1].float(), _relevance(observed), root.survived)
+    chunk, count, decoder = root.chunk, walk.plan.suffix_len, walk.decoder
+    suffix, positions = walk.ids[None, -count:], chunk.position_ids[:, -count:]
+    upper = range(walk.plan.layers[0][1], decoder.layers)
+    output = decoder.replace_last(chunk.keys, chunk.values, suffix, positions, upper, chunk.stack)
+    assert output.logits is not None
+    chunk = dataclasses.replace(chunk, keys=output.keys, values=output.values)
+    return Compressed(chunk, output.logits, _relevance(output.observed), root.survived)
 
 
 def _relevance(observed: dict[int, Tensor]) -> Tensor:
     """The last query's attention, averaged over heads and observed layers: (length,)."""
-    rows = [attention_row(logits[0]).cpu() for logits in observed.values()]
-    return torch.stack(rows).mean(0)
+    rows = [attention_row(logits[0]) for logits in observed.values()]
+    return torch.stack([row.to(rows[0].device) for row in rows]).mean(0)
+
+
+def _together(rows: list[Tensor]) -> Tensor:
+    """Tensors (1, ...) as one batch; one by itself is not copied."""
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def _batches(items: list[int], size: int) -> Iterator[list[int]]:

@@ -287,7 +287,7 @@ class Reusing:
             position_ids=chunk.position_ids,
             kept_tokens=chunk.tokens,
             token_ids=ids[chunk.tokens.cpu()][None],
-            relevance=result.relevance,
+            relevance=result.relevance.cpu(),
             logits=result.logits,
             input_tokens=len(ids),
             prefix_len=plan.prefix_len,

@@ -1,0 +1,93 @@
+"""What a long `ask` costs on a CPU: one leaf at a time, several at once, the fast path, and bfloat16; in one run.
+
+python benchmarks/cpu.py --out benchmarks/results/speed/cpu.json     # the shipped model, 32,000 tokens, minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import homer
+from homer import HomerModel
+from homer.demo import DOCUMENTS
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for every dtype, path and batch; the rounds go through all of them in turn."""
+    documents = enough(options.tokens)
+    models = {
+        (dtype, fast): HomerModel.from_pretrained("mini", dtype=DTYPES[dtype], device_map="cpu", fast=fast)
+        for dtype in DTYPES
+        for fast in (False, True)
+    }
+    times: dict[tuple[str, bool, int], list[float]] = {
+        (dtype, fast, batch): [] for dtype, fast in models for batch in options.batches
+    }
+    tokens = 0
+    for _ in range(options.repeats + 1):
+        for (dtype, fast, batch), seconds in times.items():
+            model = models[dtype, fast]
+            config = dataclasses.replace(model.config, chunk_batch_size=batch)
+            start = time.perf_counter()
+            answer = model.ask("Where is the summer party held?", documents, config=config, max_new_tokens=16)
+            seconds.append(time.perf_counter() - start)
+            tokens = answer.usage.input_tokens
+    first = statistics.median(next(iter(times.values()))[1:])
+    return [
+        {"dtype": dtype, "path": "fast" if fast else "simple", "chunk_batch_size": batch, "tokens": tokens}
+        | {"seconds": statistics.median(seconds[1:]), "runs": seconds, "faster": first / statistics.median(seconds[1:])}
+        for (dtype, fast, batch), seconds in times.items()
+    ]
+
+
+def enough(tokens: int) -> list[dict[str, str]]:
+    """The demo's documents over and over, up to about so many tokens."""
+    documents = homer.read_documents([DOCUMENTS])
+    model = HomerModel.from_pretrained("mini")
+    tokenizer = model.require_tokenizer("measure")
+    made: list[dict[str, str]] = []
+    left = tokens
+    while left > 0:
+        document = documents[len(made) % len(documents)]
+        ids = tokenizer(document["text"]).input_ids[:left]
+        made.append({"title": f"{len(made)}-{document['title']}", "text": tokenizer.decode(ids)})
+        left -= len(ids)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description="Seconds of an ask on the CPU, the shipped model.")
+    parser.add_argument("--tokens", type=int, default=32000)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--repeats", type=int, default=3, help="rounds after the first, of which the median counts")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    options = parser.parse_args(arguments)
+    report = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "rows": measure(options),
+    }
+    for row in report["rows"]:
+        name = f"{row['dtype']}, {row['path']} path, {row['chunk_batch_size']} leaves at once"
+        print(f"{name:45} {row['seconds']:7.2f} s {row['faster']:6.2f} x", flush=True)
+    if options.out is not None:
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+if __name__ == "__main__":
+    main()
