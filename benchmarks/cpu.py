@@ -76,7 +76,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(arguments)
     report = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "rows": measure(options),
