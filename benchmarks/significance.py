@@ -104,7 +104,8 @@ class Sum(Standardized):
 def variants(chosen: Sequence[str] | None = None) -> list[Variant]:
     """The paper's, the standardized one, and that one changed in one thing at a time: by name, or those that matter."""
     windows = {"evidence_heads": 0.0, "whole_sentences": False}
-    small = (("max_initial_chunk_len", 384),)
+    small, first = (("max_initial_chunk_len", 384),), (("max_initial_chunk_len", 512),)
+    upper, deep = (("max_chunk_len", 1024),), (("layers_warmup", 12),)
     named = [
         Variant("paper, calibrated", Paper()),
         Variant("standardized", Standardized()),
@@ -126,6 +127,9 @@ def variants(chosen: Sequence[str] | None = None) -> list[Variant]:
         Variant("sum of heads", Sum()),
         Variant("leaves of 384", Standardized(), config=small),
         Variant("chunks of 1024", Standardized(), "long", (("max_chunk_len", 1024),)),
+        Variant("1024 above leaves of 512", Standardized(), "long", (*upper, *first)),
+        Variant("1024 above leaves of 512, warmup 12", Standardized(), "long", (*upper, *deep, *first)),
+        Variant("warmup 12", Standardized(), config=deep),
     ]
     if chosen is None:
         return named[:MAIN_VARIANTS]
