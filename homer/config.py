@@ -8,8 +8,7 @@ from typing import Any
 
 from homer.errors import ConfigError
 
-SIGNIFICANCES = ("paper", "standardized")
-DEFAULT_SIGNIFICANCE = "paper"
+SIGNIFICANCES = ("auto", "paper", "standardized")
 _MINIMUM = {
     "max_chunk_len": 4,
     "target_len": 3,
@@ -38,7 +37,8 @@ class HomerConfig:
             and holds more memory.
         suffix_budget: room kept in every leaf, in tokens, so that all suffixes up to this long get the same
             leaves; what `HomerModel.encode` sets.
-        significance: what decides which tokens survive: "paper", "standardized", or one's own, a Significance or a
+        significance: what decides which tokens survive: "paper"; "standardized"; "auto" for the latter where the
+            model's calibration knows means and deviations, else the former; or one's own, a Significance or a
             function of an Observation (see `homer.scoring`). In `to_dict`, and so in a saved cache, one's own is
             its module and name; such a name tells what was used and cannot be compressed with.
 
@@ -53,7 +53,7 @@ class HomerConfig:
     refresh_suffix: bool = True
     chunk_batch_size: int = 1
     suffix_budget: int = 0
-    significance: str | Callable[..., Any] | Any = DEFAULT_SIGNIFICANCE
+    significance: str | Callable[..., Any] | Any = "auto"
 
     def __post_init__(self) -> None:
         _check_significance(self.significance)
@@ -147,7 +147,7 @@ def _check_significance(given: Any) -> None:
     named = given in SIGNIFICANCES or ":" in given if isinstance(given, str) else hasattr(given, "score")
     if not named and (isinstance(given, str) or not callable(given)):
         raise ConfigError(
-            f"significance={given!r} is none: give {' or '.join(map(repr, SIGNIFICANCES))}, or a function of your own"
+            f"significance={given!r} is none: give {', '.join(map(repr, SIGNIFICANCES))} or a function of your own"
         )
 
 
@@ -155,5 +155,5 @@ def _check_known(given: Any) -> None:
     if isinstance(given, str) and given not in SIGNIFICANCES:
         raise ConfigError(
             f"significance={given!r} is only the name of one that a cache was made with: give the function itself, or "
-            f"{' or '.join(map(repr, SIGNIFICANCES))}"
+            f"one of {', '.join(map(repr, SIGNIFICANCES))}"
         )

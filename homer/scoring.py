@@ -247,13 +247,15 @@ def scoring_for(
     """
     if plan.prunes and calibration is not None:
         calibration.check_fits(plan.layers[-1][1], plan.suffix_start + plan.suffix_len)
-    significance = as_significance(given)
+    significance = as_significance(given, calibration)
     wanted = plan.prunes and significance.reads_sentences
     return Scoring(significance, calibration, number_sentences(tokenizer, ids) if wanted else None)
 
 
-def as_significance(given: str | Significance | ScoreFunction) -> Significance:
-    """What a HomerConfig names, or the function it holds."""
+def as_significance(given: str | Significance | ScoreFunction, calibration: Calibration | None) -> Significance:
+    """What a HomerConfig names, or the function it holds; "auto" is what wins by what the calibration knows."""
+    if given == "auto":
+        given = "paper" if calibration is None or calibration.means is None else "standardized"
     if isinstance(given, str):
         return NAMED[given]
     return given if isinstance(given, Significance) else Custom(given)

@@ -331,7 +331,7 @@ async def test_the_event_loop_never_waits(chat: ChatHomer) -> None:
     await chat.ainvoke(QUESTION, documents=[LONG * 2])
     elapsed = time.perf_counter() - start
     ticker.cancel()
-    assert elapsed > 1
+    assert elapsed > 0.2  # or there would be nothing to wait for
     assert len(gaps) > 20
     assert max(gaps) < elapsed / 2
 

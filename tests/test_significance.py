@@ -226,8 +226,20 @@ def test_ones_own_class() -> None:
     assert ":" in HomerConfig(significance=Standardized(window=21)).to_dict()["significance"]
 
 
+def test_auto_goes_by_what_the_calibration_knows() -> None:
+    whole = norms()
+    bias_alone = Calibration(whole.bias)
+    assert scoring.as_significance("auto", whole) == scoring.NAMED["standardized"]
+    assert (
+        scoring.as_significance("auto", bias_alone) == scoring.as_significance("auto", None) == scoring.NAMED["paper"]
+    )
+    assert HomerConfig().significance == "auto"
+
+
 def test_bad_ones() -> None:
-    with pytest.raises(ConfigError, match="significance='loud' is none: give 'paper' or 'standardized'"):
+    with pytest.raises(
+        ConfigError, match="significance='loud' is none: give 'auto', 'paper', 'standardized' or a function"
+    ):
         HomerConfig(significance="loud")
     with pytest.raises(ConfigError, match="is none"):
         HomerConfig(significance=3)
