@@ -294,7 +294,7 @@ def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     if mask is not None:
         mask = mask.repeat(*[1] * (mask.ndim - 2), groups, 1)
     attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask)
-    return attended.view(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
+    return attended.reshape(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
 
 
 def _mask(queries: int, length: int, device: torch.device) -> Tensor:
