@@ -101,6 +101,26 @@ class Sum(Standardized):
         return torch.stack(ranks, 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class EveryDocument(Standardized):
+    """The best sentence of every document in a chunk survives before any other.
+
+    Args:
+        documents: (tokens of the prompt,), the document that each is of, -1 outside; set case by case.
+    """
+
+    documents: Tensor | None = None
+
+    def rank(self, scores: Tensor, seen: Observation) -> Tensor:
+        """(nodes, length), a document's best sentence lifted above all others."""
+        ranks = super().rank(scores, seen)
+        assert self.documents is not None
+        number = self.documents.to(ranks.device)[seen.tokens]
+        best = torch.full((len(ranks), int(number.max()) + 2), -torch.inf, device=ranks.device)
+        best = best.scatter_reduce(1, number + 1, ranks, "amax").gather(1, number + 1)
+        return ranks + 1000 * (ranks >= best - 0.1)  # what a sentence's tokens differ by among themselves is less
+
+
 def variants(chosen: Sequence[str] | None = None) -> list[Variant]:
     """The paper's, the standardized one, and that one changed in one thing at a time: by name, or those that matter."""
     windows = {"evidence_heads": 0.0, "whole_sentences": False}
@@ -130,6 +150,7 @@ def variants(chosen: Sequence[str] | None = None) -> list[Variant]:
         Variant("1024 above leaves of 512", Standardized(), "long", (*upper, *first)),
         Variant("1024 above leaves of 512, warmup 12", Standardized(), "long", (*upper, *deep, *first)),
         Variant("warmup 12", Standardized(), config=deep),
+        Variant("a sentence of every document", EveryDocument()),
     ]
     if chosen is None:
         return named[:MAIN_VARIANTS]
@@ -188,14 +209,24 @@ class Bench:
         spare[list(itertools.chain(*evidence))] = False
         plan, parts, kept = even_plan(model, (case.prompt.prefix_ids, context, case.prompt.suffix_ids), spare)
         levels = Levels(model, parts, plan, self.sentences)
+        numbers = case.prompt.origins[kept, 0].long()
+        numbers = torch.nn.functional.pad(numbers, (plan.prefix_len, plan.suffix_len), value=-1)
         roots: list[Nodes] = [
-            levels.fold(v.significance, self.calibrations[v.calibration] if v.calibration else None) for v in group
+            levels.fold(in_case(v.significance, numbers), self.calibrations[v.calibration] if v.calibration else None)
+            for v in group
         ]
         end = frozenset({model.tokenizer.eos_token_id})
         texts = [model.tokenizer.decode(ids) for ids in levels.read(roots, NEW_TOKENS, end)]
         for variant, root, text in zip(group, roots, texts, strict=True):
             places = root.tokens[0, plan.prefix_len : -plan.suffix_len].cpu() - plan.prefix_len
             yield variant, kept[places], text
+
+
+def in_case(significance: Significance, documents: Tensor) -> Significance:
+    """The significance, told of what this case's documents are where it asks for that."""
+    if isinstance(significance, EveryDocument):
+        return dataclasses.replace(significance, documents=documents)
+    return significance
 
 
 def is_right(text: str, case: Case) -> bool:
