@@ -79,3 +79,13 @@ def test_yarn_shares_the_weights(speed: ModuleType) -> None:
     ids = torch.arange(40)[None]
     with torch.no_grad():
         assert not torch.equal(model(ids).logits, twin(ids).logits)
+
+
+def test_the_cpu_benchmark_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cpu, out = load_benchmark("cpu"), tmp_path / "cpu.json"
+    report = cpu.main(["--tokens", "700", "--batches", "1", "2", "--repeats", "1", "--out", str(out)])
+    assert json.loads(out.read_text()) == report
+    assert [row["path"] for row in report["rows"]] == ["simple", "simple", "fast", "fast"] * 2
+    assert report["rows"][0]["faster"] == 1
+    assert min(row["tokens"] for row in report["rows"]) > 700
+    assert len(capsys.readouterr().out.splitlines()) == 8
