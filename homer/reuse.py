@@ -22,7 +22,7 @@ from homer.leaves import ContextLeaves
 from homer.merge import LeafSource, Node, Watcher, compress
 from homer.prompt import Document, DocumentLike, Prompt, PromptBuilder
 from homer.schedule import MergePlan, plan_for
-from homer.scoring import scoring_for
+from homer.scoring import scoring_for, settled
 from homer.store import StateStore
 
 logger = logging.getLogger(__name__)
@@ -267,6 +267,7 @@ class Reusing:
         cached_tokens: int = 0,
     ) -> CompactCache:
         """The compact cache of ids (length,) by a plan."""
+        config = dataclasses.replace(config, significance=settled(config.significance, self.calibration))
         scoring = scoring_for(config.significance, self.calibration, self.tokenizer, ids, plan)
         logger.info("compressing %d tokens to %d in %d chunks", len(ids), plan.final_len, len(plan.spans))
         with tqdm(total=plan.nodes, desc="compressing", unit="chunk", disable=not progress) as bar:

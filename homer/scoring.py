@@ -240,22 +240,27 @@ def scoring_for(
     ids: Tensor,
     plan: MergePlan,
 ) -> Scoring:
-    """The scoring of one input by what a HomerConfig asks for.
+    """The scoring of one input by what a HomerConfig asks for, "auto" settled.
 
     Raises:
         CalibrationError: a calibration that is for other layers, or for shorter chunks, than will be pruned.
     """
     if plan.prunes and calibration is not None:
         calibration.check_fits(plan.layers[-1][1], plan.suffix_start + plan.suffix_len)
-    significance = as_significance(given, calibration)
+    significance = as_significance(given)
     wanted = plan.prunes and significance.reads_sentences
     return Scoring(significance, calibration, number_sentences(tokenizer, ids) if wanted else None)
 
 
-def as_significance(given: str | Significance | ScoreFunction, calibration: Calibration | None) -> Significance:
-    """What a HomerConfig names, or the function it holds; "auto" is what wins by what the calibration knows."""
-    if given == "auto":
-        given = "paper" if calibration is None or calibration.means is None else "standardized"
+def settled(given: str | Significance | ScoreFunction, calibration: Calibration | None) -> Any:
+    """What "auto" stands for by what the calibration knows; anything else as it is."""
+    if given != "auto":
+        return given
+    return "paper" if calibration is None or calibration.means is None else "standardized"
+
+
+def as_significance(given: str | Significance | ScoreFunction) -> Significance:
+    """What a HomerConfig names, or the function it holds."""
     if isinstance(given, str):
         return NAMED[given]
     return given if isinstance(given, Significance) else Custom(given)

@@ -227,13 +227,16 @@ def test_ones_own_class() -> None:
 
 
 def test_auto_goes_by_what_the_calibration_knows() -> None:
-    whole = norms()
-    bias_alone = Calibration(whole.bias)
-    assert scoring.as_significance("auto", whole) == scoring.NAMED["standardized"]
-    assert (
-        scoring.as_significance("auto", bias_alone) == scoring.as_significance("auto", None) == scoring.NAMED["paper"]
-    )
     assert HomerConfig().significance == "auto"
+    parts = random_ids(4, 200, 6)
+    for calibration, chosen in ((norms(), "standardized"), (Calibration(norms().bias), "paper"), (None, "paper")):
+        model = HomerModel(
+            tiny_llama(), config=dataclasses.replace(SMALL, significance="auto"), calibration=calibration
+        )
+        explicit = dataclasses.replace(SMALL, significance=chosen)
+        found = model.compress(*parts)
+        assert found.kept_tokens.tolist() == model.compress(*parts, config=explicit).kept_tokens.tolist()
+        assert found.config.significance == chosen  # the cache tells what was used
 
 
 def test_bad_ones() -> None:
