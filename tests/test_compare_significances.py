@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from random import Random
 
@@ -10,7 +11,7 @@ import torch
 from small import load_benchmark
 from transformers import AutoTokenizer
 
-from homer import HomerConfig, HomerModel, Standardized, load_calibration
+from homer import HomerConfig, HomerModel, Observation, Standardized, load_calibration
 from homer.loading import MINI
 from homer.scoring import Paper
 from homer.sentences import Sentences
@@ -89,11 +90,35 @@ def test_a_reworded_question_has_other_words() -> None:
         assert fact.answer in fact.statement
 
 
+def test_a_sentence_of_every_document_comes_first() -> None:
+    load_benchmark("significance")
+    variants = sys.modules["variants"]
+    documents = torch.tensor([-1, 0, 0, 0, 0, 1, 1, -1])
+    significance = variants.in_case(variants.EveryDocument(), documents)
+    assert variants.in_case(Standardized(), documents) == Standardized()
+    seen = Observation(
+        logits={},
+        position_ids=torch.arange(8)[None],
+        tokens=torch.arange(8)[None],
+        scores=None,
+        prefix_len=1,
+        suffix_len=1,
+        layers=4,
+        calibration=None,
+        sentences=torch.tensor([[0, 1, 1, 2, 2, 3, 4, 5]]),
+    )
+    scores = torch.tensor([[0.0, 9.0, 1.0, 8.0, 8.0, 2.0, 3.0, 0.0]])
+    order = significance.rank(scores, seen)[0, 1:-1].argsort(descending=True) + 1
+    assert sorted(order[:3].tolist()) == [1, 2, 6]  # the best sentence of each document, both of the first one's tokens
+    assert sorted(order[3:5].tolist()) == [3, 4]
+
+
 def test_the_table(held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare = load_benchmark("significance")
     folder = tmp_path / "out"
     folder.mkdir()
     load_calibration(MINI / "homer_calibration.safetensors").save(folder / "calibration-mini-own.safetensors")
+    every = "a sentence of every document"
     made = [
         "--samples",
         "1",
@@ -104,14 +129,16 @@ def test_the_table(held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         "--variants",
         "paper, calibrated",
         "standardized",
+        every,
     ]
     report = compare.main(["--model", f"mini={MINI}", "--held-out", str(held_out), "--out", str(folder), *made])
     cells = {cell["variant"]: cell for cell in report["table"]}
-    assert list(cells) == ["paper, calibrated", "standardized", compare.CEILING]
+    assert list(cells) == ["paper, calibrated", "standardized", every, compare.CEILING]
     assert cells["standardized"]["right"] == cells["standardized"]["whole"] == 1
+    assert cells[every]["whole"] == 1
     assert json.loads((folder / "significance.json").read_text())["table"] == report["table"]
     assert "| standardized | 1.00 (1.00) |" in (folder / "significance.md").read_text()
-    assert len((folder / "cases.jsonl").read_text().splitlines()) == 3
+    assert len((folder / "cases.jsonl").read_text().splitlines()) == 4
     assert "calibrated on own" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         compare.main(["--model", "mini", "--held-out", str(held_out), "--out", str(folder), "--tasks", "none"])
