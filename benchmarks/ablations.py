@@ -184,18 +184,20 @@ def _prepared(model: str, device: str | None, lengths: tuple[int, ...], samples:
 
 
 def run_variant(options: argparse.Namespace, name: str) -> list[dict[str, Any]]:
-    """The rows of one variant; none where it is unknown."""
+    """The rows of one variant."""
     torch.set_num_threads(1 if options.workers > 1 else torch.get_num_threads())
     lengths = tuple(options.context_lengths)
     given = options.model, options.device, lengths, options.samples, options.seed, options.haystack
     model, known, tasks = _prepared(*given)
-    jobs = [(task, cases) for task, cases in tasks.items() if name in known]
-    return [row for task, cases in jobs for row in measure(name, known[name], task, cases, model.tokenizer)]
+    return [row for task, cases in tasks.items() for row in measure(name, known[name], task, cases, model.tokenizer)]
 
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of every variant that was asked for, in processes if asked to."""
-    names = options.only or list(variants(HomerModel.from_pretrained(options.model), options.haystack))
+    known = variants(HomerModel.from_pretrained(options.model), options.haystack)
+    names = options.only or list(known)
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"no variant is called {sorted(unknown)}: the variants are {', '.join(known)}")
     if options.workers == 1:
         return [row for name in tqdm(names, desc="variants") for row in run_variant(options, name)]
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:

@@ -1,6 +1,8 @@
 """What a long `ask` costs on a CPU: one leaf at a time, several at once, the fast path, and bfloat16; in one run.
 
-python benchmarks/cpu.py --out benchmarks/results/speed/cpu.json     # the shipped model, 32,000 tokens, minutes
+    python benchmarks/cpu.py --out benchmarks/results/speed/cpu.json     # the shipped model, 32,000 tokens, minutes
+
+The rounds go through all ways in turn, so that what else the machine does falls on all of them.
 """
 
 from __future__ import annotations
@@ -8,18 +10,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
-import homer
-from homer import HomerModel
+from homer import HomerModel, read_documents
 from homer.demo import DOCUMENTS
+from homer.experiments.report import machine, versions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -54,7 +54,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def enough(tokens: int) -> list[dict[str, str]]:
     """The demo's documents over and over, up to about so many tokens."""
-    documents = homer.read_documents([DOCUMENTS])
+    documents = read_documents([DOCUMENTS])
     model = HomerModel.from_pretrained("mini")
     tokenizer = model.require_tokenizer("measure")
     made: list[dict[str, str]] = []
@@ -76,11 +76,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(arguments)
     report = {
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "machine": machine() | {"instructions": torch.backends.cpu.get_cpu_capability()},
+        "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
-        "versions": {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
         "rows": measure(options),
     }
     for row in report["rows"]:

@@ -58,3 +58,8 @@ def test_end_to_end(ablations: ModuleType, tmp_path: Path, capsys: pytest.Captur
     assert json.loads((tmp_path / "ablations.json").read_text())["rows"] == rows
     assert len((tmp_path / "ablations.csv").read_text().splitlines()) == 7
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_an_unknown_variant_is_refused(ablations: ModuleType) -> None:
+    with pytest.raises(SystemExit, match=r"no variant is called \['loud'\]: the variants are as shipped"):
+        ablations.main(["--only", "loud"])
