@@ -103,7 +103,7 @@ def unrefined(model: HomerModel, prefix: Tensor, context: Tensor, suffix: Tensor
         place, pending = plan.suffix_start, suffix.tolist()
         while len(said) < NEW_TOKENS:
             token, position = (torch.tensor([[n]], device=model.decoder.device) for n in (pending.pop(0), place))
-            logits, _ = model.decoder.extend(token, position, cache, keep=1)
+            logits = model.decoder.extend(token, position, cache, keep=1)
             place += 1
             if not pending:
                 said.append(int(logits[0, -1].argmax()))
@@ -125,7 +125,7 @@ def fold(walk: Walk, level: int, index: int) -> Chunk:
     output = walk.decoder.run(first, end, chunk.hidden_states, chunk.position_ids, walk.observed(level))
     hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states
     chunk = chunk.run(hidden, output.keys, output.values)
-    kept = walk.choose(chunk, output.observed, 0, level, index).kept
+    kept = walk.choose(chunk, (output.observed, output.attention), 0, level, index).kept
     return chunk if kept is None else chunk.keep(kept)
 
 

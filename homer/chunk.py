@@ -24,7 +24,7 @@ class Chunk:
         below: the two chunks merged into this one, whose keys and values are put together when it is known
             which of them stay.
         stack: the same keys and values in turn, (2 x layers, length, key heads x head dim), from the fast path.
-        scores: (length,), the significance of each token so far; None before the first was measured.
+        scores: (rows, length), the significance of each token so far; None before the first was measured.
     """
 
     hidden_states: Tensor
@@ -62,7 +62,7 @@ class Chunk:
             values=values,
             below=None,
             stack=stack,
-            scores=None if self.scores is None else _take(self.scores, indices, 0),
+            scores=None if self.scores is None else _take(self.scores, indices, 1),
         )
 
     def settled(self) -> Chunk:
@@ -145,7 +145,7 @@ def merge(left: Chunk, right: Chunk) -> Chunk:
         values=(),
         below=(left, right),
         stack=None,
-        scores=None if left.scores is None or right.scores is None else join(left.scores, right.scores, 0),
+        scores=None if left.scores is None or right.scores is None else join(left.scores, right.scores, 1),
     )
 
 

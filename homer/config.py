@@ -8,7 +8,7 @@ from typing import Any
 
 from homer.errors import ConfigError
 
-SIGNIFICANCES = ("auto", "paper", "standardized")
+SIGNIFICANCES = ("auto", "question", "paper", "standardized")
 _MINIMUM = {
     "max_chunk_len": 4,
     "target_len": 3,
@@ -28,7 +28,8 @@ class HomerConfig:
     Attributes:
         max_chunk_len: longest chunk, affix included. None: half the model's window.
         target_len: most tokens that the compact cache holds in a layer. None: `max_chunk_len`.
-        layers_warmup: layers that run before any merging. None: 12 of every 32 layers.
+        layers_warmup: layers that run before any merging. None: 12 of every 32 layers, or as many more as it takes
+            to pass one of the heads that find what a question asks for.
         max_initial_chunk_len: longest leaf, where leaves should be shorter than later chunks.
             None: `max_chunk_len`.
         refresh_suffix: run the real suffix once more on top of the compressed context, in place of the
@@ -37,10 +38,10 @@ class HomerConfig:
             and holds more memory.
         suffix_budget: room kept in every leaf, in tokens, so that all suffixes up to this long get the same
             leaves; what `HomerModel.encode` sets.
-        significance: what decides which tokens survive: "paper"; "standardized"; "auto" for the latter where the
-            model's calibration knows means and deviations, else the former; or one's own, a Significance or a
-            function of an Observation (see `homer.scoring`). In `to_dict`, and so in a saved cache, one's own is
-            its module and name; such a name tells what was used and cannot be compressed with.
+        significance: what decides which tokens survive: "question", "standardized", "paper", or "auto" for the one
+            that finds most by the model's calibration; or one's own, a Significance or a function of an Observation
+            (see `homer.scoring`). In `to_dict`, and so in a saved cache, one's own is its module and name; such a
+            name tells what was used and cannot be compressed with.
 
     Raises:
         ConfigError: a value of the wrong type or below its minimum.
@@ -62,20 +63,23 @@ class HomerConfig:
         for name, minimum in _MINIMUM.items():
             _check_whole_number(name, getattr(self, name), minimum)
 
-    def resolve(self, window: int, layers: int, sliding_window: int | None = None) -> ResolvedConfig:
+    def resolve(
+        self, window: int, layers: int, sliding_window: int | None = None, evidence_layer: int | None = None
+    ) -> ResolvedConfig:
         """The configuration with everything that was None derived from a model.
 
         Args:
             window: the model's context window, in tokens.
             layers: how many decoder layers the model has.
             sliding_window: the shortest sliding attention window of its layers, if any has one.
+            evidence_layer: the lowest layer with a head that finds what a question asks for, where that is known.
 
         Raises:
             ConfigError: a chunk longer than the window, more warmup layers than layers, or a chunk
                 longer than a sliding attention window.
         """
         chunk = self.max_chunk_len or min(window // 2, sliding_window or window)
-        warmup = max(1, layers * 12 // 32) if self.layers_warmup is None else self.layers_warmup
+        warmup = default_warmup(layers, evidence_layer) if self.layers_warmup is None else self.layers_warmup
         resolved = ResolvedConfig(
             max_chunk_len=chunk,
             target_len=self.target_len or chunk,
@@ -113,6 +117,13 @@ class ResolvedConfig(HomerConfig):
     target_len: int = 0
     layers_warmup: int = 0
 
+    @property
+    def looks_again(self) -> bool:
+        """Whether the significance has a last look at the root, with the real suffix on top of it."""
+        if isinstance(self.significance, str):
+            return self.refresh_suffix and self.significance == "question"
+        return self.refresh_suffix and getattr(self.significance, "looks_again", False)
+
     def _check_against(self, window: int, layers: int, sliding_window: int | None) -> None:
         for name in ("max_chunk_len", "max_initial_chunk_len"):
             length = getattr(self, name)
@@ -125,6 +136,12 @@ class ResolvedConfig(HomerConfig):
                 )
         if self.layers_warmup > layers:
             raise ConfigError(f"layers_warmup={self.layers_warmup} but the model has {layers} layers: lower it")
+
+
+def default_warmup(layers: int, evidence_layer: int | None) -> int:
+    """12 of every 32 layers; more where every head that finds something lies higher."""
+    least = max(1, layers * 12 // 32)
+    return least if evidence_layer is None else max(least, min(evidence_layer + 1, layers - 1))
 
 
 def _check_whole_number(name: str, value: object, minimum: int) -> None:

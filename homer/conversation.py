@@ -131,7 +131,8 @@ class _Layout:
 
     def affix_len(self, cut: int) -> int:
         """Tokens of prefix and suffix."""
-        return sum(map(len, self._builder.affix(self._stay(cut), self._place)))
+        affix = self._builder.affix(self._stay(cut), self._place)
+        return len(affix.prefix_ids) + len(affix.suffix_ids)
 
     def fitting(self, limit: int) -> Prompt:
         """The prompt with the fewest messages gone whose affix is within the limit, or with all gone that may be."""

@@ -12,12 +12,10 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +24,15 @@ from transformers import DynamicCache, PreTrainedModel
 from homer.architecture import check_architecture, final_norm, shortest_sliding_window
 from homer.attention import OBSERVER
 from homer.errors import UnsupportedModelError
+from homer.fingerprint import fingerprint
+from homer.looking import QuestionLook
 from homer.significance import last_query_logits
 from homer.views import copy_module, replace_module, share_weights
 
 PROBE_LEN = 8
+T = TypeVar("T")
 Steps = Callable[[Tensor], Tensor]
-Keep = Callable[[dict[int, Tensor]], Tensor | None]
-_FINGERPRINT_FIELDS = (
-    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "rope_parameters", "max_position_embeddings", "vocab_size",
-)  # fmt: skip
+Keep = Callable[[dict[int, Tensor], dict[int, Tensor]], Tensor | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +44,7 @@ class LayerOutput:
         logits: (batch, vocabulary), float32, of the token after the last; None below the model's last layer.
         keys, values: one (batch, key heads, length, head dim) tensor for each layer run.
         observed: layer -> (batch, heads, length), the last query's logits where they were asked for.
+        attention: layer -> (batch, heads, stretches, length), the question's attention where it was asked for.
         kept: (batch, kept), which tokens hidden_states are of; None: all.
         stack: keys and values of the same layers in turn, side by side in one tensor
             (2 x layers, batch, length, key heads x head dim), where the fast path ran.
@@ -57,6 +55,7 @@ class LayerOutput:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     observed: dict[int, Tensor]
+    attention: dict[int, Tensor] = dataclasses.field(default_factory=dict)
     kept: Tensor | None = None
     stack: Tensor | None = None
 
@@ -76,6 +75,7 @@ class Decoder:
         self.layers: int = len(_layers(self._root))
         self.window: int = text_config.max_position_embeddings
         self.sliding_window = shortest_sliding_window(text_config)
+        self.heads: int = text_config.num_attention_heads
         self.vocabulary = int(self.causal_lm.get_input_embeddings().num_embeddings)
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = _input_device(model)
@@ -89,15 +89,8 @@ class Decoder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of what keys and values depend on: shapes, RoPE, dtype, and a sample of every weight."""
-        config = self.causal_lm.config.get_text_config().to_dict()
-        facts = {name: config.get(name) for name in _FINGERPRINT_FIELDS} | {"dtype": str(self.dtype)}
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-        for weight in self.causal_lm.parameters():
-            if weight.device.type != "meta":
-                sample = weight.detach().flatten()[:: max(1, weight.numel() // 4)][:4]
-                digest.update(sample.float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        """A digest of what keys and values depend on: shapes, RoPE, dtype, and sums over all rows of every weight."""
+        return fingerprint(self.causal_lm, self.dtype)
 
     @property
     def _root(self) -> Any:
@@ -111,6 +104,7 @@ class Decoder:
         position_ids: Tensor,
         observe: Iterable[int] = (),
         keep: Keep | None = None,
+        question: QuestionLook | None = None,
     ) -> LayerOutput:
         """Run layers first..end-1, causally, over one batch of chunks of equal length.
 
@@ -118,20 +112,20 @@ class Decoder:
             inputs: token ids (batch, length) where first is 0, else hidden states (batch, length, hidden size).
             position_ids: (batch, length); they may repeat.
             observe: layers whose last-query logits are wanted.
-            keep: says by these logits which tokens (batch, kept) go on, in order; None: all do.
+            keep: says by what was seen which tokens (batch, kept) go on, in order; None: all do.
+            question: the heads whose attention from the question's tokens is wanted.
         """
         cache = DynamicCache()
-        observer = _LastQuery(observe)
+        observer = _Observer(observe, question)
         arguments = self._arguments(first, inputs, position_ids, cache, observer)
         hidden, logits = self._forward(first, end, arguments)
-        kept = None if keep is None else keep(observer.logits)
+        kept = None if keep is None else keep(observer.logits, observer.attention)
         keys, values = entries(cache)
         hidden = take_rows(hidden, kept)
-        return LayerOutput(hidden, logits, keys[first:end], values[first:end], observer.logits, kept)
+        seen = observer.logits, observer.attention
+        return LayerOutput(hidden, logits, keys[first:end], values[first:end], *seen, kept)
 
-    def extend(
-        self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    def extend(self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0) -> Tensor:
         """Run all layers over new tokens on top of a cache, which grows.
 
         Args:
@@ -139,13 +133,12 @@ class Decoder:
             keep: how many last rows of logits are wanted; 0 means all.
 
         Returns:
-            Logits (batch, n or keep, vocabulary) in the model's dtype, and the observed last-query logits.
+            Logits (batch, n or keep, vocabulary) in the model's dtype.
         """
-        observer = _LastQuery(observe)
-        arguments = self._arguments(0, ids, position_ids, cache, observer)
+        arguments = self._arguments(0, ids, position_ids, cache, _Observer())
         with torch.no_grad(), self.exclusive():
             logits: Tensor = self.causal_lm(**arguments, logits_to_keep=keep).logits
-        return logits, observer.logits
+        return logits
 
     def run_after(
         self,
@@ -155,6 +148,7 @@ class Decoder:
         cache: DynamicCache,
         observe: Iterable[int] = (),
         mask: Tensor | None = None,
+        question: QuestionLook | None = None,
     ) -> LayerOutput:
         """Run layers 0..end-1 over new tokens on top of a cache of those layers.
 
@@ -162,10 +156,11 @@ class Decoder:
             ids, position_ids: (batch, n).
             cache: grows as its layers please; the output's keys and values are what it holds afterwards.
             mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
+            question: as in `run`.
         """
-        observer = _LastQuery(observe)
+        observer = _Observer(observe, question)
         arguments = self._arguments(0, ids, position_ids, cache, observer) | {"attention_mask": mask}
-        return LayerOutput(*self._forward(0, end, arguments), *entries(cache), observer.logits)
+        return LayerOutput(*self._forward(0, end, arguments), *entries(cache), observer.logits, observer.attention)
 
     def replace_last(
         self,
@@ -175,6 +170,7 @@ class Decoder:
         position_ids: Tensor,
         observe: Iterable[int] = (),
         stack: Tensor | None = None,
+        question: QuestionLook | None = None,
     ) -> LayerOutput:
         """Run all layers over tokens that stand in for the last ones of a cache.
 
@@ -182,11 +178,12 @@ class Decoder:
             keys, values: one (1, key heads, length, head dim) tensor a layer.
             ids, position_ids: (1, n).
             stack: the same keys and values as in LayerOutput; the fast path writes the new ones into it.
+            question: as in `run`.
         """
         body = keys[0].shape[2] - ids.shape[1]
         cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (keys, values)))
-        logits, observed = self.extend(ids.to(self.device), position_ids.to(self.device), cache, observe, keep=1)
-        return LayerOutput(None, logits[:, -1].float(), *entries(cache), observed)
+        ids, position_ids = ids.to(self.device), position_ids.to(self.device)
+        return self.run_after(self.layers, ids, position_ids, cache, observe, question=question)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
@@ -200,7 +197,7 @@ class Decoder:
 
         def step(token: Tensor) -> Tensor:
             place = torch.tensor([[next(places)]], device=self.device)
-            return self.extend(token.view(1, 1).to(self.device), place, cache, keep=1)[0][:, -1].float()
+            return self.extend(token.view(1, 1).to(self.device), place, cache, keep=1)[:, -1].float()
 
         return step
 
@@ -217,7 +214,7 @@ class Decoder:
             return hidden, None
 
     def _arguments(
-        self, first: int, inputs: Tensor, position_ids: Tensor, cache: DynamicCache, observer: _LastQuery
+        self, first: int, inputs: Tensor, position_ids: Tensor, cache: DynamicCache, observer: _Observer
     ) -> dict[str, Any]:
         name = "inputs_embeds" if first else "input_ids"
         arguments = {name: inputs, "position_ids": position_ids, "past_key_values": cache, "use_cache": True}
@@ -264,16 +261,25 @@ class Decoder:
             raise UnsupportedModelError(f"{name}: run in two parts, its logits differ by {gap:.3g} from the whole's")
 
 
-class _LastQuery:
-    """Notes the last query's logits at the layers asked for."""
+class _Observer:
+    """Notes the last query's logits at the layers asked for, and the question's attention."""
 
-    def __init__(self, layers: Iterable[int]) -> None:
-        self.wanted = frozenset(layers)
+    def __init__(self, layers: Iterable[int] = (), question: QuestionLook | None = None) -> None:
+        self._last, self._question = frozenset(layers), question
+        self._asked = frozenset() if question is None else frozenset(question.heads)
         self.logits: dict[int, Tensor] = {}
+        self.attention: dict[int, Tensor] = {}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to note."""
+        return bool(self._last or self._asked)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
-        if layer in self.wanted:
+        if layer in self._last:
             self.logits[layer] = last_query_logits(query, key, scaling)
+        if layer in self._asked:
+            self.attention[layer] = present(self._question).attention(layer, query, key, scaling)
 
 
 def cache_of(keys: Iterable[Tensor], values: Iterable[Tensor]) -> DynamicCache:
@@ -304,7 +310,7 @@ def take_rows(x: Any, kept: Tensor | None) -> Any:
     return x[torch.arange(len(kept), device=kept.device)[:, None], kept]
 
 
-def present(value: Tensor | None) -> Tensor:
+def present(value: T | None) -> T:
     """What is there."""
     assert value is not None
     return value

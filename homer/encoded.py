@@ -172,7 +172,11 @@ class EncodedLeaves:
             places = torch.arange(cache.get_seq_length() + plan.suffix_len, device=device)
             mask = (places >= torch.tensor(pads, device=device)[:, None]).long()
         end = plan.layers[0][1]
-        return self._decoder.run_after(end, ids, positions.expand(len(states), -1), cache, walk.observed(0), mask), pads
+        question = walk.question(0)
+        if question is not None and mask is not None:
+            question = dataclasses.replace(question, padding=mask == 0)
+        looked = walk.observed(0), mask, question
+        return self._decoder.run_after(end, ids, positions.expand(len(states), -1), cache, *looked), pads
 
     def _own(self, output: LayerOutput, row: int, pad: int, leaf: LeafStates) -> LayerOutput:
         """What one leaf would have given, had it been run whole; but for keys and values."""
@@ -181,10 +185,13 @@ class EncodedLeaves:
             parts = [self._prefix.hidden_states, leaf.hidden_states, hidden[row].to(leaf.device)]
             hidden = torch.cat(parts)[None]
         logits = None if output.logits is None else output.logits[row : row + 1]
-        observed = {layer: t[row : row + 1, :, pad:] for layer, t in output.observed.items()}
+        observed, attention = (
+            {layer: t[row : row + 1, ..., pad:] for layer, t in shown.items()}
+            for shown in (output.observed, output.attention)
+        )
         keys = self._prefix.keys
         stack = keys.new_empty(0, 1, len(leaf) + plan.prefix_len + plan.suffix_len, keys.shape[2] * keys.shape[3])
-        return LayerOutput(hidden, logits, (), (), observed, stack=stack)
+        return LayerOutput(hidden, logits, (), (), observed, attention, stack=stack)
 
     def _hold(self, leaf: LeafStates, here: bool, chunk: Chunk, index: int) -> None:
         """Remember where a leaf's states are; of fetched ones, only what survived the leaf."""

@@ -21,6 +21,7 @@ from homer.decoder import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, entries,
 from homer.errors import UnsupportedModelError
 from homer.graph import GraphSteps
 from homer.kernels import EAGER, Kernels, own
+from homer.looking import QuestionLook
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class _Done(NamedTuple):
     residual: Tensor
     delta: Tensor | None
     observed: dict[int, Tensor]
+    attention: dict[int, Tensor]
     kept: Tensor | None
 
 
@@ -83,28 +85,26 @@ class FastDecoder(Decoder):
         position_ids: Tensor,
         observe: Iterable[int] = (),
         keep: Keep | None = None,
+        question: QuestionLook | None = None,
     ) -> LayerOutput:
         """As `Decoder.run`; what is not kept skips the last layer's feed-forward part."""
         if not hasattr(self, "blocks"):  # while the reference checks itself
-            return super().run(first, end, inputs, position_ids, observe, keep)
+            return super().run(first, end, inputs, position_ids, observe, keep, question)
         with torch.no_grad(), self._here():
             residual = self.embed(inputs) if first == 0 else inputs
             stack = self._room(end - first, residual)
-            done = self._layers(range(first, end), residual, position_ids, stack, observe, keep=keep)
+            done = self._layers(range(first, end), residual, position_ids, stack, observe, keep=keep, question=question)
             hidden, logits = self._result(end, done)
         sides = stack.transpose(2, 3)
         keys, values = tuple(sides[::2]), tuple(sides[1::2])
-        return LayerOutput(hidden, logits, keys, values, done.observed, done.kept, stack.flatten(3))
+        return LayerOutput(hidden, logits, keys, values, done.observed, done.attention, done.kept, stack.flatten(3))
 
-    def extend(
-        self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, observe: Iterable[int] = (), keep: int = 0
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    def extend(self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0) -> Tensor:
         """As `Decoder.extend`."""
         with torch.no_grad(), self._here():
-            done = self._on_top(self.layers, ids, position_ids, cache, observe)
+            done = self._on_top(self.layers, ids, position_ids, cache)
             rows = slice(-keep if keep else None, None)
-            logits = self.head(done.residual[:, rows], present(done.delta)[:, rows])
-        return logits, done.observed
+            return self.head(done.residual[:, rows], present(done.delta)[:, rows])
 
     def run_after(
         self,
@@ -114,12 +114,13 @@ class FastDecoder(Decoder):
         cache: DynamicCache,
         observe: Iterable[int] = (),
         mask: Tensor | None = None,
+        question: QuestionLook | None = None,
     ) -> LayerOutput:
         """As `Decoder.run_after`."""
         with torch.no_grad(), self._here():
-            done = self._on_top(end, ids, position_ids, cache, observe, mask)
+            done = self._on_top(end, ids, position_ids, cache, observe, mask, question)
             hidden, logits = self._result(end, done)
-        return LayerOutput(hidden, logits, *entries(cache), done.observed)
+        return LayerOutput(hidden, logits, *entries(cache), done.observed, done.attention)
 
     def replace_last(
         self,
@@ -129,10 +130,11 @@ class FastDecoder(Decoder):
         position_ids: Tensor,
         observe: Iterable[int] = (),
         stack: Tensor | None = None,
+        question: QuestionLook | None = None,
     ) -> LayerOutput:
         """As `Decoder.replace_last`; in place where the keys and values are views of a stack."""
         if stack is None:
-            return super().replace_last(keys, values, ids, position_ids, observe)
+            return super().replace_last(keys, values, ids, position_ids, observe, None, question)
         places = stack.unflatten(-1, (-1, self.blocks[0].head_dim))[:, None]  # type: ignore[no-untyped-call]
         mask = _mask(ids.shape[1], stack.shape[1], stack.device)
 
@@ -142,9 +144,11 @@ class FastDecoder(Decoder):
 
         with torch.no_grad(), self._here():
             room = places[:, :, -ids.shape[1] :]
-            done = self._layers(range(self.layers), self.embed(ids), position_ids, room, observe, behind)
+            done = self._layers(
+                range(self.layers), self.embed(ids), position_ids, room, observe, behind, question=question
+            )
             _, logits = self._result(self.layers, done)
-        return LayerOutput(None, logits, tuple(keys), tuple(values), done.observed, stack=stack)
+        return LayerOutput(None, logits, tuple(keys), tuple(values), done.observed, done.attention, stack=stack)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
@@ -197,9 +201,10 @@ class FastDecoder(Decoder):
         observe: Iterable[int],
         earlier: Earlier | None = None,
         keep: Keep | None = None,
+        question: QuestionLook | None = None,
     ) -> _Done:
         """Some layers in a row; their keys and values are written to `room`, and seen behind earlier ones if any."""
-        wanted, observed = frozenset(observe), {}
+        wanted, observed, attention = frozenset(observe), {}, {}
         rotary = self.rotary(residual, position_ids)
         delta: Tensor | None = None
         kept: Tensor | None = None
@@ -213,11 +218,14 @@ class FastDecoder(Decoder):
                 key, value, attended = earlier(number, query, key, value)
             if number in wanted:
                 observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
+            if question is not None and number in question.heads:
+                sides = query.transpose(1, 2), key.transpose(1, 2)
+                attention[number] = question.attention(number, *sides, block.head_dim**-0.5)
             if number == numbers[-1] and keep is not None:
-                kept = keep(observed)
+                kept = keep(observed, attention)
                 residual, attended = take_rows(residual, kept), take_rows(attended, kept)
             residual, delta = self.finish(block, residual, attended)
-        return _Done(residual, delta, observed, kept)
+        return _Done(residual, delta, observed, attention, kept)
 
     def _on_top(
         self,
@@ -225,8 +233,9 @@ class FastDecoder(Decoder):
         ids: Tensor,
         position_ids: Tensor,
         cache: DynamicCache,
-        observe: Iterable[int],
+        observe: Iterable[int] = (),
         padding: Tensor | None = None,
+        question: QuestionLook | None = None,
     ) -> _Done:
         """Layers 0..end-1 over new tokens behind those of a cache. padding: (batch, all tokens), 0 where it is."""
         count = ids.shape[1]
@@ -241,7 +250,8 @@ class FastDecoder(Decoder):
             return key.transpose(1, 2), value.transpose(1, 2), _attend_in_groups(query, key, value, mask)
 
         residual = self.embed(ids)
-        return self._layers(range(end), residual, position_ids, self._room(end, residual), observe, behind)
+        room = self._room(end, residual)
+        return self._layers(range(end), residual, position_ids, room, observe, behind, question=question)
 
     def _result(self, end: int, done: _Done) -> tuple[Tensor | None, Tensor | None]:
         """Hidden states after layer end-1; or, of the last layer, the next token's logits in float32."""

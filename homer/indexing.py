@@ -132,7 +132,7 @@ def encode_from_store(
 
     The usage of an answer calls cached what came from the store.
     """
-    _, suffix_ids = PromptBuilder(model.require_tokenizer("ask")).build_affix(question, system)
+    suffix_ids = PromptBuilder(model.require_tokenizer("ask")).build_affix(question, system).suffix_ids
     encoded = model.encode(
         documents,
         system=system,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from homer.chunk import Chunk, merge
 from homer.decoder import Decoder, LayerOutput
+from homer.looking import QuestionLook
 from homer.schedule import MergePlan
 from homer.scoring import Observation, Scoring
 from homer.significance import attention_row, select
@@ -77,12 +78,16 @@ def compress(
         pending.append(chunk)
     if source is not None:
         chunk = source.complete(chunk)
+    if plan.looks_again:
+        chunk = _look_again(walk, chunk)
     result = Compressed(chunk, walk.logits, walk.relevance, walk.survived)
-    return _refresh(walk, result) if refresh_suffix and plan.prunes else result
+    if refresh_suffix and plan.prunes:
+        result = _refresh(walk, result)
+    return dataclasses.replace(result, relevance=scores_of(chunk)) if plan.looks_again else result
 
 
 class Choice(NamedTuple):
-    """What tokens of a chunk score (length,), and which of them survive (kept,); None where all do."""
+    """What tokens of a chunk score (rows, length), and which of them survive (kept,); None where all do."""
 
     scores: Tensor | None
     kept: Tensor | None
@@ -127,7 +132,7 @@ class Walk:
         """Chunks of equal length after their level's layers and their pruning."""
         choices: list[Choice] = []
 
-        def keep(observed: dict[int, Tensor]) -> Tensor | None:
+        def keep(*observed: dict[int, Tensor]) -> Tensor | None:
             rows = enumerate(zip(chunks, indices, strict=True))
             choices.extend(self.choose(chunk, observed, row, level, index) for row, (chunk, index) in rows)
             kept = [choice.kept for choice in choices if choice.kept is not None]
@@ -135,7 +140,9 @@ class Walk:
 
         inputs = _together([chunk.hidden_states for chunk in chunks])
         positions = _together([chunk.position_ids for chunk in chunks])
-        output = self.decoder.run(*self.plan.layers[level], inputs, positions, self.observed(level), keep)
+        first, end = self.plan.layers[level]
+        question = self.question(level)
+        output = self.decoder.run(first, end, inputs, positions, self.observed(level), keep, question)
         rows = enumerate(zip(chunks, indices, choices, strict=True))
         return [self.prune(chunk, output, row, level, index, choice) for row, (chunk, index, choice) in rows]
 
@@ -159,13 +166,18 @@ class Walk:
             return range(first, end)
         return self.scoring.significance.observe(first, end, self.decoder.layers)
 
+    def question(self, level: int) -> QuestionLook | None:
+        """The heads through which the question's tokens are watched."""
+        look = self.scoring.look
+        return None if look is None or not self.plan.prunes else look.within(range(*self.plan.layers[level]))
+
     def prune(
         self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int, choice: Choice | None = None
     ) -> Chunk:
         """Row `row` of the output as a chunk that keeps its target; at the root, the logits are noted as well."""
         keys, values = (tuple(t[row : row + 1] for t in side) for side in (output.keys, output.values))
         hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states[row : row + 1]
-        scores, kept = choice or self.choose(chunk, output.observed, row, level, index)
+        scores, kept = choice or self.choose(chunk, (output.observed, output.attention), row, level, index)
         chunk = dataclasses.replace(chunk, scores=scores)
         chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
         chunk = chunk.settled() if kept is None else chunk.keep(kept)
@@ -177,32 +189,66 @@ class Walk:
             self.relevance = relevance if kept is None else relevance[kept.to(relevance.device)]
         return chunk
 
-    def choose(self, chunk: Chunk, observed: dict[int, Tensor], row: int, level: int, index: int) -> Choice:
+    def choose(self, chunk: Chunk, observed: tuple[dict[int, Tensor], ...], row: int, level: int, index: int) -> Choice:
         """What a chunk's tokens score by row `row` of what was observed, and which of them survive."""
         if not self.plan.prunes:
             return Choice(None, None)
         significance, target = self.scoring.significance, self.plan.targets[level][index]
-        seen = self._seen(chunk, observed, row, level)
+        layers = significance.observe(*self.plan.layers[level], self.decoder.layers)
+        logits = {layer: observed[0][layer] for layer in layers}
+        seen = self.seen(chunk, _row(logits, row), _row(observed[1], row), target)
         scores = significance.score(seen)
         if target == len(chunk):
-            return Choice(scores[0], None)
+            return Choice(scores, None)
         ranks = significance.rank(scores, seen)[0]
-        return Choice(scores[0], select(ranks, chunk.prefix_len, chunk.suffix_len, target))
+        return Choice(scores, select(ranks, chunk.prefix_len, chunk.suffix_len, target))
 
-    def _seen(self, chunk: Chunk, observed: dict[int, Tensor], row: int, level: int) -> Observation:
-        """What row `row` of the observed logits shows of a chunk."""
-        layers = self.scoring.significance.observe(*self.plan.layers[level], self.decoder.layers)
+    def seen(
+        self, chunk: Chunk, logits: dict[int, Tensor], attention: dict[int, Tensor], target: int, final: bool = False
+    ) -> Observation:
+        """What was observed of a chunk of which `target` tokens are to stay."""
+        numbers = (self.scoring.sentences, self.scoring.passages)
+        sentences, passages = (None if number is None else number[chunk.tokens[None]] for number in numbers)
         return Observation(
-            logits={layer: observed[layer][row : row + 1] for layer in layers},
+            logits=logits,
+            attention=attention,
+            target_len=target,
+            final=final,
             position_ids=chunk.position_ids,
             tokens=chunk.tokens[None],
-            scores=None if chunk.scores is None else chunk.scores[None],
+            scores=chunk.scores,
             prefix_len=chunk.prefix_len,
             suffix_len=chunk.suffix_len,
             layers=self.decoder.layers,
             calibration=self.scoring.calibration,
-            sentences=self.scoring.sentences_at(chunk.tokens[None]),
+            sentences=sentences,
+            passages=passages,
         )
+
+
+def _look_again(walk: Walk, root: Chunk) -> Chunk:
+    """The root with only the tokens that survive a last look at all of it, through all heads that count.
+
+    On the way up a token was seen by the heads of its level alone, in the company of its own leaf.
+    """
+    significance, plan = walk.scoring.significance, walk.plan
+    suffix, positions = walk.ids[None, -plan.suffix_len :], root.position_ids[:, -plan.suffix_len :]
+    output = walk.decoder.replace_last(
+        root.keys, root.values, suffix, positions, stack=root.stack, question=walk.scoring.look
+    )
+    seen = walk.seen(root, {}, output.attention, plan.final_len, final=True)
+    scores = significance.score(seen)
+    kept = select(significance.rank(scores, seen)[0], plan.prefix_len, plan.suffix_len, plan.final_len)
+    walk.survived.index_fill_(0, root.tokens, plan.height)
+    chunk = dataclasses.replace(root, scores=scores).keep(kept)
+    walk.survived.index_fill_(0, chunk.tokens, plan.height + 1)
+    return chunk
+
+
+def scores_of(chunk: Chunk) -> Tensor:
+    """(length,): the mean over the rows of a chunk's scores."""
+    assert chunk.scores is not None
+    return chunk.scores.mean(0)
 
 
 def _refresh(walk: Walk, root: Compressed) -> Compressed:
@@ -223,6 +269,10 @@ def _relevance(observed: dict[int, Tensor]) -> Tensor:
     """The last query's attention, averaged over heads and observed layers: (length,)."""
     rows = [attention_row(logits[0]) for logits in observed.values()]
     return torch.stack([row.to(rows[0].device) for row in rows]).mean(0)
+
+
+def _row(shown: dict[int, Tensor], row: int) -> dict[int, Tensor]:
+    return {layer: tensor[row : row + 1] for layer, tensor in shown.items()}
 
 
 def _together(rows: list[Tensor]) -> Tensor:

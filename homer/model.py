@@ -26,8 +26,11 @@ from homer.ids import TokenIds, check_ids
 from homer.loading import end_ids, load_model
 from homer.merge import Watcher
 from homer.prompt import DocumentLike, Prompt, PromptBuilder
+from homer.question import Question
+from homer.remembered import remembered
 from homer.reuse import Reusing
 from homer.schedule import MergePlan, plan_for
+from homer.significances import settled
 from homer.store import StateStore
 from homer.streaming import Generation, Stream
 from homer.template import Message
@@ -42,7 +45,9 @@ class HomerModel(Reusing):
         model: a transformers model; see UnsupportedModelError for what cannot work.
         tokenizer: its tokenizer; not needed where only token ids are used.
         config: None derives everything from the model.
-        calibration: a path, a tensor (layers, distances), a Calibration, or None.
+        calibration: a path, a tensor (layers, distances), or a Calibration. None: the heads that find what a question
+            asks for are measured when first needed, and kept in the user's cache folder. False: never; the
+            significance is then the paper's.
         fast: run the layers of common families (Llama, Mistral, Qwen2, Qwen3) by fused kernels. None: on a GPU,
             where the model allows it. False: always by the model's own code. True: or an error that says why not.
 
@@ -55,14 +60,17 @@ class HomerModel(Reusing):
         model: PreTrainedModel,
         tokenizer: Any = None,
         config: HomerConfig | None = None,
-        calibration: str | os.PathLike[str] | Tensor | Calibration | None = None,
+        calibration: str | os.PathLike[str] | Tensor | Calibration | bool | None = None,
         *,
         fast: bool | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.decoder = make_decoder(model, fast)
         self.config = config or HomerConfig()
-        self.calibration = None if calibration is None else load_calibration(calibration)
+        self.calibration = (
+            None if calibration is None or isinstance(calibration, bool) else load_calibration(calibration)
+        )
+        self._measures = calibration is not False
         self.name: str = getattr(model.config, "_name_or_path", "") or type(model).__name__
         self._streams = Streams(self.decoder, self.name, tokenizer, end_ids(model, tokenizer))
         self._resolve(self.config)
@@ -75,7 +83,7 @@ class HomerModel(Reusing):
         name_or_path: str | os.PathLike[str],
         *,
         config: HomerConfig | None = None,
-        calibration: str | os.PathLike[str] | Tensor | Calibration | None = None,
+        calibration: str | os.PathLike[str] | Tensor | Calibration | bool | None = None,
         dtype: str | torch.dtype | None = None,
         device_map: Any = None,
         attn_implementation: str | None = None,
@@ -115,6 +123,7 @@ class HomerModel(Reusing):
         suffix_ids: TokenIds | None = None,
         *,
         document_lens: Sequence[int] | None = None,
+        question_span: tuple[int, int] | None = None,
         config: HomerConfig | None = None,
         progress: bool = False,
         watch: Watcher | None = None,
@@ -126,6 +135,7 @@ class HomerModel(Reusing):
         Args:
             prefix_ids, context_ids, suffix_ids: token ids, 1-D or (1, n).
             document_lens: tokens of every document in the context, where no leaf may span two of them.
+            question_span: (first, end) of the suffix tokens that ask. None: all but the chat template's.
             config: for this call, in place of the model's own.
             progress: show a progress bar, a step a chunk.
             watch: called after every node of the tree; what it raises ends the compression.
@@ -138,17 +148,18 @@ class HomerModel(Reusing):
         """
         if isinstance(prefix_ids, EncodedContext):
             prefix_ids.check_settings(suffix_ids=suffix_ids, document_lens=document_lens, config=config)
-            return self.compress_encoded(prefix_ids, context_ids, progress=progress, watch=watch)
+            return self.compress_encoded(
+                prefix_ids, context_ids, question_span=question_span, progress=progress, watch=watch
+            )
         if suffix_ids is None:
             raise InputError("compress got two parts: give prefix, context and suffix ids")
         parts = [
             check_ids(name, ids, self.decoder.vocabulary)
             for name, ids in (("prefix_ids", prefix_ids), ("context_ids", context_ids), ("suffix_ids", suffix_ids))
         ]
-        resolved = self._resolve(config or self.config)
         lens = None if document_lens is None else tuple(document_lens)
-        plan = plan_for(resolved, self.decoder.layers, [len(part) for part in parts], lens)
-        return self._fold(torch.cat(parts), plan, resolved, lens, progress=progress, watch=watch)
+        resolved, plan = self._plan(config or self.config, [len(part) for part in parts], lens)
+        return self._fold(torch.cat(parts), plan, resolved, lens, question_span, progress=progress, watch=watch)
 
     def plan(
         self,
@@ -160,8 +171,18 @@ class HomerModel(Reusing):
         config: HomerConfig | None = None,
     ) -> MergePlan:
         """What `compress` would do with parts of these lengths, without doing it."""
-        resolved = self._resolve(config or self.config)
-        return plan_for(resolved, self.decoder.layers, (prefix_len, context_len, suffix_len), document_lens)
+        return self._plan(config or self.config, (prefix_len, context_len, suffix_len), document_lens)[1]
+
+    def _plan(
+        self, config: HomerConfig, lengths: Sequence[int], document_lens: Sequence[int] | None
+    ) -> tuple[ResolvedConfig, MergePlan]:
+        """The settings and the plan; the model is only measured where something is pruned."""
+        resolved = self._resolve(config)
+        plan = plan_for(resolved, self.decoder.layers, lengths, document_lens)
+        if plan.prunes or resolved.target_len < resolved.max_chunk_len:
+            resolved = self._settle(config)
+            plan = plan_for(resolved, self.decoder.layers, lengths, document_lens)
+        return resolved, plan
 
     def forward(self, input_ids: TokenIds, cache: CompactCache) -> Tensor:
         """Logits (1, n, vocabulary) of new tokens (n,) or (1, n) after a cache, which is not changed."""
@@ -170,7 +191,7 @@ class HomerModel(Reusing):
         if ids.shape[1] < 1:
             raise InputError("input_ids holds 0 tokens: give at least 1")
         positions = cache.next_position + torch.arange(ids.shape[1], device=ids.device)[None]
-        return self.decoder.extend(ids, positions, cache.to_dynamic_cache())[0]
+        return self.decoder.extend(ids, positions, cache.to_dynamic_cache())
 
     def generate(
         self, cache: CompactCache, max_new_tokens: int | None = None, *, num_beams: int = 1, **options: Any
@@ -307,12 +328,16 @@ class HomerModel(Reusing):
         if store is not None and prompt.encoded is None and len(prompt) > self._whole_len(max_new_tokens):
             prompt = self.encode_prompt(prompt, store, config=config, progress=progress, tick=tick)
         if prompt.encoded is not None:
-            return self.compress_encoded(prompt.encoded, prompt.suffix_ids, progress=progress, watch=watch)
+            asked = prompt.suffix_ids, prompt.question_span
+            return self.compress_encoded(
+                prompt.encoded, asked[0], question_span=asked[1], progress=progress, watch=watch
+            )
         resolved = self._resolve(config or self.config)
         reserved = max(0, resolved.suffix_budget - len(prompt.suffix_ids))
-        resolved = self._whole(resolved, len(prompt) + reserved, max_new_tokens)
+        whole = self._whole(resolved, len(prompt) + reserved, max_new_tokens)
         parts = (prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids)
-        return self.compress(*parts, config=resolved, progress=progress, watch=watch)
+        given = config if whole is resolved else whole
+        return self.compress(*parts, question_span=prompt.question_span, config=given, progress=progress, watch=watch)
 
     def _whole(self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None) -> ResolvedConfig:
         """The settings for a prompt of a length: one chunk where it needs no compression."""
@@ -336,5 +361,34 @@ class HomerModel(Reusing):
             raise InputError(f"{self.name} was loaded without a tokenizer, so it cannot {purpose}: give tokenizer=")
         return self.tokenizer
 
+    @property
+    def chunk_len(self) -> int:
+        """The longest chunk by the model's own settings, in tokens."""
+        return self._resolve(self.config).max_chunk_len
+
     def _resolve(self, config: HomerConfig) -> ResolvedConfig:
         return config.resolve(self.window, self.decoder.layers, self.decoder.sliding_window)
+
+    def _settle(self, config: HomerConfig) -> ResolvedConfig:
+        """The settings by what the model was measured to find, where they ask for that."""
+        significance = settled(config.significance, self._calibrated(config.significance))
+        heads = significance == "question" or isinstance(significance, Question)
+        layer = self.calibration.evidence_layer if heads and self.calibration else None
+        chosen = dataclasses.replace(config, significance=significance)
+        return chosen.resolve(self.window, self.decoder.layers, self.decoder.sliding_window, layer)
+
+    def _calibrated(self, significance: Any) -> Calibration | None:
+        """The model's calibration, with what the significance needs of it; measured where it is not there yet."""
+        known = self.calibration
+        asks = significance == "question" or isinstance(significance, Question)
+        needed = (known is None and significance == "auto") or (
+            asks and (known is None or known.question_heads is None)
+        )
+        if needed and self._measures and self.tokenizer is not None:
+            measured = remembered(self)
+            if known is not None and measured is not None:
+                measured = dataclasses.replace(
+                    known, question_heads=measured.question_heads, last_heads=measured.last_heads
+                )
+            self._measures, self.calibration = measured is not None, measured or known
+        return self.calibration

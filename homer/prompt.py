@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from homer.encoded import EncodedContext
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
+_LABEL = "Question: "
 PLACE = f"homer-{secrets.token_hex(16)}"  # where documents belong; no text from outside can hold it
 
 
@@ -61,6 +63,7 @@ class Prompt:
         origins: (context tokens, 3): document number, first and end character in the document's text;
             both are 0 for tokens of the header.
         question: what is asked, where that is known.
+        question_span: (first, end) of the suffix tokens that ask: of the last message without the template around it.
         encoded: the same prefix and context with their states, where they were encoded before.
     """
 
@@ -70,6 +73,7 @@ class Prompt:
     documents: tuple[Document, ...]
     origins: Tensor
     question: str = ""
+    question_span: tuple[int, int] | None = None
     encoded: EncodedContext | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -131,16 +135,15 @@ class PromptBuilder:
             raise InputError("the question is empty: give one")
         return dataclasses.replace(self.around(_asked(question, system), texts, PLACE), question=question)
 
-    def build_affix(self, question: str, system: str | None = None) -> tuple[Tensor, Tensor]:
-        """Prefix and suffix ids of the prompt that asks `question`; the prefix is the same for every question.
+    def build_affix(self, question: str, system: str | None = None) -> Affix:
+        """Prefix and suffix of the prompt that asks `question`; the prefix is the same for every question.
 
         Raises:
             InputError: an empty question.
         """
         if not question.strip():
             raise InputError("the question is empty: give one")
-        prefix_ids, suffix_ids = self.affix(_asked(question, system), PLACE)
-        return _long(prefix_ids), _long(suffix_ids)
+        return self.affix(_asked(question, system), PLACE)
 
     def affix_texts(self, question: str, system: str | None = None) -> tuple[str, str]:
         """What stands before and after the documents, as text with the template's control tokens written out."""
@@ -155,15 +158,16 @@ class PromptBuilder:
         Args:
             order: the documents' numbers in the order in which they stand there; None for their own order.
         """
-        prefix_ids, suffix_ids = self.affix(messages, place)
+        prefix_ids, suffix_ids, span = self.affix(messages, place)
         context_ids, origins = self._context(documents, range(len(documents)) if order is None else order)
-        return Prompt(_long(prefix_ids), context_ids, _long(suffix_ids), tuple(documents), origins)
+        return Prompt(prefix_ids, context_ids, suffix_ids, tuple(documents), origins, question_span=span)
 
-    def affix(self, messages: Sequence[Message], place: str) -> tuple[list[int], list[int]]:
-        """Prefix and suffix ids of messages in one of which `place` stands, once."""
-        sides = _cut(self._template.lay_out(messages), place)
-        prefix_ids, suffix_ids = (self._encoder.encode(*pieces).ids for pieces in sides)
-        return self._leading + prefix_ids, suffix_ids
+    def affix(self, messages: Sequence[Message], place: str) -> Affix:
+        """Prefix and suffix of messages in one of which `place` stands, once."""
+        before, after = _cut(self._template.lay_out(messages), place)
+        prefix_ids, suffix = self._encoder.encode(*before).ids, self._encoder.encode(*after)
+        span = _tokens_within(suffix.offsets, _question_chars(after))
+        return Affix(_long(self._leading + prefix_ids), _long(suffix.ids), span)
 
     def whole(self, messages: Sequence[Message]) -> Prompt:
         """The prompt that is the chat template's, token for token; its context is the last message."""
@@ -180,6 +184,14 @@ class PromptBuilder:
         prefix_ids, context_ids, suffix_ids = map(_long, parts)
         document = Document(last.text, before="", after="")
         return Prompt(prefix_ids, context_ids, suffix_ids, (document,), _long(origins[first:after]))
+
+    def question_in(self, suffix_ids: Tensor) -> tuple[int, int]:
+        """(first, end) of what asks in a suffix (n,) of ids: all but what the template puts around it."""
+        closing = self._encoder.encode(self._template.lay_out([{"role": "user", "content": "?"}])[-1]).ids
+        ids = suffix_ids.tolist()
+        end = len(ids) - len(closing) if closing and ids[-len(closing) :] == closing else len(ids)
+        asks = [i for i in range(end) if ids[i] not in self._encoder.control_ids]
+        return (asks[0], asks[-1] + 1) if asks else (0, len(ids))
 
     def encode(self, text: str) -> Encoded:
         """Text from outside as tokens."""
@@ -198,6 +210,14 @@ class PromptBuilder:
         return _long(ids), _long(origins)
 
 
+class Affix(NamedTuple):
+    """Prefix and suffix ids (n,) of a prompt, and (first, end) of the suffix tokens that ask."""
+
+    prefix_ids: Tensor
+    suffix_ids: Tensor
+    question_span: tuple[int, int]
+
+
 def asking(messages: Sequence[Message], place: str, first: bool = False) -> list[Message]:
     """Messages whose last one asks of documents that will stand at `place`; with a system message in any case.
 
@@ -207,7 +227,7 @@ def asking(messages: Sequence[Message], place: str, first: bool = False) -> list
     arranged = list(messages)
     users = [number for number, message in enumerate(messages) if message["role"] == "user"]
     holder = users[0 if first else -1]
-    arranged[holder] = {"role": "user", "content": f"{place}Question: {messages[holder]['content']}"}
+    arranged[holder] = {"role": "user", "content": f"{place}{_LABEL}{messages[holder]['content']}"}
     if not any(message["role"] == "system" for message in messages):
         arranged.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
     return arranged
@@ -227,6 +247,24 @@ def _cut(pieces: Sequence[Piece], place: str) -> tuple[list[Piece], list[Piece]]
     ((number, piece),) = found
     before, after = piece.text.split(place)
     return [*pieces[:number], Piece(before)], [Piece(after), *pieces[number + 1 :]]
+
+
+def _question_chars(pieces: Sequence[Piece]) -> tuple[int, int]:
+    """(first, end) of the last text from outside in the joined pieces, without the label before it; else of all."""
+    starts = itertools.accumulate((len(piece.text) for piece in pieces), initial=0)
+    texts = [(start, piece) for start, piece in zip(starts, pieces, strict=False) if not piece.trusted]
+    asking = [(start, piece.text) for start, piece in texts if piece.text.strip()]
+    if not asking:
+        return 0, sum(len(piece.text) for piece in pieces)
+    start, text = asking[-1]
+    bare = text.removeprefix(_LABEL)
+    return start + len(text) - len(bare if bare.strip() else text), start + len(text)
+
+
+def _tokens_within(offsets: Sequence[tuple[int, int]], chars: tuple[int, int]) -> tuple[int, int]:
+    """(first, end) of the tokens that share a character with a span; all where none does."""
+    within = [i for i, (a, b) in enumerate(offsets) if a < chars[1] and b > chars[0]]
+    return (within[0], within[-1] + 1) if within else (0, len(offsets))
 
 
 def _long(rows: Sequence[Any]) -> Tensor:

@@ -22,7 +22,8 @@ from homer.leaves import ContextLeaves
 from homer.merge import LeafSource, Node, Watcher, compress
 from homer.prompt import Document, DocumentLike, Prompt, PromptBuilder
 from homer.schedule import MergePlan, plan_for
-from homer.scoring import scoring_for, settled
+from homer.scoring import scoring_for
+from homer.significances import as_significance, settled
 from homer.store import StateStore
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Reusing:
     if TYPE_CHECKING:  # HomerModel's
 
         def _resolve(self, config: HomerConfig) -> ResolvedConfig: ...
+
+        def _settle(self, config: HomerConfig) -> ResolvedConfig: ...
 
         def _whole(self, config: ResolvedConfig, length: int) -> ResolvedConfig: ...
 
@@ -110,6 +113,7 @@ class Reusing:
         encoded: EncodedContext,
         suffix_ids: TokenIds,
         *,
+        question_span: tuple[int, int] | None = None,
         reencode: bool = False,
         progress: bool = False,
         watch: Watcher | None = None,
@@ -117,6 +121,7 @@ class Reusing:
         """The compact cache that `compress` would give with the context's settings; runs the suffix only.
 
         Args:
+            question_span: as in `compress`.
             reencode: encode the context anew for a suffix beyond the budget, in place of an error.
             progress, watch: as in `compress`.
 
@@ -139,7 +144,7 @@ class Reusing:
         ids = torch.cat([encoded.prefix_ids, encoded.context_ids, suffix])
         cached = len(encoded) if encoded.cached_tokens is None else encoded.cached_tokens
         return self._fold(
-            *(ids, plan, encoded.config, encoded.document_lens), progress=progress, watch=watch,
+            *(ids, plan, encoded.config, encoded.document_lens, question_span), progress=progress, watch=watch,
             source=EncodedLeaves(self.decoder, encoded, plan), cached_tokens=cached,
         )  # fmt: skip
 
@@ -153,13 +158,13 @@ class Reusing:
         if not encoded.documents or encoded.origins is None:
             raise InputError("this context was encoded from token ids: give compress(encoded, suffix_ids) the suffix")
         builder = PromptBuilder(self.require_tokenizer("ask"))
-        prefix_ids, suffix_ids = builder.build_affix(question, encoded.system)
+        prefix_ids, suffix_ids, span = builder.build_affix(question, encoded.system)
         if not torch.equal(prefix_ids, encoded.prefix_ids):
             raise InputError(
                 "this context was encoded behind another prefix than the chat template now makes: encode it"
             )
         return Prompt(
-            prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins, question, encoded
+            prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins, question, span, encoded
         )
 
     def encode_prompt(
@@ -216,10 +221,12 @@ class Reusing:
         if suffix_budget < 1:
             raise ConfigError(f"suffix_budget={suffix_budget} leaves no room for a question: it must be at least 1")
         given = dataclasses.replace(config or self.config, suffix_budget=suffix_budget)
-        resolved = self._resolve(given)
         lens = _document_lens(parts) if align == "documents" else None
+        resolved = self._resolve(given)
         if parts.documents and lens is None:
             resolved = self._whole(resolved, len(parts.prefix_ids) + len(parts.context_ids) + suffix_budget)
+        if resolved == self._resolve(given):
+            resolved = self._settle(given)
         lengths = len(parts.prefix_ids), len(parts.context_ids), 1  # leaves are the same for any suffix in budget
         plan = plan_for(resolved, self.decoder.layers, lengths, lens)
         self._check_rope(plan.suffix_start + suffix_budget)
@@ -260,6 +267,7 @@ class Reusing:
         plan: MergePlan,
         config: ResolvedConfig,
         document_lens: tuple[int, ...] | None,
+        question_span: tuple[int, int] | None,
         *,
         progress: bool,
         watch: Watcher | None,
@@ -268,7 +276,9 @@ class Reusing:
     ) -> CompactCache:
         """The compact cache of ids (length,) by a plan."""
         config = dataclasses.replace(config, significance=settled(config.significance, self.calibration))
-        scoring = scoring_for(config.significance, self.calibration, self.tokenizer, ids, plan)
+        span = self._question_span(ids[len(ids) - plan.suffix_len :], question_span)
+        significance = as_significance(config.significance)
+        scoring = scoring_for(significance, self.calibration, self.tokenizer, ids, plan, span)
         logger.info("compressing %d tokens to %d in %d chunks", len(ids), plan.final_len, len(plan.spans))
         with tqdm(total=plan.nodes, desc="compressing", unit="chunk", disable=not progress) as bar:
             result = compress(
@@ -300,6 +310,18 @@ class Reusing:
             document_lens=document_lens,
             cached_tokens=cached_tokens,
         )
+
+    def _question_span(self, suffix_ids: Tensor, given: tuple[int, int] | None) -> tuple[int, int]:
+        """(first, end) of the suffix tokens that ask."""
+        if given is None:
+            whole = (0, len(suffix_ids))
+            return whole if self.tokenizer is None else PromptBuilder(self.tokenizer).question_in(suffix_ids)
+        if not 0 <= given[0] < given[1] <= len(suffix_ids):
+            raise InputError(
+                f"question_span={given} is no part of a suffix of {len(suffix_ids)} tokens: give (first, end) with "
+                f"0 <= first < end <= {len(suffix_ids)}"
+            )
+        return given
 
 
 def _document_lens(parts: _Parts) -> tuple[int, ...]:

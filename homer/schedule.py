@@ -28,8 +28,9 @@ class MergePlan:
         spans: (start, end) of each leaf's slice of the context; together they cover it once.
         layers: (first, end) of the layers that each level runs, leaves first; first == end: none.
         lengths: tokens that each node holds when its layers run, by level.
-        targets: tokens that each node keeps, by level; the root's is the final length.
+        targets: tokens that each node keeps, by level.
         suffix_start: position id of the first suffix token, the same in every chunk.
+        last_len: tokens that stay after a last look at all that the root keeps; None where there is none.
 
     Level 1 joins leaves in pairs as far as they go, and takes the others as they are; above, the tree is perfect.
     """
@@ -41,6 +42,7 @@ class MergePlan:
     lengths: tuple[tuple[int, ...], ...]
     targets: tuple[tuple[int, ...], ...]
     suffix_start: int
+    last_len: int | None = None
 
     @property
     def height(self) -> int:
@@ -50,12 +52,17 @@ class MergePlan:
     @property
     def final_len(self) -> int:
         """Tokens that the compact cache will hold in every layer."""
-        return self.targets[-1][0]
+        return self.targets[-1][0] if self.last_len is None else self.last_len
 
     @property
     def prunes(self) -> bool:
         """Whether any token is dropped at all."""
-        return self.lengths != self.targets
+        return self.lengths != self.targets or self.looks_again
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether a last look at the root decides what stays."""
+        return self.final_len < self.targets[-1][0]
 
     def children(self, level: int, index: int) -> range:
         """The one or two nodes of the level below that node `index` of a level is made of."""
@@ -90,6 +97,7 @@ def plan_merge(
     max_initial_chunk_len: int | None = None,
     suffix_budget: int = 0,
     document_lens: Sequence[int] | None = None,
+    last_look: bool = False,
 ) -> MergePlan:
     """Plan the compression of prefix + context + suffix (lengths in tokens) by a model of `layers` layers.
 
@@ -97,6 +105,7 @@ def plan_merge(
         suffix_budget: room kept in every leaf, so that all suffixes up to this long get the same leaves.
         document_lens: lengths of the documents in the context, where no leaf may span two of them. The leaves
             then run as many layers in any company, so that a document's leaves are the same in all.
+        last_look: the root keeps all that it holds, until a last look decides which `target_len` tokens stay.
 
     Raises:
         InputError: an empty context or suffix, an affix that leaves a chunk no room, or documents that are empty
@@ -119,7 +128,8 @@ def plan_merge(
         ranges = document_layer_ranges(layers, layers_warmup, height)
     room = max_chunk_len - affix
     tree = Tree(ranges, room, [end - start for start, end in spans])
-    lengths, targets = tree.fill(target_len - affix)
+    lengths, targets = tree.fill((max_chunk_len if last_look else target_len) - affix)
+    root_len = affix + targets[-1][0]
     return MergePlan(
         prefix_len=prefix_len,
         suffix_len=suffix_len,
@@ -128,6 +138,7 @@ def plan_merge(
         lengths=tuple(tuple(affix + n for n in row) for row in lengths),
         targets=tuple(tuple(affix + n for n in row) for row in targets),
         suffix_start=prefix_len + max(end - start for start, end in spans),
+        last_len=min(target_len, root_len) if last_look else None,
     )
 
 
@@ -147,6 +158,7 @@ def plan_for(
         max_initial_chunk_len=config.max_initial_chunk_len,
         suffix_budget=config.suffix_budget,
         document_lens=document_lens,
+        last_look=config.looks_again,
     )
 
 

@@ -1,7 +1,8 @@
 """Significance as something that can be chosen, or written by a user: what scores the tokens of a chunk.
 
-A significance looks at the last prompt token's logits and gives every token a score. Scores travel up the tree
-with their tokens, and the highest survive. `Paper` is the method's own; `Standardized` is this library's.
+A significance looks at the last prompt token's logits, or at the question's attention, and gives every token a score.
+Scores travel up the tree with their tokens, and the highest survive. `Paper` is the method's own; `Standardized` and
+`Question`, in `homer.question`, are this library's.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from homer.calibration import Calibration
 from homer.errors import ConfigError
+from homer.looking import QuestionLook, stretches
 from homer.schedule import MergePlan
-from homer.sentences import number_sentences
+from homer.sentences import number_parts
 from homer.significance import by_sentence, excess, own_norms, pool, running, significance
 
 logger = logging.getLogger(__name__)
@@ -33,13 +35,18 @@ class Observation:
 
     Attributes:
         logits: layer -> (1, heads, length), scaled query-key logits before the softmax.
+        attention: layer -> (1, heads, stretches, length), of the significance's own heads there, in their order: the
+            attention of the question's tokens, averaged over each stretch of the question.
         position_ids: (1, length), RoPE positions.
         tokens: (1, length), where each token stands in prefix + context + suffix.
-        scores: (1, length), what the tokens scored on the level below; None in a leaf.
+        scores: (rows, length), what the tokens scored on the level below; None in a leaf.
+        target_len: tokens that are to stay, affix included.
+        final: whether this is the last look, at all that the root holds.
         prefix_len, suffix_len: affix tokens at both ends, which are never pruned.
         layers: how many layers the model has.
         calibration: the model's, if it has one.
-        sentences: (1, length), the number of the sentence that each token is in; None without a tokenizer.
+        sentences, passages: (1, length), the number of the sentence and of the passage that each token is in; None
+            without a tokenizer.
     """
 
     logits: dict[int, Tensor]
@@ -51,6 +58,10 @@ class Observation:
     layers: int
     calibration: Calibration | None = None
     sentences: Tensor | None = None
+    passages: Tensor | None = None
+    attention: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+    target_len: int = 0
+    final: bool = False
 
     @property
     def distances(self) -> Tensor:
@@ -59,16 +70,21 @@ class Observation:
 
 
 class Significance:
-    """Scores tokens. Override `score`; the others where the layers watched or the order of survival should differ."""
+    """Scores tokens. Override `score`; the others where what is watched or the order of survival should differ."""
 
     reads_sentences = True  # whether observations need them
+    looks_again = False  # whether the real suffix has a last look at all that the root holds
 
     def observe(self, first: int, end: int, layers: int) -> Iterable[int]:
         """The layers to watch of those a chunk runs, first..end-1, in a model of so many layers."""
         return range(first, end)
 
+    def question_heads(self, calibration: Calibration | None) -> Mapping[int, tuple[int, ...]]:
+        """Layer -> the heads through which the question's tokens are watched; none unless overridden."""
+        return {}
+
     def score(self, seen: Observation) -> Tensor:
-        """(1, length) scores, which tokens carry up the tree."""
+        """(rows, length) scores, which tokens carry up the tree; one row, unless parts of a question have their own."""
         raise NotImplementedError
 
     def rank(self, scores: Tensor, seen: Observation) -> Tensor:
@@ -95,7 +111,8 @@ class Paper(Significance):
     def score(self, seen: Observation) -> Tensor:
         """(1, length), of the last layer alone."""
         layer = max(seen.logits)
-        bias = None if seen.calibration is None else seen.calibration.bias[layer]
+        known = seen.calibration is not None and seen.calibration.distances > 0
+        bias = seen.calibration.bias[layer] if known and seen.calibration is not None else None
         return significance(seen.logits[layer], seen.position_ids, bias)
 
 
@@ -209,61 +226,55 @@ class Custom(Significance):
         return scores.float()
 
 
-NAMED: dict[str, Significance] = {"paper": Paper(), "standardized": Standardized()}
-
-
 @dataclasses.dataclass(frozen=True)
 class Scoring:
     """A significance and what it needs to score the tokens of one input.
 
     Attributes:
-        sentences: (length of the input,), the number of the sentence that each token is in; None where not needed.
+        sentences, passages: (length of the input,), the number of the sentence and of the passage that each token is
+            in; None where not needed.
+        look: how the question's tokens are watched; None where they are not.
     """
 
     significance: Significance = Paper()
     calibration: Calibration | None = None
     sentences: Tensor | None = None
+    passages: Tensor | None = None
+    look: QuestionLook | None = None
 
     def on(self, device: torch.device) -> Scoring:
-        """The same with its sentences on a device."""
-        return self if self.sentences is None else dataclasses.replace(self, sentences=self.sentences.to(device))
-
-    def sentences_at(self, tokens: Tensor) -> Tensor | None:
-        """The sentences' numbers of tokens, by where they stand in the input."""
-        return None if self.sentences is None else self.sentences[tokens]
+        """The same with its tensors on a device."""
+        if self.sentences is None or self.passages is None:
+            return self
+        return dataclasses.replace(self, sentences=self.sentences.to(device), passages=self.passages.to(device))
 
 
 def scoring_for(
-    given: str | Significance | ScoreFunction,
+    significance: Significance,
     calibration: Calibration | None,
     tokenizer: Any,
     ids: Tensor,
     plan: MergePlan,
+    question_span: tuple[int, int],
 ) -> Scoring:
-    """The scoring of one input by what a HomerConfig asks for, "auto" settled.
+    """The scoring of one input.
+
+    Args:
+        question_span: (first, end) of the suffix tokens that ask.
 
     Raises:
         CalibrationError: a calibration that is for other layers, or for shorter chunks, than will be pruned.
     """
-    if plan.prunes and calibration is not None:
+    if not plan.prunes:
+        return Scoring(significance, calibration)
+    if calibration is not None:
         calibration.check_fits(plan.layers[-1][1], plan.suffix_start + plan.suffix_len)
-    significance = as_significance(given)
-    wanted = plan.prunes and significance.reads_sentences
-    return Scoring(significance, calibration, number_sentences(tokenizer, ids) if wanted else None)
-
-
-def settled(given: str | Significance | ScoreFunction, calibration: Calibration | None) -> Any:
-    """What "auto" stands for by what the calibration knows; anything else as it is."""
-    if given != "auto":
-        return given
-    return "paper" if calibration is None or calibration.means is None else "standardized"
-
-
-def as_significance(given: str | Significance | ScoreFunction) -> Significance:
-    """What a HomerConfig names, or the function it holds."""
-    if isinstance(given, str):
-        return NAMED[given]
-    return given if isinstance(given, Significance) else Custom(given)
+    first, end = question_span
+    heads = significance.question_heads(calibration)
+    look = QuestionLook(heads, plan.suffix_len - end, stretches(end - first)) if heads else None
+    parts = number_parts(tokenizer, ids) if significance.reads_sentences else None
+    sentences, passages = parts or (None, None)
+    return Scoring(significance, calibration, sentences, passages, look)
 
 
 @functools.cache

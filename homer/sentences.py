@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PASSAGE = 160  # tokens, after which the next sentence begins another passage
 LONGEST = 64  # tokens; what has no end, such as a table, is cut there, so that it cannot take all of the budget
 
 _MAY_END = re.compile(r"[.!?][\"'\u201d\u2019)\]*_]*$")
 _ENDS = re.compile(r"[\u3002\uff01\uff1f]$|\n\s*$")  # the full stops of Chinese and Japanese
+_LINE_END = re.compile(r"\n[ \t]*$")
 _STARTS = re.compile(r"^[\s▁ĠĊ<\[]")
 
 
@@ -24,6 +26,9 @@ class Sentences:
         texts = tokenizer.batch_decode([[i] for i in range(size)])
         pieces = tokenizer.convert_ids_to_tokens(list(range(size)))
         self._ends = torch.tensor([bool(_ENDS.search(text)) for text in texts])
+        self._ends_line = torch.tensor([bool(_LINE_END.search(text)) for text in texts])
+        self._breaks = torch.tensor([text[:1] == "\n" for text in texts])
+        self._blank = torch.tensor([text.count("\n") > 1 and bool(_LINE_END.search(text)) for text in texts])
         self._may_end = torch.tensor([bool(_MAY_END.search(text)) for text in texts])
         self._starts = torch.tensor([bool(_STARTS.search(piece or " ")) for piece in pieces])
 
@@ -32,19 +37,57 @@ class Sentences:
 
         A full stop ends one where white space follows, so that 3.5 stays whole; a line break always does.
         """
+        return self.parts(ids)[0]
+
+    def parts(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(tokens,) ids -> the numbers of sentences and of passages, (tokens,) each, counted from 0.
+
+        A passage ends with a sentence: at a blank line, or once it is long.
+        """
         known = ids.cpu().clamp(max=len(self._ends) - 1)
         starts_next = torch.cat([self._starts[known[1:]], torch.ones(1, dtype=torch.bool)])
+        breaks_next = torch.cat([self._breaks[known[1:]], torch.ones(1, dtype=torch.bool)])
         ends = self._ends[known] | self._may_end[known] & starts_next
-        first = torch.cat([torch.ones(1, dtype=torch.bool), ends[:-1]])
-        place = torch.arange(len(known))
-        since = place - torch.where(first, place, 0).cummax(0).values
-        first |= (since > 0) & (since % LONGEST == 0)
-        return first.long().cumsum(0) - 1
+        ends &= ~breaks_next  # a line break ends what stands before it, and several in a row are one end
+        first = _cut(_after(ends), LONGEST)
+        sentences = first.long().cumsum(0) - 1
+        blank = self._blank[known] | self._breaks[known] & _after(self._ends_line[known])
+        passages = _after(blank & ends) & first
+        return sentences, _longest(passages, first).long().cumsum(0) - 1
 
 
-def number_sentences(tokenizer: Any, ids: Tensor) -> Tensor | None:
-    """What `Sentences.number` gives; None without a tokenizer. The table of a tokenizer is made once."""
-    return None if tokenizer is None else _sentences(tokenizer).number(ids)
+def number_parts(tokenizer: Any, ids: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What `Sentences.parts` gives; None without a tokenizer. The table of a tokenizer is made once."""
+    return None if tokenizer is None else _sentences(tokenizer).parts(ids)
+
+
+def _after(marks: Tensor) -> Tensor:
+    """Marks (n,) moved on by one token; the first is marked."""
+    return torch.cat([torch.ones(1, dtype=torch.bool), marks[:-1]])
+
+
+def _since(first: Tensor) -> Tensor:
+    """(n,), how many tokens ago the last mark was."""
+    place = torch.arange(len(first))
+    return place - torch.where(first, place, 0).cummax(0).values
+
+
+def _cut(first: Tensor, longest: int) -> Tensor:
+    """The marks and more, so that no part is longer."""
+    since = _since(first)
+    return first | (since > 0) & (since % longest == 0)
+
+
+def _longest(passages: Tensor, sentences: Tensor) -> Tensor:
+    """The marks of passages and more, at the first sentence behind every `PASSAGE` tokens of one."""
+    due = _since(passages) // PASSAGE
+    # the first sentence of every stretch of that length: where the count of stretches differs from the last sentence's
+    starts = sentences.nonzero().flatten()
+    counts = due[starts]
+    grown = torch.cat([torch.zeros(1, dtype=torch.bool), counts[1:] > counts[:-1]])
+    more = passages.clone()
+    more[starts[grown]] = True
+    return more
 
 
 @functools.lru_cache(maxsize=8)

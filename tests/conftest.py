@@ -5,6 +5,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start: threads that wait for busy cores cost much
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from homer import HomerConfig, HomerModel
+
+os.environ["HOMER_CALIBRATIONS"] = tempfile.mkdtemp(prefix="homer-calibrations-")  # not the user's own
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES: dict[str, dict[str, Any]] = json.loads((GOLDEN / "cases.json").read_text())

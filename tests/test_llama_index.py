@@ -469,7 +469,7 @@ class Recorded(HomerModel):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_cancelled_call_ends_its_work(mini: HomerModel, streaming: bool) -> None:
-    model = Recorded(mini.model, mini.tokenizer, mini.config)
+    model = Recorded(mini.model, mini.tokenizer, mini.config, mini.calibration)
     llm = HomerLLM(model=model)
 
     async def main() -> None:

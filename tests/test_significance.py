@@ -92,16 +92,16 @@ def chunk(tokens: list[int], scores: list[float] | None) -> Chunk:
     length = len(tokens)
     hidden, entry = torch.randn(1, length, 4), torch.randn(1, 1, length, 2)
     place = torch.arange(length)[None]
-    given = None if scores is None else torch.tensor(scores)
+    given = None if scores is None else torch.tensor([scores])
     return Chunk(hidden, place, torch.tensor(tokens), (entry,), (entry,), 1, 1, scores=given)
 
 
 def test_scores_travel_with_their_tokens() -> None:
     left = chunk([0, 1, 2, 9], [1.0, 5.0, 3.0, 2.0]).keep(torch.tensor([0, 2, 3]))
-    assert left.scores.tolist() == [1.0, 3.0, 2.0]
+    assert left.scores.tolist() == [[1.0, 3.0, 2.0]]
     both = merge(left, chunk([0, 4, 5, 9], [3.0, 7.0, 8.0, 4.0]))
     assert both.tokens.tolist() == [0, 2, 4, 5, 9]
-    assert both.scores.tolist() == [2.0, 3.0, 7.0, 8.0, 3.0]
+    assert both.scores.tolist() == [[2.0, 3.0, 7.0, 8.0, 3.0]]
     assert merge(left, chunk([0, 4, 9], None)).scores is None
 
 
@@ -145,7 +145,7 @@ def test_what_a_token_once_scored_it_never_loses() -> None:
 
     def watch(node: Node) -> None:
         levels.add(node.level)
-        inside = node.chunk.tokens[4:-5].tolist(), node.chunk.scores[4:-5].tolist()
+        inside = node.chunk.tokens[4:-5].tolist(), node.chunk.scores[0, 4:-5].tolist()
         for token, score in zip(*inside, strict=True):
             assert score >= scores.get(token, score)
             scores[token] = score
@@ -241,7 +241,7 @@ def test_auto_goes_by_what_the_calibration_knows() -> None:
 
 def test_bad_ones() -> None:
     with pytest.raises(
-        ConfigError, match="significance='loud' is none: give 'auto', 'paper', 'standardized' or a function"
+        ConfigError, match="significance='loud' is none: give 'auto', 'question', 'paper', 'standardized' or a function"
     ):
         HomerConfig(significance="loud")
     with pytest.raises(ConfigError, match="is none"):

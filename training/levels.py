@@ -101,7 +101,7 @@ class Levels:
             keys, values = (torch.cat([x[:, :, :-suffix_len] for x in side]) for side in zip(*pairs, strict=True))
             cache.update(keys, values, layer)
         positions = torch.cat([root.position_ids[:, -suffix_len:] for root in roots])
-        logits, _ = self.decoder.extend(self.ids[-suffix_len:].expand(count, -1), positions, cache, keep=1)
+        logits = self.decoder.extend(self.ids[-suffix_len:].expand(count, -1), positions, cache, keep=1)
         said: list[list[int]] = [[] for _ in roots]
         open_rows = set(range(count))
         place = positions[:, -1:]
@@ -111,7 +111,7 @@ class Levels:
                 open_rows.discard(row) if int(token[row]) in end else said[row].append(int(token[row]))
             if not open_rows:
                 break
-            logits, _ = self.decoder.extend(token, place, cache, keep=1)
+            logits = self.decoder.extend(token, place, cache, keep=1)
         return said
 
     def _leaves(self) -> tuple[Nodes, dict[int, Tensor]]:

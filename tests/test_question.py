@@ -1,0 +1,162 @@
+"""Looking from the question: heads, stretches, sentences and passages; measured when first needed, kept and read."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from small import save_small
+
+from homer import Calibration, CalibrationError, HomerConfig, HomerModel, InputError, load_calibration
+from homer.looking import QuestionLook, stretches
+from homer.question import Question, best_heads, density, in_order, runs, votes
+from homer.remembered import calibration_folder
+from homer.sentences import number_parts
+from homer.significances import settled
+
+CODE = "The door code for the north gate is 48213."
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
+    config = HomerConfig(max_chunk_len=240, target_len=64)
+    return HomerModel.from_pretrained(save_small(tmp_path_factory.mktemp("small")), config=config)
+
+
+def test_attention_of_the_question_equals_a_plain_softmax() -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, 6, 8), torch.randn(2, 2, 20, 8)
+    look = QuestionLook({3: (1, 2)}, behind=2, weights=stretches(3))
+    found = look.attention(3, query, key, 0.5)
+    assert found.shape == (2, 2, 3, 20)
+    wide = key.repeat_interleave(2, 1)
+    for row, head, token in ((0, 0, 0), (1, 1, 2)):
+        place = 15 + token  # of 20 tokens the last two are behind the question's three
+        logits = query[row, 1 + head, 1 + token] @ wide[row, 1 + head, : place + 1].T * 0.5
+        torch.testing.assert_close(found[row, head, token, : place + 1], logits.softmax(-1))
+        assert not found[row, head, token, place + 1 :].any()
+
+
+def test_padding_gets_nothing() -> None:
+    padding = torch.zeros(1, 9, dtype=torch.bool)
+    padding[0, :4] = True
+    look = QuestionLook({0: (0,)}, 0, stretches(2), padding)
+    found = look.attention(0, torch.randn(1, 1, 3, 4), torch.randn(1, 1, 9, 4), 1.0)
+    assert not found[..., :4].any()
+    torch.testing.assert_close(found.sum(-1), torch.ones(1, 1, 2))
+
+
+def test_a_long_question_has_stretches_of_equal_length() -> None:
+    assert torch.equal(stretches(3), torch.eye(3))
+    rows = stretches(40, 16)
+    assert rows.shape == (16, 40)
+    torch.testing.assert_close(rows.sum(1), torch.ones(16))
+
+
+def test_each_stretch_has_one_vote() -> None:
+    attention = torch.tensor([[0.5, 0.4, 0.1, 0.0, 0.0], [0.9, 0.0, 0.0, 0.1, 0.0]])
+    shares = votes(attention, 1, 1)
+    assert shares[:, 0].tolist() == [0, 0]
+    assert 0.75 < shares[0, 1] < 0.8
+    assert shares[1, 3] > 0.9  # it gave the context little, but all of that to one token
+
+
+def test_whole_groups_in_order() -> None:
+    groups = torch.tensor([4, 4, 7, 7, 7, 9])
+    assert runs(groups).tolist() == [0, 0, 1, 1, 1, 2]
+    worth = density(torch.tensor([0.0, 0.2, 0.3, 0.3, 0.3, 0.4]), groups)
+    ranks = in_order(worth, groups)
+    assert ranks.argsort(descending=True).tolist() == [2, 3, 4, 5, 0, 1]
+
+
+def test_the_best_heads() -> None:
+    shares = torch.zeros(3, 2)
+    shares[2, 1], shares[0, 0], shares[1, 1] = 0.8, 0.5, 0.1
+    assert best_heads(shares, 4, 0.5) == {0: (0,), 2: (1,)}
+    assert best_heads(shares, 1, 0.0) == {2: (1,)}
+    with pytest.raises(CalibrationError, match="needs a calibration that knows the heads"):
+        Question().question_heads(None)
+
+
+def test_passages_end_at_blank_lines(mini: HomerModel) -> None:
+    text = "Document: A\nIt is so. It is not.\n\nDocument: B\nWho knows? Nobody.\n\n"
+    ids = torch.tensor(mini.tokenize(text))
+    sentences, passages = number_parts(mini.tokenizer, ids)
+    split = [mini.tokenizer.decode(ids[passages == n]) for n in range(int(passages.max()) + 1)]
+    assert [part.strip() for part in split] == [part.strip() for part in text.strip().split("\n\n")]
+    assert int(sentences.max()) == 5
+
+
+def test_the_question_without_what_is_around_it(mini: HomerModel) -> None:
+    question = "What is the door code?"
+    prompt = mini.build_prompt(question, [CODE])
+    first, end = prompt.question_span
+    assert mini.tokenizer.decode(prompt.suffix_ids[first:end]).strip() == question
+    messages = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello!"}]
+    chat = mini.build_chat_prompt([*messages, {"role": "user", "content": question}], [CODE])
+    first, end = chat.question_span
+    assert mini.tokenizer.decode(chat.suffix_ids[first:end]).strip() == question
+    with pytest.raises(InputError, match=r"question_span=\(3, 900\) is no part of a suffix"):
+        mini.compress(prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids, question_span=(3, 900))
+
+
+def test_auto_goes_by_what_was_found() -> None:
+    heads = torch.rand(6, 4)
+    found = {"question": 0.9, "paper": 0.1}
+    assert settled("auto", Calibration(torch.zeros(6, 0), {"found": found}, question_heads=heads)) == "question"
+    found = {"question": 0.2, "standardized": 0.3}
+    assert settled("auto", Calibration(torch.zeros(6, 0), {"found": found}, question_heads=heads)) == "standardized"
+
+
+def test_a_later_warmup_only_where_all_good_heads_lie_higher() -> None:
+    assert HomerConfig().resolve(4096, 32, evidence_layer=9).layers_warmup == 12
+    assert HomerConfig().resolve(4096, 32, evidence_layer=20).layers_warmup == 21
+    assert HomerConfig(layers_warmup=5).resolve(4096, 32, evidence_layer=20).layers_warmup == 5
+
+
+def test_measured_once_kept_and_used(small: HomerModel, caplog: pytest.LogCaptureFixture) -> None:
+    documents = [f"Room {i} holds {i * 7} chairs. It is painted green." for i in range(40)]
+    question = dataclasses.replace(small.config, significance="question")
+    first = small.ask("How many chairs are in room 7?", documents, config=question, max_new_tokens=2)
+    assert first.usage.kept_tokens == 64
+    assert "measuring which attention heads" in caplog.text
+    assert list(calibration_folder().glob(f"{small.decoder.fingerprint}-*.safetensors"))
+    caplog.clear()
+    again = HomerModel(small.model, small.tokenizer, small.config)
+    second = again.ask("How many chairs are in room 7?", documents, config=question, max_new_tokens=2)
+    assert "measuring" not in caplog.text
+    assert second.text == first.text
+    off = HomerModel(small.model, small.tokenizer, small.config, calibration=False)
+    prompt = off.build_prompt("How many chairs are in room 7?", documents)
+    assert off.compress_prompt(prompt).config.significance == "paper"
+
+
+def test_encoded_contexts_keep_the_same(small: HomerModel) -> None:
+    documents = [f"Room {i} holds {i * 7} chairs. It is painted green." for i in range(40)]
+    config = dataclasses.replace(small.config, significance="question", suffix_budget=64)
+    prompt = small.build_prompt("How many chairs are in room 7?", documents)
+    plain = small.compress_prompt(prompt, config=config)
+    encoded = small.encode(documents, config=config)
+    kept = small.compress_encoded(encoded, prompt.suffix_ids, question_span=prompt.question_span)
+    assert plain.config.significance == kept.config.significance == "question"
+    assert kept.kept_tokens.tolist() == plain.kept_tokens.tolist()
+
+
+def test_a_damaged_calibration_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    Calibration(torch.zeros(6, 0), {"found": {}}, question_heads=torch.rand(6, 4)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"found", b"fount"))
+    with pytest.raises(CalibrationError, match="checksum"):
+        load_calibration(path)
+
+
+def test_scaled_weights_are_another_model(small: HomerModel) -> None:
+    before = small.decoder.fingerprint
+    other = HomerModel(small.model, small.tokenizer, small.config)
+    weight = other.decoder.causal_lm.model.layers[1].mlp.up_proj.weight
+    with torch.no_grad():
+        weight[3, 5] += 0.25
+        changed = HomerModel(small.model, small.tokenizer, small.config).decoder.fingerprint
+        weight[3, 5] -= 0.25
+    assert changed != before
