@@ -18,6 +18,7 @@ from homer.config import HomerConfig
 from homer.encoded import EncodedContext
 from homer.errors import InputError, StoreError
 from homer.files import read_documents
+from homer.folder import store_root
 from homer.model import HomerModel
 from homer.prompt import DocumentLike, PromptBuilder
 from homer.reuse import DEFAULT_BUDGET
@@ -111,11 +112,12 @@ def indexed_paths(folder: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         InputError: no store, or an empty one.
+        StoreError: a damaged note of one of them, since without it answers would come from fewer documents.
     """
-    notes = sorted(Path(folder).glob(f"{_SOURCES}/*.json"))
+    notes = sorted(store_root(Path(folder)).glob(f"{_SOURCES}/*.json"))
     if not notes:
         raise InputError(f"{folder} is no store with indexed documents: give files, or run homer index first")
-    return sorted(Path(json.loads(note.read_text())["path"]) for note in notes)
+    return sorted(map(_read_note, notes))
 
 
 def encode_from_store(
@@ -146,11 +148,26 @@ def encode_from_store(
 
 
 def _note_source(folder: Path, path: Path) -> None:
-    note = folder / _SOURCES / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
+    note = store_root(folder) / _SOURCES / _note_name(str(path))
     note.parent.mkdir(exist_ok=True)
     draft = note.with_name(f"{note.name}.{secrets.token_hex(4)}.part")
     draft.write_text(json.dumps({"path": str(path)}))
     os.replace(draft, note)
+
+
+def _note_name(path: str) -> str:
+    """The name of the note of a path, which tells whether the note holds what was written."""
+    return f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
+
+
+def _read_note(note: Path) -> Path:
+    try:
+        path = json.loads(note.read_text())["path"]
+        if note.name == _note_name(path):
+            return Path(path)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise StoreError(f"{note} is damaged: remove it, and run homer index on the documents that it stood for again")
 
 
 def _existing(folder: str | os.PathLike[str]) -> Path:

@@ -7,7 +7,7 @@ import pytest
 
 from homer import HomerModel, StoreError
 from homer.cli import main
-from homer.indexing import estimate, index
+from homer.indexing import estimate, index, indexed_paths
 
 FACT = "The door code for the northern archive is 48213."
 QUESTION = "What is the door code for the northern archive?"
@@ -45,6 +45,30 @@ def test_index_and_ask(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(ask) == 0
     changed = json.loads(capsys.readouterr().out)["usage"]["cached_tokens"]
     assert 0 < changed < usage["cached_tokens"]
+
+
+def test_a_damaged_note_is_an_error_and_mended_by_indexing(
+    mini: HomerModel, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    index(mini, [folder / "archive.md", folder / "gate.txt"], store)
+    note = sorted((store / "sources").glob("*.json"))[0]
+    whole = note.read_bytes()
+    changed = [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :] for place in range(0, len(whole), 7)]
+    for content in (b"", b"{", b"[]", b"{}", b'{"path": 5}', b'{"path": "/other"}', b"\xff", *changed):
+        note.write_bytes(content)
+        assert main(["ask", "--question", QUESTION, "--store", str(store)]) == 2
+        error = capsys.readouterr().err
+        assert f"homer: {note} is damaged: remove it" in error
+    index(mini, [folder / "archive.md", folder / "gate.txt"], store)
+    assert indexed_paths(store) == [folder / "archive.md", folder / "gate.txt"]
+
+
+def test_a_store_among_other_files(mini: HomerModel, folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    index(mini, [folder / "archive.md"], folder)
+    assert indexed_paths(folder) == [folder / "archive.md"]
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
 def test_the_estimate_is_what_the_store_takes(mini: HomerModel, folder: Path, tmp_path: Path) -> None:
