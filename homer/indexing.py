@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -25,6 +26,8 @@ from homer.reuse import DEFAULT_BUDGET
 from homer.schedule import document_layer_ranges
 from homer.states import bytes_per_token
 from homer.store import StateStore
+
+logger = logging.getLogger(__name__)
 
 _SOURCES = "sources"
 
@@ -75,20 +78,24 @@ def index(
     suffix_budget: int = DEFAULT_BUDGET,
     disk_bytes: int = 256 * 2**30,
     report: Callable[[Estimate], object] | None = None,
+    strict: bool = False,
+    report_skipped: Callable[[str], object] = logger.warning,
     progress: bool = False,
 ) -> Estimate:
     """Encode files and folders of documents into a store; what is there already is checked and skipped.
 
     Args:
+        suffix_budget: room for a question in every leaf; None: what a store's contexts have for any usual one.
         report: called with the Estimate before anything is encoded.
+        strict, report_skipped: as strict and report in `read_documents`.
         disk_bytes: most bytes of the store.
 
     Raises:
         StoreError: the documents will not fit, or cannot be written.
-        InputError: as in `read_documents`.
+        InputError: as in `read_documents`, or no text in any of them.
     """
-    sources = [Path(path).resolve() for path in paths]
-    documents = read_documents(sources)
+    paths = list(paths)
+    documents = _with_text(read_documents(paths, strict=strict, report=report_skipped))
     config = config or model.config
     size = estimate(model, documents, folder, config)
     if report is not None:
@@ -102,8 +109,9 @@ def index(
     for document in tqdm(documents, desc="encoding", unit="document", disable=not progress):
         options: dict[str, Any] = {"system": system, "suffix_budget": suffix_budget, "config": config}
         model.encode([document], align="documents", store=store, **options)
-    for source in sources:
-        _note_source(Path(folder), source)
+    for path in map(Path, paths):
+        if path.is_file() or path.is_dir():  # a pipe cannot be read again
+            _note_source(Path(folder), path.absolute())
     return size
 
 
@@ -145,6 +153,17 @@ def encode_from_store(
         progress=progress,
     )
     return dataclasses.replace(encoded, cached_tokens=encoded.reused_tokens)
+
+
+def _with_text(documents: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Documents but for the blank ones, of which there is nothing to encode."""
+    full = [document for document in documents if document["text"].strip()]
+    titles = ", ".join(document["title"] for document in documents if not document["text"].strip())
+    if not full:
+        raise InputError(f"none of these files holds any text: {titles}; give others")
+    if titles:
+        logger.warning("nothing to encode in %s", titles)
+    return full
 
 
 def _note_source(folder: Path, path: Path) -> None:

@@ -28,6 +28,7 @@ class Batch:
         documents: files and folders; none where every question brings its own.
         system: the system message; None for the library's own.
         max_tokens: most new tokens of an answer.
+        strict: a file below a folder of documents that cannot be read is an error.
     """
 
     model: dict[str, Any]
@@ -35,18 +36,23 @@ class Batch:
     documents: Sequence[Path] = ()
     system: str | None = None
     max_tokens: int | None = None
+    strict: bool = False
 
 
 @dataclasses.dataclass
 class Report:
-    """How a run went, in questions."""
+    """How a run went, in questions; `skipped` says which files below folders were not read, and why."""
 
     total: int
     before: int
     answered: int = 0
     failed: int = 0
+    skipped: str = ""
 
     def __str__(self) -> str:
+        return f"{self._counts()}\n{self.skipped}" if self.skipped else self._counts()
+
+    def _counts(self) -> str:
         text = f"{self.answered} of {self.total} questions answered now, {self.before} before"
         return (
             f"{text}, {self.failed} failed: see 'error' in their rows, and remove those to ask again"
@@ -112,7 +118,11 @@ def run_batch(
     with opened_answers(out, rows, (questions, *batch.documents)) as file:
         left = [row for row in rows if row["id"] not in file.done]
         report = Report(len(rows), len(file.done))
-        answers = _in_process(batch, left) if workers is None else _on_ray(batch, left, workers, gpus)
+        if not left:
+            return report
+        documents = _documents(batch, (questions, out), report)
+        answerer = _in_process(batch, documents, left)
+        answers = answerer if workers is None else _on_ray(batch, documents, left, workers, gpus)
         for answer in tqdm(answers, total=len(left), desc="answering", unit="question", disable=not progress):
             file.add(answer)
             report.failed += "error" in answer
@@ -120,15 +130,16 @@ def run_batch(
     return report
 
 
-def _in_process(batch: Batch, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    if rows:
-        yield from map(Answerer(batch, _documents(batch)).answer, rows)
+def _in_process(
+    batch: Batch, documents: tuple[Document, ...], rows: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    yield from map(Answerer(batch, documents).answer, rows)
 
 
-def _on_ray(batch: Batch, rows: Sequence[dict[str, Any]], workers: int, gpus: float) -> Iterator[dict[str, Any]]:
+def _on_ray(
+    batch: Batch, documents: tuple[Document, ...], rows: Sequence[dict[str, Any]], workers: int, gpus: float
+) -> Iterator[dict[str, Any]]:
     """The same by Ray Data; answers come as they are ready, whatever their order."""
-    if not rows:
-        return
     try:
         import ray.data
     except ModuleNotFoundError as error:
@@ -136,7 +147,7 @@ def _on_ray(batch: Batch, rows: Sequence[dict[str, Any]], workers: int, gpus: fl
     items = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows))
     answers = items.map_batches(
         Answerer,
-        fn_constructor_args=(batch, _documents(batch)),
+        fn_constructor_args=(batch, documents),
         batch_size=1,
         concurrency=min(workers, len(rows)),
         num_gpus=gpus or None,
@@ -145,9 +156,14 @@ def _on_ray(batch: Batch, rows: Sequence[dict[str, Any]], workers: int, gpus: fl
         yield json.loads(item["row"])
 
 
-def _documents(batch: Batch) -> tuple[Document, ...]:
-    """The documents that all questions share, read once for all workers."""
-    return to_homer_documents(read_documents(batch.documents)) if batch.documents else ()
+def _documents(batch: Batch, left_out: Sequence[Path], report: Report) -> tuple[Document, ...]:
+    """The documents that all questions share, read once for all workers; questions and answers are none of them."""
+    if not batch.documents:
+        return ()
+    skipped: list[str] = []
+    found = read_documents(batch.documents, strict=batch.strict, leave_out=left_out, report=skipped.append)
+    report.skipped = "".join(skipped)
+    return to_homer_documents(found)
 
 
 def _facts(answer: Answer) -> dict[str, Any]:

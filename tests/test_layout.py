@@ -9,8 +9,8 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors tensorfile folder config shares schedule attend fused kernels chunk significance calibration "
-    "sentences scoring "
+    "_version errors tensorfile folder readers config shares schedule attend fused kernels chunk significance "
+    "calibration sentences scoring "
     "attention architecture views decoder blocks graph fast states ids cache merge encoding synthetic measuring "
     "template prompt encoded store leaves trace conversation styles drawing page answer streaming generation answering "
     "loading reuse model compat files indexing demo experiments cli __main__"
