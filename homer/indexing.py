@@ -11,7 +11,6 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -22,7 +21,7 @@ from homer.files import read_documents
 from homer.folder import store_root
 from homer.model import HomerModel
 from homer.prompt import DocumentLike, PromptBuilder
-from homer.reuse import DEFAULT_BUDGET
+from homer.reuse import budget_for
 from homer.schedule import document_layer_ranges
 from homer.states import bytes_per_token
 from homer.store import StateStore
@@ -75,7 +74,7 @@ def index(
     *,
     config: HomerConfig | None = None,
     system: str | None = None,
-    suffix_budget: int = DEFAULT_BUDGET,
+    suffix_budget: int | None = None,
     disk_bytes: int = 256 * 2**30,
     report: Callable[[Estimate], object] | None = None,
     strict: bool = False,
@@ -106,9 +105,9 @@ def index(
         raise StoreError(
             f"{size.nbytes:,} bytes will not fit {limit:,} in {folder}: free space, give another folder, or index less"
         )
+    budget = suffix_budget or _budget(model, "?", system, config)
     for document in tqdm(documents, desc="encoding", unit="document", disable=not progress):
-        options: dict[str, Any] = {"system": system, "suffix_budget": suffix_budget, "config": config}
-        model.encode([document], align="documents", store=store, **options)
+        model.encode([document], align="documents", store=store, system=system, suffix_budget=budget, config=config)
     for path in map(Path, paths):
         if path.is_file() or path.is_dir():  # a pipe cannot be read again
             _note_source(Path(folder), path.absolute())
@@ -142,17 +141,30 @@ def encode_from_store(
 
     The usage of an answer calls cached what came from the store.
     """
-    _, suffix_ids = PromptBuilder(model.require_tokenizer("ask")).build_affix(question, system)
+    usual, budget = (_budget(model, text, system, config or model.config) for text in ("?", question))
+    if budget != usual:
+        logger.warning(
+            "the question takes more than the %d tokens that %s keeps free for it: long documents are encoded anew, "
+            "with room for %d, and kept as well",
+            *(usual, folder, budget),
+        )
     encoded = model.encode(
         documents,
         system=system,
-        suffix_budget=max(DEFAULT_BUDGET, -(-len(suffix_ids) // DEFAULT_BUDGET) * DEFAULT_BUDGET),
+        suffix_budget=budget,
         align="documents",
         config=config,
         store=StateStore(folder),
         progress=progress,
     )
     return dataclasses.replace(encoded, cached_tokens=encoded.reused_tokens)
+
+
+def _budget(model: HomerModel, question: str, system: str | None, config: HomerConfig) -> int:
+    """The room that a store's contexts keep for a question; the same for all but very long ones."""
+    prefix_ids, suffix_ids = PromptBuilder(model.require_tokenizer("ask")).build_affix(question, system)
+    resolved = config.resolve(model.window, model.decoder.layers, model.decoder.sliding_window)
+    return budget_for(len(suffix_ids), len(prefix_ids), resolved.max_chunk_len)
 
 
 def _with_text(documents: list[dict[str, str]]) -> list[dict[str, str]]:

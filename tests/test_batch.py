@@ -1,5 +1,6 @@
 """homer batch: rows to rows, and nothing lost or done twice when it is killed."""
 
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from homer import HomerModel, read_documents
 from homer.cli import main
 from homer.demo import DOCUMENTS
 from homer_integrations._batch_files import opened_answers, read_questions
+from homer_integrations.batch import Batch
 
 FACTS = {"north": "48213", "south": "90417", "east": "35528", "west": "71960"}
 QUESTIONS = [{"id": gate, "question": f"What is the door code for the {gate} gate?"} for gate in FACTS]
@@ -230,6 +232,33 @@ def test_an_error_that_nobody_thought_of(
     assert ask(folder, QUESTIONS[:3]) == 1
     assert [row.get("error") for row in rows(folder)] == [None, "RuntimeError: out of memory", None]
     assert "2 of 3 questions answered now" in capsys.readouterr().err
+
+
+def test_questions_and_answers_are_no_documents_and_strict_is_strict(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def remember(batch: Batch, documents: Any) -> Echo:
+        seen.append([document.title for document in documents])
+        return Echo()
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr("homer_integrations.batch.Answerer", remember)
+    assert ask(folder, QUESTIONS[:1], "--documents", str(folder)) == 0
+    (folder / "photo.jpg").write_bytes(b"\xff")
+    assert ask(folder, QUESTIONS, "--documents", str(folder)) == 0
+    assert capsys.readouterr().err.strip().endswith("photo.jpg - is of a kind that is not read")
+    assert seen == [[f"documents/{gate}.txt" for gate in sorted(FACTS)]] * 2
+    (folder / "a.jsonl").unlink()
+    assert ask(folder, QUESTIONS, "--documents", str(folder), "--strict") == 2
+    assert "without strict" in capsys.readouterr().err
+
+
+def test_questions_from_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homer_integrations.batch.Answerer", Echo)
+    text = json.dumps({"question": "Où?"}, ensure_ascii=False)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert main(["batch", "-", "--out", str(folder / "a.jsonl"), "--no-progress"]) == 0
+    assert [row["question"] for row in rows(folder)] == ["Où?"]
 
 
 def test_a_line_ends_with_a_line_feed_only(tmp_path: Path) -> None:
