@@ -20,6 +20,7 @@ from homer.errors import (
     UnsupportedModelError,
 )
 from homer.files import read_documents
+from homer.folder import StoreFolder
 from homer.generation import Sampling
 from homer.measuring import calibrate
 from homer.model import HomerModel
@@ -57,6 +58,7 @@ __all__ = [
     "Standardized",
     "StateStore",
     "StoreError",
+    "StoreFolder",
     "Stream",
     "TimeoutExceededError",
     "Trace",

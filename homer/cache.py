@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -23,8 +19,9 @@ from homer.config import HomerConfig, ResolvedConfig
 from homer.decoder import cache_of
 from homer.errors import CacheError
 from homer.schedule import MergePlan, plan_for
+from homer.tensorfile import read_tensors, write_tensors
 
-_FORMAT = 1
+_FORMAT = 2  # since then the checksum covers the metadata as well
 _ROWS = ("position_ids", "kept_tokens", "token_ids", "relevance", "logits")
 _NUMBERS = ("input_tokens", "prefix_len", "suffix_len", "model", "fingerprint")
 
@@ -98,45 +95,44 @@ class CompactCache:
         return cache_of(*([_part(entry, end, batch_size) for entry in side] for side in (self.keys, self.values)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, with what made it as JSON metadata; never half a file."""
-        tensors = self._tensors()
-        metadata = {
-            "homer": json.dumps(self._metadata()),
-            "sha256": _digest(tensors.items()),
-        }
-        path = Path(path)
-        draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+        """Write one safetensors file, with what made it as JSON metadata; never half a file.
+
+        Raises:
+            CacheError: it cannot be written.
+        """
         try:
-            save_file(tensors, draft, metadata)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+            write_tensors(Path(path), self._tensors(), {"homer": json.dumps(self._metadata())})
+        except OSError as error:
+            raise CacheError(
+                f"{self.nbytes:,} bytes cannot be written to {path} ({error.strerror}): give a file in a folder that "
+                f"is there and has room"
+            ) from None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> CompactCache:
-        """Read what `save` wrote, onto one device.
+        """Read what `save` wrote, onto one device; the file is done with then.
 
         Raises:
             CacheError: no such file, a damaged one, or one of another format.
         """
         path = Path(path)
-        if not path.is_file():
-            raise CacheError(f"no compact cache at {path}: check the path, or compress and save it again")
         try:
-            with safe_open(path, "pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
+            metadata, tensors = read_tensors(path)
+        except FileNotFoundError:
+            raise CacheError(f"no compact cache at {path}: check the path, or compress and save it again") from None
+        except OSError as error:
+            raise CacheError(f"{path} cannot be read ({error.strerror}): give a file that you may read") from None
+        except ValueError as error:
             raise CacheError(
-                f"{path} is damaged or no safetensors file ({error}): compress and save it again"
+                f"{path} is no compact cache, or not as it was saved: {error}; compress and save it again"
             ) from None
-        if "homer" not in metadata:
-            raise CacheError(
-                f"{path} is a safetensors file but no compact cache: give one that CompactCache.save wrote"
-            )
-        if metadata.get("sha256") != _digest(tensors.items()):
-            raise CacheError(f"{path} is damaged, its checksum does not fit: compress and save it again")
-        return cls._from_file(path, json.loads(metadata["homer"]), tensors)
+        try:
+            facts = json.loads(metadata["homer"])
+            return cls._from_file(path, facts, {name: tensor.to(device) for name, tensor in tensors.items()})
+        except CacheError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise CacheError(f"{path} is no compact cache ({error!r}): give one that CompactCache.save wrote") from None
 
     @classmethod
     def _from_file(cls, path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> CompactCache:
@@ -169,7 +165,7 @@ class CompactCache:
             tensors["survived"] = self.survived
         for i, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             tensors[f"key.{i}"], tensors[f"value.{i}"] = key, value
-        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def _metadata(self) -> dict[str, Any]:
         versions = {
@@ -187,11 +183,3 @@ class CompactCache:
 
 def _part(tensor: Tensor, end: int | None, batch_size: int) -> Tensor:
     return tensor[:, :, :end].repeat_interleave(batch_size, 0)
-
-
-def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -142,7 +142,9 @@ class Calibration:
 
 
 def load_calibration(source: str | os.PathLike[str] | Tensor | Calibration) -> Calibration:
-    """A calibration from a safetensors file, an official `.pt` file, a tensor, or as it is.
+    """A calibration from a safetensors file, the folder that `homer calibrate` wrote, or an official `.pt` file.
+
+    A tensor becomes one, and a Calibration stays as it is.
 
     Raises:
         CalibrationError: no such file, a damaged one, or a wrong shape.
@@ -152,6 +154,7 @@ def load_calibration(source: str | os.PathLike[str] | Tensor | Calibration) -> C
     if isinstance(source, Tensor):
         return Calibration(source.detach().float())
     path = Path(source)
+    path = path / "calibration.safetensors" if path.is_dir() else path  # what homer calibrate writes in a folder
     if not path.is_file():
         raise CalibrationError(f"no calibration at {path}: check the path, or measure one with homer.calibrate")
     return _load_pt(path) if path.suffix in (".pt", ".pth", ".bin") else _load_safetensors(path)

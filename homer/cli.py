@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
@@ -16,19 +19,39 @@ from homer.answer import Answer
 from homer.config import SIGNIFICANCES, HomerConfig
 from homer.errors import HomerError, InputError
 from homer.experiments.commands import add_commands
-from homer.files import read_documents
+from homer.files import is_among, read_documents
 from homer.indexing import encode_from_store, index, indexed_paths
 from homer.model import HomerModel
+
+_FILES = "files or folders of text, PDF, HTML, DOCX, PPTX or XLSX; - is standard input"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 where all went well, 1 where an answer was wrong, 2 on bad input."""
-    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: answers may hold what a terminal cannot show
+    try:
+        try:
+            return _run(_parser().parse_args(arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has read enough; else Python would say so once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         status: int = options.run(options)
+    except BrokenPipeError:
+        raise
     except HomerError as error:
         print(f"homer: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"homer: {where}{error.strerror or error}: check paths, permissions and free space", file=sys.stderr)
         return 2
     return status
 
@@ -55,10 +78,11 @@ def _add_integrations(commands: Any) -> None:
 
 def _add_ask(commands: Any) -> None:
     ask = commands.add_parser("ask", help="answer a question from files")
-    ask.add_argument("files", nargs="*", help="text, Markdown or PDF files, or folders; default: all of the --store")
+    ask.add_argument("files", nargs="*", help=f"{_FILES}; default: all of the --store")
     ask.add_argument("--question", required=True)
     ask.add_argument("--store", metavar="FOLDER", help="find documents there as homer index encoded them, and put new")
     ask.add_argument("--max-new-tokens", type=int)
+    _add_strict(ask)
     _add_model(ask)
     ask.add_argument("--json", action="store_true", help="print the answer, sources and usage as JSON")
     ask.add_argument("--html", metavar="PATH", help="draw the documents, what survived, and the tree in this file")
@@ -68,12 +92,17 @@ def _add_ask(commands: Any) -> None:
 
 def _add_index(commands: Any) -> None:
     index = commands.add_parser("index", help="encode documents once, for any number of questions")
-    index.add_argument("files", nargs="+", help="text, Markdown or PDF files, or folders of them")
+    index.add_argument("files", nargs="+", help=_FILES)
     index.add_argument("--out", required=True, metavar="FOLDER", help="the store; what is there already is kept")
     index.add_argument("--disk-gb", type=float, default=256, help="most gigabytes of the store (default: 256)")
     index.add_argument("--no-progress", action="store_true")
+    _add_strict(index)
     _add_model(index)
     index.set_defaults(run=_index)
+
+
+def _add_strict(command: Any) -> None:
+    command.add_argument("--strict", action="store_true", help="a file below a folder that cannot be read is an error")
 
 
 def _add_model(command: Any) -> None:
@@ -101,6 +130,7 @@ def _load(options: argparse.Namespace) -> HomerModel:
 
 def _index(options: argparse.Namespace) -> int:
     model = _load(options)
+    skipped: list[str] = []
     index(
         model,
         options.files,
@@ -109,15 +139,23 @@ def _index(options: argparse.Namespace) -> int:
         system=options.system,
         disk_bytes=int(options.disk_gb * 1e9),
         report=lambda size: print(size, flush=True),
+        strict=options.strict,
+        report_skipped=skipped.append,
         progress=not options.no_progress,
     )
+    _say(skipped)
     return 0
 
 
 def _ask(options: argparse.Namespace) -> int:
     if not options.files and not options.store:
         raise InputError("0 files: give files or folders, or a --store that homer index made")
-    documents: Any = read_documents(options.files or indexed_paths(options.store))
+    skipped: list[str] = []
+    paths = options.files or indexed_paths(options.store)
+    if options.html:
+        _check_page(options.html, paths)
+    drawn = [options.html] if options.html else []
+    documents: Any = read_documents(paths, strict=options.strict, leave_out=drawn, report=skipped.append)
     model = _load(options)
     settings: dict[str, Any] = {"config": _config(model, options), "progress": not options.no_progress}
     if options.store:
@@ -131,7 +169,22 @@ def _ask(options: argparse.Namespace) -> int:
     if options.html:
         answer.show(options.html)
     print(_json(answer) if options.json else _report(answer))
+    _say(skipped)
     return 0
+
+
+def _check_page(page: str, paths: Sequence[str | os.PathLike[str]]) -> None:
+    """Raise InputError, before anything is computed, where --html would overwrite a document or cannot be written."""
+    if is_among(page, paths) and b'<main class="homer-answer"' not in Path(page).read_bytes():
+        raise InputError(f"--html {page} is one of the files that are read: give another file")
+    if not os.path.isdir(os.path.dirname(page) or "."):
+        raise InputError(f"--html {page} is in a folder that is not there: make it, or give another file")
+
+
+def _say(lines: Sequence[str]) -> None:
+    """What was skipped, as the last thing said."""
+    for line in lines:
+        print(f"homer: {line}", file=sys.stderr)
 
 
 def _config(model: HomerModel, options: argparse.Namespace) -> HomerConfig:

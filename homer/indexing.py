@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -18,12 +18,15 @@ from homer.config import HomerConfig
 from homer.encoded import EncodedContext
 from homer.errors import InputError, StoreError
 from homer.files import read_documents
+from homer.folder import store_root
 from homer.model import HomerModel
 from homer.prompt import DocumentLike, PromptBuilder
-from homer.reuse import DEFAULT_BUDGET
+from homer.reuse import budget_for
 from homer.schedule import document_layer_ranges
 from homer.states import bytes_per_token
 from homer.store import StateStore
+
+logger = logging.getLogger(__name__)
 
 _SOURCES = "sources"
 
@@ -71,23 +74,27 @@ def index(
     *,
     config: HomerConfig | None = None,
     system: str | None = None,
-    suffix_budget: int = DEFAULT_BUDGET,
+    suffix_budget: int | None = None,
     disk_bytes: int = 256 * 2**30,
     report: Callable[[Estimate], object] | None = None,
+    strict: bool = False,
+    report_skipped: Callable[[str], object] = logger.warning,
     progress: bool = False,
 ) -> Estimate:
     """Encode files and folders of documents into a store; what is there already is checked and skipped.
 
     Args:
+        suffix_budget: room for a question in every leaf; None: what a store's contexts have for any usual one.
         report: called with the Estimate before anything is encoded.
+        strict, report_skipped: as strict and report in `read_documents`.
         disk_bytes: most bytes of the store.
 
     Raises:
         StoreError: the documents will not fit, or cannot be written.
-        InputError: as in `read_documents`.
+        InputError: as in `read_documents`, or no text in any of them.
     """
-    sources = [Path(path).resolve() for path in paths]
-    documents = read_documents(sources)
+    paths = list(paths)
+    documents = _with_text(read_documents(paths, strict=strict, report=report_skipped))
     config = config or model.config
     size = estimate(model, documents, folder, config)
     if report is not None:
@@ -98,11 +105,12 @@ def index(
         raise StoreError(
             f"{size.nbytes:,} bytes will not fit {limit:,} in {folder}: free space, give another folder, or index less"
         )
+    budget = suffix_budget or _budget(model, "?", system, config)
     for document in tqdm(documents, desc="encoding", unit="document", disable=not progress):
-        options: dict[str, Any] = {"system": system, "suffix_budget": suffix_budget, "config": config}
-        model.encode([document], align="documents", store=store, **options)
-    for source in sources:
-        _note_source(Path(folder), source)
+        model.encode([document], align="documents", store=store, system=system, suffix_budget=budget, config=config)
+    for path in map(Path, paths):
+        if path.is_file() or path.is_dir():  # a pipe cannot be read again
+            _note_source(Path(folder), path.absolute())
     return size
 
 
@@ -111,11 +119,12 @@ def indexed_paths(folder: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         InputError: no store, or an empty one.
+        StoreError: a damaged note of one of them, since without it answers would come from fewer documents.
     """
-    notes = sorted(Path(folder).glob(f"{_SOURCES}/*.json"))
+    notes = sorted(store_root(Path(folder)).glob(f"{_SOURCES}/*.json"))
     if not notes:
         raise InputError(f"{folder} is no store with indexed documents: give files, or run homer index first")
-    return sorted(Path(json.loads(note.read_text())["path"]) for note in notes)
+    return sorted(map(_read_note, notes))
 
 
 def encode_from_store(
@@ -132,11 +141,17 @@ def encode_from_store(
 
     The usage of an answer calls cached what came from the store.
     """
-    suffix_ids = PromptBuilder(model.require_tokenizer("ask")).build_affix(question, system).suffix_ids
+    usual, budget = (_budget(model, text, system, config or model.config) for text in ("?", question))
+    if budget != usual:
+        logger.warning(
+            "the question takes more than the %d tokens that %s keeps free for it: long documents are encoded anew, "
+            "with room for %d, and kept as well",
+            *(usual, folder, budget),
+        )
     encoded = model.encode(
         documents,
         system=system,
-        suffix_budget=max(DEFAULT_BUDGET, -(-len(suffix_ids) // DEFAULT_BUDGET) * DEFAULT_BUDGET),
+        suffix_budget=budget,
         align="documents",
         config=config,
         store=StateStore(folder),
@@ -145,12 +160,45 @@ def encode_from_store(
     return dataclasses.replace(encoded, cached_tokens=encoded.reused_tokens)
 
 
+def _budget(model: HomerModel, question: str, system: str | None, config: HomerConfig) -> int:
+    """The room that a store's contexts keep for a question; the same for all but very long ones."""
+    prefix_ids, suffix_ids, _ = PromptBuilder(model.require_tokenizer("ask")).build_affix(question, system)
+    resolved = config.resolve(model.window, model.decoder.layers, model.decoder.sliding_window)
+    return budget_for(len(suffix_ids), len(prefix_ids), resolved.max_chunk_len)
+
+
+def _with_text(documents: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Documents but for the blank ones, of which there is nothing to encode."""
+    full = [document for document in documents if document["text"].strip()]
+    titles = ", ".join(document["title"] for document in documents if not document["text"].strip())
+    if not full:
+        raise InputError(f"none of these files holds any text: {titles}; give others")
+    if titles:
+        logger.warning("nothing to encode in %s", titles)
+    return full
+
+
 def _note_source(folder: Path, path: Path) -> None:
-    note = folder / _SOURCES / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
+    note = store_root(folder) / _SOURCES / _note_name(str(path))
     note.parent.mkdir(exist_ok=True)
     draft = note.with_name(f"{note.name}.{secrets.token_hex(4)}.part")
     draft.write_text(json.dumps({"path": str(path)}))
     os.replace(draft, note)
+
+
+def _note_name(path: str) -> str:
+    """The name of the note of a path, which tells whether the note holds what was written."""
+    return f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
+
+
+def _read_note(note: Path) -> Path:
+    try:
+        path = json.loads(note.read_text())["path"]
+        if note.name == _note_name(path):
+            return Path(path)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise StoreError(f"{note} is damaged: remove it, and run homer index on the documents that it stood for again")
 
 
 def _existing(folder: str | os.PathLike[str]) -> Path:

@@ -29,6 +29,7 @@ from homer.store import StateStore
 logger = logging.getLogger(__name__)
 
 DEFAULT_BUDGET = 64
+_USUAL_SUFFIX = 256  # tokens that the suffix of an ordinary question does not exceed
 ALIGNMENTS = ("tokens", "documents")
 _STRETCHED = ("dynamic", "longrope")  # RoPE whose angles depend on the longest position in a call
 
@@ -178,17 +179,15 @@ class Reusing:
     ) -> Prompt:
         """A prompt with its documents encoded, each by itself, from a store as far as they are there.
 
-        Usage will call cached what came from the store. Room is kept for suffixes up to the next multiple of 64
-        tokens, so that most questions find what others left.
+        Usage will call cached what came from the store. Room is kept by `budget_for`, so that most questions find
+        what others left.
 
         Args:
             config, progress: as in `encode`.
             tick: called after every batch of leaves; what it raises ends the work.
         """
-        length = len(prompt.suffix_ids)
-        budget = -(-length // DEFAULT_BUDGET) * DEFAULT_BUDGET
-        if len(prompt.prefix_ids) + budget > self._resolve(config or self.config).max_chunk_len // 2:
-            budget = length
+        chunk_len = self._resolve(config or self.config).max_chunk_len
+        budget = budget_for(len(prompt.suffix_ids), len(prompt.prefix_ids), chunk_len)
         parts = _Parts(prompt.prefix_ids, prompt.context_ids, prompt.documents, prompt.origins)
         encoded = self._encode(parts, budget, "documents", config, store, False, progress, tick)
         return dataclasses.replace(prompt, encoded=dataclasses.replace(encoded, cached_tokens=encoded.reused_tokens))
@@ -322,6 +321,20 @@ class Reusing:
                 f"0 <= first < end <= {len(suffix_ids)}"
             )
         return given
+
+
+def budget_for(suffix_len: int, prefix_len: int, chunk_len: int) -> int:
+    """The suffix_budget of contexts in a store: the same for every usual suffix, so that all find the same leaves.
+
+    That is a quarter of a chunk, from 64 to 256 tokens; for a longer suffix the next multiple of 64. Prefix and budget
+    take half a chunk at most, unless the suffix alone takes more.
+    """
+    room = max(1, chunk_len // 2 - prefix_len)
+    usual = min(room, max(DEFAULT_BUDGET, min(_USUAL_SUFFIX, chunk_len // 4)))
+    if suffix_len <= usual:
+        return usual
+    longer = -(-suffix_len // DEFAULT_BUDGET) * DEFAULT_BUDGET
+    return longer if longer <= room else suffix_len
 
 
 def _document_lens(parts: _Parts) -> tuple[int, ...]:

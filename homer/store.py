@@ -6,37 +6,31 @@ that an entry is either the very states asked for, or is not found.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
-import secrets
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from homer.decoder import Decoder
 from homer.errors import ConfigError, StoreError
+from homer.folder import StoreFolder
 from homer.states import LeafStates
+from homer.tensorfile import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-_SUFFIX, _DRAFT = ".safetensors", ".part"
 _NAMES = tuple(field.name for field in dataclasses.fields(LeafStates))
 _READERS = 8
-_STALE_S = 600.0  # a draft this old belongs to a process that was killed
-_RECOUNT = 8  # writes after which what other processes wrote is counted
 _GIB = 2**30
 
 
@@ -57,7 +51,8 @@ class StateStore:
     What leaves the GPU goes to the CPU's memory; what leaves that is in the folder, where there is one.
 
     Args:
-        folder: where entries are written, and found again later; made if it is not there. None: memory alone.
+        folder: where entries are written, and found again later; made if it is not there. What else it holds is
+            left alone, and entries then stand in a folder `homer-store` in it. None: memory alone.
         device_bytes: most bytes on the model's GPU; None: a quarter of what is free when first used.
         memory_bytes: most bytes in the CPU's memory.
         disk_bytes: most bytes in the folder, give or take what other processes are writing.
@@ -83,7 +78,7 @@ class StateStore:
         self._device_bytes, self._strict, self._warned = device_bytes, strict, False
         self._device, self._memory = _Tier(device_bytes or 0), _Tier(memory_bytes)
         self._lock = threading.RLock()
-        self._folder = None if folder is None else _Folder(Path(folder), disk_bytes)
+        self._folder = None if folder is None else _Files(Path(folder), disk_bytes)
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -118,7 +113,7 @@ class StateStore:
         """Whether there is an entry; it may turn out to be damaged when read."""
         with self._lock:
             kept = key in self._device or key in self._memory
-        return kept or (self._folder is not None and self._folder.path(key).is_file())
+        return kept or (self._folder is not None and self._folder.has(key))
 
     def put(self, key: str, states: LeafStates) -> None:
         """Keep states under a key.
@@ -193,114 +188,50 @@ class _Tier:
         return out
 
 
-class _Folder:
-    """Entries as files, which other processes may write, read and remove at any time."""
+class _Files:
+    """Entries as files of a folder."""
 
     def __init__(self, path: Path, limit: int) -> None:
-        self._path, self._limit = path, limit
-        self._lock, self._writes = threading.Lock(), 0
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"no store can be made at {path} ({error.strerror}): give a folder to write to") from None
-        self._remove_stale_drafts()
-        self._held = self.nbytes()
-
-    def path(self, key: str) -> Path:
-        return self._path / key[:2] / f"{key}{_SUFFIX}"
+        self._folder = StoreFolder(path, limit, nested=True)
 
     def nbytes(self) -> int:
-        return sum(size for _, size, _ in self._files())
+        return self._folder.nbytes()
+
+    def has(self, key: str) -> bool:
+        return self._folder.path(key).is_file()
 
     def write(self, key: str, states: LeafStates) -> None:
-        path = self.path(key)
+        path, limit = self._folder.path(key), self._folder.limit
         if path.is_file():
             return
-        if states.nbytes > self._limit:
+        if states.nbytes > limit:
             raise StoreError(
-                f"an entry of {states.nbytes:,} bytes is beyond disk_bytes={self._limit:,}: raise it, or lower "
-                f"max_chunk_len"
+                f"an entry of {states.nbytes:,} bytes is beyond disk_bytes={limit:,}: raise it, or lower max_chunk_len"
             )
-        tensors = {name: t.detach().cpu().contiguous() for name, t in zip(_NAMES, states.tensors(), strict=True)}
-        draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_DRAFT}")
         try:
             path.parent.mkdir(exist_ok=True)
-            save_file(tensors, draft, {"homer_leaf": key, "sha256": _digest(tensors)})
-            os.replace(draft, path)
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
+            write_tensors(path, dict(zip(_NAMES, states.tensors(), strict=True)), {"homer_leaf": key})
+        except OSError as error:
             raise StoreError(
-                f"{states.nbytes:,} bytes cannot be written to {self._path} ({reason}): free space there, or give "
-                f"another folder"
+                f"{states.nbytes:,} bytes cannot be written to {self._folder.root} ({error.strerror}): free space "
+                f"there, or give another folder"
             ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
-        with self._lock, contextlib.suppress(FileNotFoundError):  # another process may have made room
-            self._held += path.stat().st_size
-            self._writes += 1
-            if self._held > self._limit or self._writes % _RECOUNT == 0:
-                self._trim()
+        self._folder.wrote(path)
 
     def read(self, key: str) -> LeafStates | None:
-        """States from a file, mapped into memory; None where there is none, or none that is sound."""
-        path = self.path(key)
+        """States from a file; None where there is none, or none that is sound."""
+        path = self._folder.path(key)
         if not path.is_file():
             return None
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in _NAMES}
-            problem = _problem(metadata, tensors, key)
+            metadata, tensors = read_tensors(path)
+            if metadata.get("homer_leaf") != key or set(tensors) != set(_NAMES):
+                raise ValueError("it holds other states than its name says")
         except FileNotFoundError:  # another process removed it
             return None
-        except (SafetensorError, OSError, ValueError) as error:
-            problem = str(error)
-        if problem:
-            logger.warning("%s is no sound entry (%s): encoding it again", path, problem)
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            logger.warning("%s is no sound entry (%s): encoding it again", path, error)
+            self._folder.put_aside(path)
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)  # it was used now
+        self._folder.used(path)
         return LeafStates(**tensors)
-
-    def _trim(self) -> None:
-        """Remove the least recently used files, until the rest is within the bound."""
-        files = sorted(self._files())
-        self._held = sum(size for _, size, _ in files)
-        for _, size, path in files:
-            if self._held <= self._limit:
-                return
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-            self._held -= size
-
-    def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """(time of last use, bytes, path) of every entry."""
-        for path in self._path.glob(f"*/*{_SUFFIX}"):
-            with contextlib.suppress(OSError):
-                facts = path.stat()
-                yield facts.st_mtime, facts.st_size, path
-
-    def _remove_stale_drafts(self) -> None:
-        for path in self._path.glob(f"*/*{_DRAFT}"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _STALE_S:
-                    path.unlink()
-
-
-def _problem(metadata: dict[str, str], tensors: dict[str, Tensor], key: str) -> str:
-    """What is wrong with an entry; empty where nothing is."""
-    if metadata.get("homer_leaf") != key:
-        return "it holds other states than its name says"
-    return "" if metadata.get("sha256") == _digest(tensors) else "its checksum does not fit"
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in _NAMES:
-        tensor = tensors[name]
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -48,9 +48,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
-    parser.add_argument("questions", type=Path, help='JSON lines: {"question": ...}, maybe with "id" and "documents"')
+    parser.add_argument(
+        "questions", type=Path, help='JSON lines: {"question": ...}, maybe with "id" and "documents"; - is stdin'
+    )
     parser.add_argument("--documents", nargs="+", type=Path, default=[], help="files and folders to answer from")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; questions answered there are left out")
+    parser.add_argument("--strict", action="store_true", help="a file below a folder that cannot be read is an error")
     parser.add_argument("--system", help="the system message")
     parser.add_argument("--ray", type=int, metavar="N", help="run N copies of the model by Ray Data")
     parser.add_argument("--gpus-per-replica", type=float, default=0, help="with --ray")
@@ -92,7 +95,7 @@ def _batch(options: argparse.Namespace) -> int:
 
     model = {name: getattr(options, name) for name in _LOADING if getattr(options, name) is not None}
     config = {name: getattr(options, name) for name in _LENGTHS if getattr(options, name) is not None}
-    batch = Batch(model, config, options.documents, options.system, options.max_tokens)
+    batch = Batch(model, config, options.documents, options.system, options.max_tokens, options.strict)
     report = run_batch(
         batch, options.questions, options.out, options.ray, options.gpus_per_replica, progress=not options.no_progress
     )

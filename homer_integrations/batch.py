@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import os
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm.auto import tqdm
 
-from homer import Answer, HomerError, HomerModel, InputError, read_documents
+from homer import Answer, Document, HomerError, HomerModel, InputError, read_documents
+from homer_integrations._batch_files import opened_answers, read_questions
 from homer_integrations._documents import to_homer_documents
 
-_KEYS = {"id", "question", "documents"}
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Batch:
         documents: files and folders; none where every question brings its own.
         system: the system message; None for the library's own.
         max_tokens: most new tokens of an answer.
+        strict: a file below a folder of documents that cannot be read is an error.
     """
 
     model: dict[str, Any]
@@ -36,34 +36,45 @@ class Batch:
     documents: Sequence[Path] = ()
     system: str | None = None
     max_tokens: int | None = None
+    strict: bool = False
 
 
 @dataclasses.dataclass
 class Report:
-    """How a run went, in questions."""
+    """How a run went, in questions; `skipped` says which files below folders were not read, and why."""
 
     total: int
     before: int
     answered: int = 0
     failed: int = 0
+    skipped: str = ""
 
     def __str__(self) -> str:
+        return f"{self._counts()}\n{self.skipped}" if self.skipped else self._counts()
+
+    def _counts(self) -> str:
         text = f"{self.answered} of {self.total} questions answered now, {self.before} before"
-        return f"{text}, {self.failed} failed: see 'error' in their rows" if self.failed else text
+        return (
+            f"{text}, {self.failed} failed: see 'error' in their rows, and remove those to ask again"
+            if self.failed
+            else text
+        )
 
 
 class Answerer:
     """Answers rows, one after the other, with one model; Ray Data makes one in every worker."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, documents: tuple[Document, ...]) -> None:
         options = dict(batch.model)
         self._batch = batch
         self._model = HomerModel.from_pretrained(options.pop("model"), **options)
         self._config = dataclasses.replace(self._model.config, **batch.config)
-        self._documents = to_homer_documents(read_documents(batch.documents)) if batch.documents else ()
+        self._documents = documents
 
     def answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row with its answer, or with the error that kept it from one."""
+        """The row with its answer, or with the error that kept it from one: no row keeps others from theirs."""
+        if "error" in row:
+            return dict(row)
         try:
             documents = (*self._documents, *to_homer_documents(row.get("documents") or ()))
             answer = self._model.ask(
@@ -75,6 +86,9 @@ class Answerer:
             )
         except HomerError as error:
             return {"id": row["id"], "question": row["question"], "error": str(error)}
+        except Exception as error:
+            logger.warning("question %r failed", row["id"], exc_info=True)
+            return {"id": row["id"], "question": row["question"], "error": f"{type(error).__name__}: {error}"}
         return {"id": row["id"], "question": row["question"]} | _facts(answer)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
@@ -101,114 +115,55 @@ def run_batch(
         InputError: questions that cannot be read, or a file of other answers.
     """
     rows = read_questions(questions)
-    with _opened(out) as file:
-        done = _answered(file, out, rows)
-        left = [row for row in rows if row["id"] not in done]
-        report = Report(len(rows), len(done))
-        answers = _in_process(batch, left) if workers is None else _on_ray(batch, left, workers, gpus)
+    with opened_answers(out, rows, (questions, *batch.documents)) as file:
+        left = [row for row in rows if row["id"] not in file.done]
+        report = Report(len(rows), len(file.done))
+        if not left:
+            return report
+        documents = _documents(batch, (questions, out), report)
+        answerer = _in_process(batch, documents, left)
+        answers = answerer if workers is None else _on_ray(batch, documents, left, workers, gpus)
         for answer in tqdm(answers, total=len(left), desc="answering", unit="question", disable=not progress):
-            file.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            file.add(answer)
             report.failed += "error" in answer
             report.answered += "error" not in answer
     return report
 
 
-def read_questions(path: Path) -> list[dict[str, Any]]:
-    """Rows with id, question and maybe documents; a row without an id has the number of its line.
-
-    Raises:
-        InputError: no such file, a line that is no such row, or an id that comes twice.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): give a JSON lines file of questions in UTF-8") from None
-    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    seen: set[str | int] = set()
-    for row in rows:
-        if row["id"] in seen:
-            raise InputError(f"{path} has the id {row['id']!r} twice: give every question an id of its own, or none")
-        seen.add(row["id"])
-    if not rows:
-        raise InputError(f"{path} holds 0 questions: give at least one line of JSON with 'question'")
-    return rows
+def _in_process(
+    batch: Batch, documents: tuple[Document, ...], rows: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    yield from map(Answerer(batch, documents).answer, rows)
 
 
-def _row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"line {number} of {path} is no JSON ({error}): give an object with 'question'") from None
-    if not isinstance(row, dict) or not isinstance(row.get("question"), str):
-        raise InputError(f"line {number} of {path} has no string under 'question': give one")
-    unknown = sorted(set(row) - _KEYS)
-    if unknown:
-        raise InputError(f"line {number} of {path} has a key {unknown[0]!r}: only {', '.join(sorted(_KEYS))} are read")
-    name = row.get("id", number)
-    if not isinstance(name, str | int) or isinstance(name, bool):
-        raise InputError(f"line {number} of {path} has the id {name!r}: give a string or a whole number")
-    return row | {"id": name}
-
-
-@contextmanager
-def _opened(out: Path) -> Iterator[IO[bytes]]:
-    """The file of answers, for this run alone."""
-    try:
-        file = out.open("a+b")
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}): give a file in a folder that is there") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another run is writing {out}: wait for it, or give another --out") from None
-        yield file
-
-
-def _answered(file: IO[bytes], out: Path, rows: Sequence[Mapping[str, Any]]) -> set[str | int]:
-    """Ids answered already; half a line, which a killed run may leave at the end, is cut off."""
-    file.seek(0)
-    content = file.read()
-    whole = content[: content.rfind(b"\n") + 1]
-    file.truncate(len(whole))
-    asked = {row["id"]: row["question"] for row in rows}
-    done: set[str | int] = set()
-    for number, line in enumerate(whole.splitlines(), 1):
-        try:
-            row = json.loads(line)
-            name, question = row["id"], row["question"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"line {number} of {out} is no answer of a batch: give another --out") from None
-        if asked.get(name) != question:
-            raise InputError(
-                f"line {number} of {out} answers {question!r:.80} for id {name!r}, which is not asked here: give "
-                f"another --out, or the same questions again"
-            )
-        done.add(name)
-    return done
-
-
-def _in_process(batch: Batch, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    if rows:
-        yield from map(Answerer(batch).answer, rows)
-
-
-def _on_ray(batch: Batch, rows: Sequence[dict[str, Any]], workers: int, gpus: float) -> Iterator[dict[str, Any]]:
+def _on_ray(
+    batch: Batch, documents: tuple[Document, ...], rows: Sequence[dict[str, Any]], workers: int, gpus: float
+) -> Iterator[dict[str, Any]]:
     """The same by Ray Data; answers come as they are ready, whatever their order."""
-    if not rows:
-        return
     try:
         import ray.data
     except ModuleNotFoundError as error:
         raise InputError(f"{error}: pip install homer-integrations[ray]") from None
     items = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows))
     answers = items.map_batches(
-        Answerer, fn_constructor_args=(batch,), batch_size=1, concurrency=min(workers, len(rows)), num_gpus=gpus or None
+        Answerer,
+        fn_constructor_args=(batch, documents),
+        batch_size=1,
+        concurrency=min(workers, len(rows)),
+        num_gpus=gpus or None,
     )
     for item in answers.iter_rows():
         yield json.loads(item["row"])
+
+
+def _documents(batch: Batch, left_out: Sequence[Path], report: Report) -> tuple[Document, ...]:
+    """The documents that all questions share, read once for all workers; questions and answers are none of them."""
+    if not batch.documents:
+        return ()
+    skipped: list[str] = []
+    found = read_documents(batch.documents, strict=batch.strict, leave_out=left_out, report=skipped.append)
+    report.skipped = "".join(skipped)
+    return to_homer_documents(found)
 
 
 def _facts(answer: Answer) -> dict[str, Any]:

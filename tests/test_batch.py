@@ -1,6 +1,6 @@
 """homer batch: rows to rows, and nothing lost or done twice when it is killed."""
 
-import fcntl
+import io
 import json
 import os
 import signal
@@ -16,7 +16,8 @@ import pytest
 from homer import HomerModel, read_documents
 from homer.cli import main
 from homer.demo import DOCUMENTS
-from homer_integrations.batch import read_questions
+from homer_integrations._batch_files import opened_answers, read_questions
+from homer_integrations.batch import Batch
 
 FACTS = {"north": "48213", "south": "90417", "east": "35528", "west": "71960"}
 QUESTIONS = [{"id": gate, "question": f"What is the door code for the {gate} gate?"} for gate in FACTS]
@@ -123,11 +124,155 @@ def test_a_file_of_other_answers_is_left_alone(folder: Path, capsys: pytest.Capt
     assert "line 1 of" in capsys.readouterr().err
     assert (folder / "notes.txt").read_text() == "Not answers.\n"
     assert (folder / "a.jsonl").read_bytes() == before
-    with (folder / "a.jsonl").open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        assert ask(folder, QUESTIONS) == 2
+    with opened_answers(folder / "a.jsonl", QUESTIONS, ()):
+        assert ask(folder, QUESTIONS[:1]) == 2
     assert "another run is writing" in capsys.readouterr().err
     assert ask(folder, QUESTIONS, "--out", str(folder / "none" / "a.jsonl")) == 2
+
+
+ROW = json.dumps(QUESTIONS[0])[:-1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Notes that nobody may touch",  # without a line end, as editors leave it
+        "Notes\nthat nobody may touch",
+        '{"setting": 1}',
+        "[]",
+        "12",
+        ROW + "}",  # a question is no answer
+        ROW + "}\n",
+        ROW + ', "answer": "48213"}\nand notes',
+        '{"id": "north", "question": "Another?", "answer": "1"}',
+        '{"id": "north", "question": "Anoth',
+        '{"id": ["north"], "question": "Why?", "answer": "1"}\n',
+        "[" * 100_000,
+        "\0" * 10,
+    ],
+)
+def test_nothing_is_written_to_a_file_that_is_not_ours(folder: Path, content: str) -> None:
+    (folder / "a.jsonl").write_text(content)
+    assert ask(folder, QUESTIONS) == 2
+    assert (folder / "a.jsonl").read_text() == content
+
+
+def test_answers_never_go_into_what_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "link").symlink_to(folder / "questions.jsonl")
+    (folder / "hard").write_text("")
+    (folder / "hard").unlink()
+    text = "\n".join(map(json.dumps, QUESTIONS))  # no line end behind the last
+    (folder / "questions.jsonl").write_text(text)
+    os.link(folder / "questions.jsonl", folder / "hard")
+    for name in ("questions.jsonl", "link", "hard"):
+        assert main(arguments(folder, "--out", str(folder / name))) == 2
+        assert "is the same file as" in capsys.readouterr().err
+        assert (folder / "questions.jsonl").read_text() == text
+    north = folder / "documents" / "north.txt"
+    assert main(arguments(folder, "--documents", str(north), "--out", str(north))) == 2
+    assert north.read_text() == "The door code for the north gate is 48213."
+    assert main(arguments(folder, "--out", os.devnull)) == 2
+    assert "no regular file" in capsys.readouterr().err
+
+
+def test_cut_off_anywhere_the_rerun_finishes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [{"id": "é", "question": "Où?"}, {"id": 2, "question": "\ud800?"}]
+    monkeypatch.setattr("homer_integrations.batch.Answerer", Echo)
+    assert ask(folder, asked) == 0
+    whole = (folder / "a.jsonl").read_bytes()
+    assert [row["id"] for row in rows(folder)] == ["é", 2]
+    for end in range(len(whole)):
+        (folder / "a.jsonl").write_bytes(whole[:end])
+        assert ask(folder, asked) == 0, whole[:end]
+        assert (folder / "a.jsonl").read_bytes() == whole
+
+
+class Echo:
+    """Answers every question by itself."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"id": row["id"], "question": row["question"], "answer": row["question"]}
+
+
+def test_any_error_is_a_row_and_the_others_are_answered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    bad = [
+        '{"id": "half", "question": "\\ud800?"}',
+        json.dumps({"id": "control", "question": "<|end|>" * 1500}),
+        json.dumps({"id": "metadata", "question": "Why?", "documents": [{"text": "a", "metadata": "s"}]}),
+        json.dumps({"id": "nested", "question": "Why?", "documents": json.loads(deep[:400] + deep[-400:])}),
+        f'{{"id": "deep", "question": "Why?", "documents": {deep}}}',
+    ]
+    lines = [*bad, json.dumps(QUESTIONS[0])]
+    (folder / "questions.jsonl").write_text("\n".join(lines))
+    main(arguments(folder))
+    found = {row["id"]: row for row in rows(folder)}
+    assert list(found) == ["half", "control", "metadata", "nested", 5, "north"]
+    assert "answer" in found["north"]
+    assert "nested too deep" in found[5]["error"]
+    assert all(("error" in row) != ("answer" in row) for row in found.values())
+    before = (folder / "a.jsonl").read_bytes()
+    assert main(arguments(folder)) in (0, 1)
+    assert (folder / "a.jsonl").read_bytes() == before
+
+
+def test_an_error_that_nobody_thought_of(
+    mini: HomerModel, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(model: HomerModel, question: str, *args: Any, **options: Any) -> Any:
+        if "south" in question:
+            raise RuntimeError("out of memory")
+        return mini_ask(model, question, *args, **options)
+
+    mini_ask = HomerModel.ask
+    monkeypatch.setattr(HomerModel, "ask", fail)
+    assert ask(folder, QUESTIONS[:3]) == 1
+    assert [row.get("error") for row in rows(folder)] == [None, "RuntimeError: out of memory", None]
+    assert "2 of 3 questions answered now" in capsys.readouterr().err
+
+
+def test_questions_and_answers_are_no_documents_and_strict_is_strict(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def remember(batch: Batch, documents: Any) -> Echo:
+        seen.append([document.title for document in documents])
+        return Echo()
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr("homer_integrations.batch.Answerer", remember)
+    assert ask(folder, QUESTIONS[:1], "--documents", str(folder)) == 0
+    (folder / "photo.jpg").write_bytes(b"\xff")
+    assert ask(folder, QUESTIONS, "--documents", str(folder)) == 0
+    assert capsys.readouterr().err.strip().endswith("photo.jpg - is of a kind that is not read")
+    assert seen == [[f"documents/{gate}.txt" for gate in sorted(FACTS)]] * 2
+    (folder / "a.jsonl").unlink()
+    assert ask(folder, QUESTIONS, "--documents", str(folder), "--strict") == 2
+    assert "without strict" in capsys.readouterr().err
+
+
+def test_questions_from_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homer_integrations.batch.Answerer", Echo)
+    text = json.dumps({"question": "Où?"}, ensure_ascii=False)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert main(["batch", "-", "--out", str(folder / "a.jsonl"), "--no-progress"]) == 0
+    assert [row["question"] for row in rows(folder)] == ["Où?"]
+
+
+def test_a_line_ends_with_a_line_feed_only(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    asked = [f"Why{sign}now?" for sign in "\u2028\u2029\x85\x0b\x0c\x1c"]
+    text = "\r\n".join(json.dumps({"question": question}, ensure_ascii=False) for question in asked)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [row["question"] for row in read_questions(path)] == asked
+
+
+def test_it_works_where_fcntl_is_missing() -> None:
+    source = "import sys; sys.modules['fcntl'] = None; import homer_integrations.batch"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

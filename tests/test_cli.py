@@ -1,10 +1,16 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import homer
+from homer import HomerModel, load_calibration
 from homer.cli import main
 from homer.demo import DOCUMENTS, load_questions
+from homer.experiments import save_calibration
 from homer.files import read_documents
 
 FACT = "The door code for the north gate is 48213."
@@ -84,3 +90,103 @@ def test_the_demos_documents_hold_its_answers() -> None:
     assert len(questions) >= 4
     for question in questions:
         assert question.answer in documents[question.document]
+
+
+def test_a_calibration_is_found_in_the_folder_that_calibrate_wrote(
+    mini: HomerModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mini.calibration is not None
+    save_calibration(mini.calibration, tmp_path / "cal", {})
+    assert load_calibration(tmp_path / "cal").distances == mini.calibration.distances
+    (tmp_path / "a.txt").write_text(FACT)
+    options = ["--calibration", str(tmp_path / "cal"), "--no-progress", "--max-new-tokens", "8"]
+    assert main(["ask", str(tmp_path / "a.txt"), "--question", QUESTION, *options]) == 0
+    assert capsys.readouterr().out.startswith("48213\n")
+    assert main(["ask", str(tmp_path / "a.txt"), "--question", QUESTION, "--calibration", str(tmp_path)]) == 2
+    assert "no calibration at" in capsys.readouterr().err
+
+
+def test_what_is_skipped_is_said_last_and_strict_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "photo.jpg").write_bytes(b"\xff")
+    options = ["--question", QUESTION, "--no-progress", "--max-new-tokens", "8"]
+    assert main(["ask", str(folder), *options]) == 0
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1] == f"homer: skipped 1 file: {folder / 'photo.jpg'} - is of a kind that is not read"
+    for command in (["ask", *options], ["index", "--out", str(folder.parent / "store"), "--no-progress"]):
+        assert main([command[0], str(folder), "--strict", *command[1:]]) == 2
+        assert "without strict" in capsys.readouterr().err
+
+
+def test_a_drawing_never_overwrites_a_document(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = folder / "page.html"
+    page.write_text("<p>ours</p>")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for target in (page, folder / "office.md"):
+        for given in (folder, target):
+            assert main(["ask", str(given), "--question", "Why?", "--html", str(target)]) == 2
+            assert "is one of the files that are read" in capsys.readouterr().err
+    assert main(["ask", str(folder), "--question", "Why?", "--html", str(folder / "none" / "a.html")]) == 2
+    assert "in a folder that is not there" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    page.unlink()
+    for _ in range(2):  # its own drawing is no document, and may be drawn again
+        options = ["--html", str(page), "--max-new-tokens", "2", "--no-progress", "--json"]
+        assert main(["ask", str(folder), "--question", "Why?", *options]) == 0
+        assert len(json.loads(capsys.readouterr().out)["sources"]) == 2
+    with pytest.raises(SystemExit):
+        main(["passkey", "--write-data"])
+    assert main(["passkey", "--filler", str(page), "--write-data", str(page)]) == 2
+    assert "is one of the files that are read" in capsys.readouterr().err
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """What a shell makes of it; `homer` is this one."""
+    command = f'set -o pipefail; homer() {{ {sys.executable} -m homer "$@"; }}; {command}'
+    place = {"PYTHONPATH": str(Path(homer.__file__).parents[1])}
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, check=False, env=os.environ | place | environment, timeout=300
+    )
+
+
+def test_pipes_and_terminals(tmp_path: Path) -> None:
+    """One process each: a document from a pipe, an answer that is not read, and a terminal that knows ASCII only."""
+    ask = f"ask - --question '{QUESTION}' --no-progress --max-new-tokens 8"
+    done = shell(f"echo '{FACT} Grüße \u2028' | homer {ask}", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"48213\n")
+    assert rb"Gr\xfc\xdfe" in done.stdout
+    done = shell("homer --help | true; echo ${PIPESTATUS[0]}")
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+def test_whoever_reads_may_stop_reading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def write(_: object) -> int:
+        print("x" * 100_000, flush=True)
+        return 0
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("homer.cli._demo", write)
+    with open(writer, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert main(["demo"]) == 1
+        print("and nothing is raised later")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "/root/x"), "homer: /root/x: Permission denied"),
+        (OSError(28, "No space left on device"), "homer: No space left on device"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, words: str
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("homer.cli._demo", fail)
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err.startswith(words)

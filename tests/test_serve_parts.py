@@ -4,6 +4,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -138,19 +139,45 @@ def test_the_store_outlives_its_process_in_a_folder(tiny: HomerModel, tmp_path: 
     CacheStore(0, tmp_path, 2**20).put("a", cache)
     again = CacheStore(2**20, tmp_path, 2**20)
     assert again.get("a").token_ids.tolist() == cache.token_ids.tolist()
-    (tmp_path / "b.safetensors").write_bytes(b"half a file")
-    assert again.get("b") is None
-    assert not (tmp_path / "b.safetensors").exists()
+    (path,) = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    for place in (9, 60, len(whole) // 2, 1):  # one byte, anywhere
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        again = CacheStore(0, tmp_path, 2**20)
+        assert again.get("a") is None
+        assert not path.exists()
+        assert path.with_name(f"{path.name}.damaged").exists()  # put aside,
+        again.put("a", cache)  # and made anew
+        assert again.get("a").token_ids.tolist() == cache.token_ids.tolist()
 
 
 def test_the_folder_keeps_within_its_bytes(tiny: HomerModel, tmp_path: Path) -> None:
     CacheStore(0, tmp_path, 2**20).put("a", compact(tiny))
-    size = (tmp_path / "a.safetensors").stat().st_size
+    size = next(tmp_path.glob("*.safetensors")).stat().st_size
+    theirs = tmp_path / "model.safetensors"
+    theirs.write_bytes(b"1" * 4 * size)
+    os.utime(theirs, (1, 1))
     store = CacheStore(0, tmp_path, int(2.5 * size))
     for name in "bcd":
         time.sleep(0.01)
         store.put(name, compact(tiny))
-    assert sorted(path.stem for path in tmp_path.iterdir()) == ["c", "d"]
+    assert [name for name in "abcd" if store.get(name)] == ["c", "d"]
+    assert theirs.exists()
+
+
+def test_files_of_others_are_never_removed(tiny: HomerModel, tmp_path: Path) -> None:
+    (tmp_path / "ab").mkdir()
+    theirs = [tmp_path / f"{'a' * 64}.safetensors", tmp_path / "model.safetensors", tmp_path / "ab" / "x.safetensors"]
+    for path in theirs:
+        path.write_text("theirs")
+        os.utime(path, (1, 1))
+    CacheStore(0, tmp_path, 2**20).put("a", compact(tiny))
+    size = next((tmp_path / "homer-store").glob("*.safetensors")).stat().st_size
+    store = CacheStore(0, tmp_path, size + 1)
+    for name in "bcd":
+        store.put(name, compact(tiny))
+    assert [path.read_text() for path in theirs] == ["theirs"] * 3
+    assert len(list((tmp_path / "homer-store").glob("*.safetensors"))) == 1
 
 
 def test_a_key_holds_all_that_a_cache_depends_on(mini: HomerModel) -> None:
@@ -160,6 +187,9 @@ def test_a_key_holds_all_that_a_cache_depends_on(mini: HomerModel) -> None:
 
     keys = [key(), key("b"), key(question="How?"), key(limit=5), key(target_len=300)]
     keys.append(cache_key(mini, mini.build_prompt("Why?", ["a"]), mini.config, None, encoded=True))
+    calibration = dataclasses.replace(mini.calibration, means=mini.calibration.means + 1)
+    other = HomerModel(mini.model, mini.tokenizer, mini.config, calibration)
+    keys.append(cache_key(other, mini.build_prompt("Why?", ["a"]), mini.config, None))
     assert key() == keys[0]
     assert len(set(keys)) == len(keys)
 

@@ -1,6 +1,7 @@
 """Kept states: found again, bounded, shared by processes, and never used where they are not what they should be."""
 
 import errno
+import hashlib
 import logging
 import os
 import resource
@@ -18,6 +19,7 @@ import torch
 from conftest import random_ids, tiny_llama
 
 from homer import ConfigError, HomerConfig, HomerModel, StateStore, StoreError
+from homer.folder import MARK
 from homer.states import LeafStates
 from homer.store import leaf_key
 
@@ -151,13 +153,13 @@ def test_a_full_disk_is_a_warning_or_an_error_and_leaves_nothing(
         path.write_bytes(b"half a file")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("homer.store.save_file", full)
+    monkeypatch.setattr("homer.tensorfile.save_file", full)
     with caplog.at_level(logging.WARNING, "homer.store"):
         encoded = encode(tiny, StateStore(tmp_path))
     assert "No space left on device" in caplog.text
     assert caplog.text.count("free space there") == 1  # not once a leaf
     assert torch.equal(tiny.compress(encoded, SUFFIX).logits, tiny.compress(encode(tiny, None), SUFFIX).logits)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [MARK]
     with pytest.raises(StoreError, match="cannot be written"):
         encode(tiny, StateStore(tmp_path, strict=True))
 
@@ -172,7 +174,7 @@ def test_a_write_that_the_system_refuses(tiny: HomerModel, tmp_path: Path) -> No
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(encoded.leaves) == 16
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [MARK]
 
 
 def test_bad_settings(tmp_path: Path) -> None:
@@ -204,14 +206,86 @@ def test_threads_share_a_store(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
-    (tmp_path / "aa").mkdir()
-    old, new = tmp_path / "aa" / "x.part", tmp_path / "aa" / "y.part"
-    for path in (old, new):
+    StateStore(tmp_path).put("a", states(3))
+    (entry,) = tmp_path.glob("*/*.safetensors")
+    old, new, foreign = (entry.with_name(f"{name}.part") for name in (f"{entry.name}.7.ab", f"{entry.name}.8.ab", "x"))
+    for path in (old, new, foreign):
         path.write_text("half")
-    os.utime(old, (time.time() - 3600,) * 2)
+    for path in (old, foreign):
+        os.utime(path, (time.time() - 3600,) * 2)
     StateStore(tmp_path)
     assert not old.exists()
     assert new.exists()  # another process may be writing it
+    assert foreign.exists()
+
+
+def foreign_files(folder: Path) -> dict[Path, str]:
+    """Files of others, among them such as are named like ours, and what they hold."""
+    key = hashlib.sha256(b"theirs").hexdigest()
+    names = ["llama/model.safetensors", "aa/model.safetensors", f"{key[:2]}/{key}.safetensors", f"{key}.safetensors"]
+    files = {folder / name: name * 1000 for name in [*names, "model.safetensors", "aa/x.part", "notes/a.json"]}
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        os.utime(path, (1, 1))  # used longer ago than anything of ours
+    return files
+
+
+def test_files_of_others_are_never_removed(tmp_path: Path) -> None:
+    theirs = foreign_files(tmp_path / "models") | foreign_files(tmp_path / "elsewhere")
+    store = StateStore(tmp_path / "models", memory_bytes=0, disk_bytes=2 * (states(10).nbytes + 600))
+    for number in range(12):
+        store.put(f"{number}", states(10, number))
+    assert store.nbytes["disk"] <= 2 * (states(10).nbytes + 600)
+    assert equal(store.get("11", CPU), states(10, 11))
+    again = StateStore(tmp_path / "models", memory_bytes=0, disk_bytes=2 * (states(10).nbytes + 600))
+    assert equal(again.get("11", CPU), states(10, 11))
+    assert {path: path.read_text() for path in theirs} == theirs
+
+
+def test_what_a_link_leads_to_is_never_removed(tmp_path: Path) -> None:
+    theirs = foreign_files(tmp_path / "elsewhere")
+    StateStore(tmp_path / "store").put("a", states(10))
+    for number, folder in enumerate(path for path in (tmp_path / "elsewhere").iterdir() if path.is_dir()):
+        name = folder.name if len(folder.name) == 2 else f"0{number}"
+        (tmp_path / "store" / name).symlink_to(folder)
+    (inner,) = (path for path in (tmp_path / "store").iterdir() if path.is_dir() and not path.is_symlink())
+    linked = inner / f"{inner.name}{'0' * 62}.safetensors"
+    linked.symlink_to(tmp_path / "elsewhere" / "model.safetensors")
+    (inner / "model.safetensors").write_text("theirs")
+    store = StateStore(tmp_path / "store", memory_bytes=0, disk_bytes=states(10).nbytes + 600)
+    for number in range(12):
+        store.put(f"{number}", states(10, number))
+    assert {path: path.read_text() for path in theirs} == theirs
+    assert linked.exists()
+    assert (inner / "model.safetensors").read_text() == "theirs"
+
+
+def test_any_changed_byte_of_an_entry_is_noticed_and_the_entry_put_aside(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, memory_bytes=0)
+    store.put("a", states(2))
+    (path,) = tmp_path.glob("*/*.safetensors")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = store.get("a", CPU)
+        assert found is None or equal(found, states(2))  # a space in the header may change
+        if found is None:
+            assert path.with_name(f"{path.name}.damaged").exists()
+    store.put("a", states(2))
+    assert equal(store.get("a", CPU), states(2))
+
+
+def test_states_do_not_change_with_their_file(tmp_path: Path) -> None:
+    store = StateStore(tmp_path)
+    store.put("a", states(1000))
+    found = StateStore(tmp_path).get("a", CPU)
+    (path,) = tmp_path.glob("*/*.safetensors")
+    size = path.stat().st_size
+    path.write_bytes(b"\0" * size)
+    assert equal(found, states(1000))
+    os.truncate(path, 0)
+    assert equal(found, states(1000))
 
 
 SCRIPT = """
@@ -222,15 +296,15 @@ torch.set_num_threads(1)
 from conftest import tiny_llama
 from test_store import CONTEXT, PREFIX, SUFFIX
 from homer import HomerConfig, HomerModel, StateStore
-import homer.store
+import homer.tensorfile
 if {slow}:
-    save = homer.store.save_file
+    save = homer.tensorfile.save_file
     def slowly(tensors, path, metadata):
         save(tensors, path, metadata)
         print("written", flush=True)
         import time
         time.sleep(0.2)
-    homer.store.save_file = slowly
+    homer.tensorfile.save_file = slowly
 model = HomerModel(tiny_llama(), config=HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2))
 encoded = model.encode(CONTEXT, prefix=PREFIX, suffix_budget=8, store=StateStore({folder!r}, strict=True))
 print(encoded.reused_tokens, model.compress(encoded, SUFFIX).logits.argmax().item(), flush=True)

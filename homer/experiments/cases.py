@@ -93,7 +93,10 @@ def read_cases(path: str | os.PathLike[str], encoder: CaseEncoder) -> list[Case]
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no data at {path}: check the path, or make it with --write-data")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # no other line end: texts may hold all others
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): give JSON lines in UTF-8") from None
     cases = [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not cases:
         raise InputError(f"{path} holds 0 cases: give at least one line")

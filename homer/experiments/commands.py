@@ -20,6 +20,7 @@ from homer.experiments.perplexity import AFFIX_LEN, Segments, perplexity
 from homer.experiments.presets import PRESETS
 from homer.experiments.report import Report
 from homer.experiments.retrieval import DEFAULT_DEPTHS
+from homer.files import is_among
 
 
 def add_commands(commands: Any) -> None:
@@ -191,6 +192,9 @@ def _calibrations(given: list[str] | None) -> Any:
 def _check_not_read(options: argparse.Namespace) -> None:
     if options.data:
         raise InputError("cases that are read by --data need not be written: leave --data or --write-data out")
+    read = [path for name in ("filler", "haystack") if (path := getattr(options, name, None))]
+    if is_among(options.write_data, read):
+        raise InputError(f"--write-data {options.write_data} is one of the files that are read: give another file")
 
 
 def _write(path: Path, cases: list[Case]) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import threading
 from pathlib import Path
+from typing import Any
 
-from homer import CacheError, CompactCache, HomerConfig, HomerModel, Prompt
+import torch
+
+from homer import CacheError, Calibration, CompactCache, HomerConfig, HomerModel, Prompt, StoreFolder
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +28,26 @@ def cache_key(
     }  # fmt: skip
     digest.update(json.dumps(facts, sort_keys=True).encode())
     if model.calibration is not None:
-        digest.update(model.calibration.bias.detach().float().cpu().contiguous().numpy().tobytes())
+        _add_calibration(digest, model.calibration)
+    if encoded:  # leaves end with documents
+        digest.update(prompt.origins[:, 0].contiguous().numpy().tobytes())
     for ids in (prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids):
         digest.update(len(ids).to_bytes(8))
         digest.update(ids.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _add_calibration(digest: Any, calibration: Calibration) -> None:
+    for tensor in (
+        calibration.bias,
+        calibration.means,
+        calibration.deviations,
+        calibration.heads,
+        calibration.question_heads,
+    ):
+        if tensor is not None:
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(b"next")
 
 
 class CacheStore:
@@ -39,18 +55,17 @@ class CacheStore:
 
     Args:
         max_bytes: of keys and values in memory; 0 keeps none.
-        folder: where to keep files as well; they outlive the process.
+        folder: where to keep files as well; they outlive the process. What else it holds is left alone.
         folder_bytes: of files; 0 keeps none.
         device: where caches from files go.
     """
 
     def __init__(self, max_bytes: int, folder: Path | None = None, folder_bytes: int = 0, device: str = "cpu") -> None:
-        self._max_bytes, self._folder, self._folder_bytes, self._device = max_bytes, folder, folder_bytes, device
+        self._max_bytes, self._device = max_bytes, device
+        self._folder = None if folder is None else StoreFolder(folder, folder_bytes)
         self._caches: collections.OrderedDict[str, CompactCache] = collections.OrderedDict()
         self._lock = threading.Lock()
         self._bytes = 0
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def nbytes(self) -> int:
@@ -86,47 +101,24 @@ class CacheStore:
                 _, old = self._caches.popitem(last=False)
                 self._bytes -= old.nbytes
 
-    def _path(self, key: str) -> Path | None:
-        return None if self._folder is None else self._folder / f"{key}.safetensors"
-
     def _read(self, key: str) -> CompactCache | None:
-        path = self._path(key)
-        if path is None or not path.is_file():
+        if self._folder is None or not (path := self._folder.path(key)).is_file():
             return None
         try:
             cache = CompactCache.load(path, self._device)
         except CacheError as error:  # damaged, or removed by another process just now: it is computed again
-            logger.warning("a stored compact cache is left out: %s", error)
-            path.unlink(missing_ok=True)
+            logger.warning("a stored compact cache is put aside: %s", error)
+            self._folder.put_aside(path)
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)
+        self._folder.used(path)
         return cache
 
     def _write(self, key: str, cache: CompactCache) -> None:
-        path = self._path(key)
-        if path is None or cache.nbytes > self._folder_bytes:
+        if self._folder is None or cache.nbytes > self._folder.limit:
             return
         try:
-            cache.save(path)
-            self._tidy()
-        except OSError as error:  # a full disk must not fail a request that has its answer
-            logger.warning("a compact cache could not be stored in %s: %s", self._folder, error)
-
-    def _tidy(self) -> None:
-        """Remove the files used least recently until the rest fits."""
-        assert self._folder is not None
-        with self._lock:
-            files = [(path, stat) for path in self._folder.glob("*.safetensors") if (stat := _stat(path))]
-            total = sum(stat.st_size for _, stat in files)
-            for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
-                if total <= self._folder_bytes:
-                    return
-                path.unlink(missing_ok=True)
-                total -= stat.st_size
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat()
-    return None
+            cache.save(path := self._folder.path(key))
+        except CacheError as error:  # a full disk must not fail a request that has its answer
+            logger.warning("a compact cache is not stored: %s", error)
+        else:
+            self._folder.wrote(path)
