@@ -11,8 +11,8 @@ PACKAGE = Path(homer.__file__).parent
 ORDER = (
     "_version errors config shares schedule attend fused kernels chunk significance calibration sentences scoring "
     "attention architecture views decoder blocks graph fast states ids cache merge encoding synthetic measuring "
-    "template prompt encoded store leaves trace conversation styles drawing page answer streaming generation answering "
-    "loading reuse model compat files indexing demo experiments cli __main__"
+    "template prompt encoded store leaves trace sources conversation styles drawing page answer streaming "
+    "generation answering loading reuse model compat files indexing demo experiments cli __main__"
 ).split()
 EXPERIMENTS = (
     "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"
