@@ -1,7 +1,7 @@
 """HOMER for RAG: hand whole documents to a local LLM by hierarchical context merging (ICLR 2024)."""
 
 from homer._version import __version__
-from homer.answer import Answer, Passage, Source, Usage, show
+from homer.answer import Answer, Usage, show
 from homer.answering import AnswerStream
 from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
@@ -27,6 +27,7 @@ from homer.model import HomerModel
 from homer.prompt import Document, Prompt
 from homer.schedule import MergePlan, plan_merge
 from homer.scoring import Observation, Significance, Standardized
+from homer.sources import Passage, Source
 from homer.store import StateStore
 from homer.streaming import Generation, Stream
 from homer.trace import Trace, TracedDocument

@@ -4,71 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from homer.errors import InputError
 from homer.page import draw, in_notebook, page
-from homer.prompt import Document, Prompt
+from homer.prompt import Prompt
+from homer.sources import Passage, Source, trace_sources
 from homer.trace import Trace, trace_documents
 
 if TYPE_CHECKING:
     from homer.cache import CompactCache
     from homer.streaming import Generation
-
-_BLANK_LINES = re.compile(r"\n[ \t]*\n")
-
-
-@dataclasses.dataclass(frozen=True)
-class Passage:
-    """A paragraph of a document of which something survived.
-
-    Attributes:
-        start, end: characters of the document's text.
-        text: those characters.
-        tokens, kept: tokens before and after compression.
-        relevance: share of the model's last look at the whole prompt that fell on this passage.
-        spans: (start, end) of every stretch of text that survived, in characters of the document's text.
-    """
-
-    start: int
-    end: int
-    text: str
-    tokens: int
-    kept: int
-    relevance: float
-    spans: tuple[tuple[int, int], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What was left of one document.
-
-    Attributes:
-        index: its place among the documents given.
-        title: as given.
-        tokens, kept: tokens of its text before and after compression.
-        relevance: share of the model's last look at the whole prompt that fell on it.
-        passages: the paragraphs of which something survived, most relevant first.
-    """
-
-    index: int
-    title: str | None
-    tokens: int
-    kept: int
-    relevance: float
-    passages: tuple[Passage, ...]
-
-    @property
-    def share(self) -> float:
-        """The share of its tokens that survived."""
-        return self.kept / self.tokens if self.tokens else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,58 +129,6 @@ def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation) -> 
         question=prompt.question,
         trace=trace_documents(prompt, cache),
     )
-
-
-def trace_sources(prompt: Prompt, cache: CompactCache) -> tuple[Source, ...]:
-    """What of each document of a prompt survived in a cache, most relevant document first."""
-    context = slice(cache.prefix_len, len(cache) - cache.suffix_len)
-    places = cache.kept_tokens[context].cpu() - cache.prefix_len
-    relevance = torch.zeros(len(prompt.context_ids)).index_put_((places,), cache.relevance[context].cpu().float())
-    kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool).index_fill_(0, places, True)
-    sources = [
-        _source(index, document, *(t[prompt.origins[:, 0] == index] for t in (prompt.origins[:, 1:], kept, relevance)))
-        for index, document in enumerate(prompt.documents)
-    ]
-    return tuple(sorted(sources, key=lambda source: -source.relevance))
-
-
-def _source(index: int, document: Document, spans: Tensor, kept: Tensor, relevance: Tensor) -> Source:
-    body = spans[:, 1] > spans[:, 0]
-    spans, kept, relevance = spans[body], kept[body], relevance[body]
-    passages = [_passage(document, a, b, spans, kept, relevance) for a, b in paragraphs(document.text)]
-    survived = sorted((p for p in passages if p.kept), key=lambda p: -p.relevance)
-    return Source(index, document.title, len(spans), int(kept.sum()), float(relevance.sum()), tuple(survived))
-
-
-def _passage(document: Document, start: int, end: int, spans: Tensor, kept: Tensor, relevance: Tensor) -> Passage:
-    inside = (spans[:, 1] > start) & (spans[:, 0] < end)
-    return Passage(
-        start,
-        end,
-        document.text[start:end],
-        int(inside.sum()),
-        int((kept & inside).sum()),
-        float(relevance[inside].sum()),
-        _stretches(spans[kept & inside], start, end),
-    )
-
-
-def paragraphs(text: str) -> list[tuple[int, int]]:
-    """(start, end) of the paragraphs of a text: parts between blank lines, or lines where it has none."""
-    border = _BLANK_LINES if _BLANK_LINES.search(text.strip()) else re.compile("\n")
-    edges = [0, *(place for match in border.finditer(text) for place in match.span()), len(text)]
-    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
-
-
-def _stretches(spans: Tensor, start: int, end: int) -> tuple[tuple[int, int], ...]:
-    """Neighbouring (n, 2) spans joined, and cut at the passage's borders."""
-    joined: list[list[int]] = []
-    for a, b in spans.clamp(start, end).tolist():
-        if joined and a <= joined[-1][1]:
-            joined[-1][1] = max(b, joined[-1][1])
-        else:
-            joined.append([a, b])
-    return tuple((a, b) for a, b in joined)
 
 
 def _read_source(facts: dict[str, Any]) -> Source:

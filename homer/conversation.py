@@ -149,7 +149,8 @@ def _split_longest(
 ) -> tuple[list[Message], tuple[Document, ...]]:
     """The messages with the middle of the longest that is no earlier turn cut out, and that middle."""
     candidates = [n for n, message in enumerate(messages) if message["role"] == "system" or n == len(messages) - 1]
-    encoded = {number: builder.encode(messages[number]["content"]) for number in candidates}
+    texts = builder.encode(*(messages[number]["content"] for number in candidates))
+    encoded = dict(zip(candidates, texts, strict=True))
     number = max(candidates, key=lambda n: len(encoded[n].ids))
     text = messages[number]["content"]
     start, end = split_text(text, [a for a, _ in encoded[number].offsets], limits.max_chunk_len)

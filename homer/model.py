@@ -153,10 +153,8 @@ class HomerModel(Reusing):
             )
         if suffix_ids is None:
             raise InputError("compress got two parts: give prefix, context and suffix ids")
-        parts = [
-            check_ids(name, ids, self.decoder.vocabulary)
-            for name, ids in (("prefix_ids", prefix_ids), ("context_ids", context_ids), ("suffix_ids", suffix_ids))
-        ]
+        given = {"prefix_ids": prefix_ids, "context_ids": context_ids, "suffix_ids": suffix_ids}
+        parts = [check_ids(name, ids, self.decoder.vocabulary) for name, ids in given.items()]
         lens = None if document_lens is None else tuple(document_lens)
         resolved, plan = self._plan(config or self.config, [len(part) for part in parts], lens)
         return self._fold(torch.cat(parts), plan, resolved, lens, question_span, progress=progress, watch=watch)
@@ -285,6 +283,7 @@ class HomerModel(Reusing):
         documents_first: bool = False,
         config: HomerConfig | None = None,
         max_new_tokens: int | None = None,
+        tick: Callable[[], None] = lambda: None,
     ) -> Prompt:
         """The prompt of a conversation, by the tokenizer's own chat template.
 
@@ -299,14 +298,14 @@ class HomerModel(Reusing):
             documents_first: without a place, they stand before the user's first question, so that their states can
                 be kept from turn to turn.
             config, max_new_tokens: as `compress_prompt` will get them.
+            tick: called as much text is read; what it raises ends the work.
 
         Raises:
             InputError: messages that are no conversation, or a bad document.
         """
+        builder = PromptBuilder(self.require_tokenizer("chat"), tick=tick)
         limits = Limits(self._whole_len(max_new_tokens), self._resolve(config or self.config).max_chunk_len)
-        return build_conversation(
-            PromptBuilder(self.require_tokenizer("chat")), messages, documents, limits, place, documents_first
-        )
+        return build_conversation(builder, messages, documents, limits, place, documents_first)
 
     def compress_prompt(
         self,
@@ -353,7 +352,7 @@ class HomerModel(Reusing):
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which nothing is a control token."""
-        return PromptBuilder(self.require_tokenizer("tokenize")).encode(text).ids
+        return PromptBuilder(self.require_tokenizer("tokenize")).encode(text)[0].ids
 
     def require_tokenizer(self, purpose: str) -> Any:
         """The tokenizer. Raises InputError where there is none."""

@@ -6,7 +6,7 @@ import hashlib
 import html
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from homer.drawing import draw_tree, name_levels
@@ -14,7 +14,8 @@ from homer.styles import shade_class, sheet
 from homer.trace import Trace, TracedDocument
 
 if TYPE_CHECKING:
-    from homer.answer import Answer, Source
+    from homer.answer import Answer
+    from homer.sources import Source
 
 _OPEN_CHARACTERS = 60_000  # beyond this, only the documents that were looked at most are open at first
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -106,33 +107,31 @@ def _table(answer: Answer) -> Iterator[str]:
     yield '<th scope="col" aria-label="Number">#</th><th scope="col">Document</th><th scope="col">Survival</th>'
     yield '<th scope="col" class="number">Tokens kept</th><th scope="col" class="number">Attention</th></tr></thead>'
     yield "<tbody>"
+    names, anchor = ["dropped", "kept"] if answer.trace is None else name_levels(answer.trace.plan), _anchor(answer)
     for source in answer.sources:
-        yield from _table_row(answer, source)
+        yield from _table_row(answer.trace, source, names, anchor)
     yield "</tbody></table></div>"
 
 
-def _table_row(answer: Answer, source: Source) -> Iterator[str]:
+def _table_row(trace: Trace | None, source: Source, names: Sequence[str], anchor: str) -> Iterator[str]:
     name = f"<bdi>{html.escape(_title(source.title, source.index))}</bdi>"
-    if answer.trace is not None:
-        name = f'<a href="#{_anchor(answer, source.index)}">{name}</a>'
+    if trace is not None:
+        name = f'<a href="#{anchor}-{source.index}">{name}</a>'
     yield f'<tr><td class="rank">{source.index + 1}</td><th scope="row">{name}</th>'
-    yield f'<td class="wide">{_bar(answer.trace, source)}</td>'
+    yield f'<td class="wide">{_bar(trace, source, names)}</td>'
     yield f'<td class="number">{source.kept:,} of {source.tokens:,}</td><td class="number">'
     yield f'<span class="share" aria-hidden="true"><i style="width:{min(1.0, source.relevance):.1%}"></i></span>'
     yield f'<span class="percent">{source.relevance:.1%}</span></td></tr>'
 
 
-def _bar(trace: Trace | None, source: Source) -> str:
+def _bar(trace: Trace | None, source: Source, names: Sequence[str]) -> str:
     """Its tokens by how far they came, furthest first."""
-    counts: tuple[int, ...]
-    if trace is None:
-        counts, names, levels = (source.tokens - source.kept, source.kept), ["dropped", "kept"], 1
-    else:
-        counts, names, levels = trace.documents[source.index].survived, name_levels(trace.plan), trace.levels
+    counts = (source.tokens - source.kept, source.kept) if trace is None else trace.documents[source.index].survived
+    levels, total = len(names) - 1, sum(counts)
     shown = [(survived, n) for survived, n in reversed(list(enumerate(counts))) if n]
     label = ", ".join(f"{n:,} tokens {names[survived]}" for survived, n in shown) or "no tokens"
     parts = "".join(
-        f'<i class="{shade_class(survived, levels) or "dropped"}" style="width:{n / sum(counts):.2%}"></i>'
+        f'<i class="{shade_class(survived, levels) or "dropped"}" style="width:{n / total:.2%}"></i>'
         for survived, n in shown
     )
     return f'<div class="bar" role="img" aria-label="{label}" title="{label}">{parts}</div>'
@@ -143,10 +142,10 @@ def _documents(answer: Answer, trace: Trace) -> Iterator[str]:
     yield '<p class="note">The stronger the shade, the later the text was dropped; marked and underlined is what the '
     yield "model still had when it answered.</p>"
     long = sum(len(document.text) for document in trace.documents) > _OPEN_CHARACTERS
-    first = {source.index for source in answer.sources[:3]}
+    first, anchor = {source.index for source in answer.sources[:3]}, _anchor(answer)
     for index, document in enumerate(trace.documents):
         state = "" if long and index not in first else " open"
-        yield f'<details id="{_anchor(answer, index)}"{state}><summary>'
+        yield f'<details id="{anchor}-{index}"{state}><summary>'
         yield f'<span class="rank">{index + 1}</span><bdi>{html.escape(_title(document.title, index))}</bdi>'
         yield f'<span class="kept">{document.kept:,} of {document.tokens:,} tokens kept</span></summary>'
         yield f'<div class="text" dir="auto">{"".join(_shaded(document, trace.levels))}</div></details>'
@@ -165,7 +164,7 @@ def _title(title: str | None, index: int) -> str:
     return title or f"Document {index + 1}"
 
 
-def _anchor(answer: Answer, index: int) -> str:
-    """An id that no other answer in the same notebook has."""
+def _anchor(answer: Answer) -> str:
+    """What begins ids that no other answer in the same notebook has."""
     digest = hashlib.sha256(f"{answer.question}\0{answer.text}\0{answer.usage}".encode(errors="replace"))
-    return f"homer-{digest.hexdigest()[:8]}-{index}"
+    return f"homer-{digest.hexdigest()[:8]}"

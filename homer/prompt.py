@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -112,11 +112,21 @@ def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:
 
 
 class PromptBuilder:
-    """Builds prompts by a tokenizer's own chat template, or a plain one where it has none."""
+    """Builds prompts by a tokenizer's own chat template, or a plain one where it has none.
 
-    def __init__(self, tokenizer: Any, template_options: Mapping[str, Any] | None = None) -> None:
+    Args:
+        template_options: variables of the template, such as enable_thinking.
+        tick: called now and then while much is read; what it raises ends the work.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template_options: Mapping[str, Any] | None = None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         self._template = ChatTemplate(tokenizer, template_options)
-        self._encoder = Encoder(tokenizer, self._template.markers())
+        self._encoder = Encoder(tokenizer, self._template.markers(), tick)
         self._leading = self._encoder.leading_ids() if self._template.plain else []
 
     def build(self, question: str, documents: Sequence[DocumentLike], system: str | None = None) -> Prompt:
@@ -159,7 +169,7 @@ class PromptBuilder:
             order: the documents' numbers in the order in which they stand there; None for their own order.
         """
         prefix_ids, suffix_ids, span = self.affix(messages, place)
-        context_ids, origins = self._context(documents, range(len(documents)) if order is None else order)
+        context_ids, origins = self._context(documents, list(range(len(documents)) if order is None else order))
         return Prompt(prefix_ids, context_ids, suffix_ids, tuple(documents), origins, question_span=span)
 
     def affix(self, messages: Sequence[Message], place: str) -> Affix:
@@ -193,21 +203,19 @@ class PromptBuilder:
         asks = [i for i in range(end) if ids[i] not in self._encoder.control_ids]
         return (asks[0], asks[-1] + 1) if asks else (0, len(ids))
 
-    def encode(self, text: str) -> Encoded:
-        """Text from outside as tokens."""
-        return self._encoder.encode(Piece(text))
+    def encode(self, *texts: str) -> list[Encoded]:
+        """Texts from outside as tokens, each by itself."""
+        return self._encoder.encode_all([[Piece(text)] for text in texts])
 
-    def _context(self, documents: Sequence[Document], order: Iterable[int]) -> tuple[Tensor, Tensor]:
-        ids: list[int] = []
-        origins: list[tuple[int, int, int]] = []
-        for number in order:
-            document = documents[number]
-            encoded = self.encode(document.render())
-            shift, length = len(document.header), len(document.text)
-            ids += encoded.ids
-            spans = ((_clamp(a - shift, length), _clamp(b - shift, length)) for a, b in encoded.offsets)
-            origins += [(number, start, end) for start, end in spans]
-        return _long(ids), _long(origins)
+    def _context(self, documents: Sequence[Document], order: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Ids (n,) and origins (n, 3) of the documents in this order."""
+        encoded = self.encode(*(documents[number].render() for number in order))
+        counts = _long([len(one.ids) for one in encoded])
+        rows = [(number, len(documents[number].header), len(documents[number].text)) for number in order]
+        numbers, shifts, lengths = _long(rows).reshape(-1, 3).repeat_interleave(counts, 0).unbind(1)
+        spans = _long([span for one in encoded for span in one.offsets]).reshape(-1, 2) - shifts[:, None]
+        spans = torch.minimum(spans.clamp(min=0), lengths[:, None])
+        return _long([token for one in encoded for token in one.ids]), torch.cat([numbers[:, None], spans], 1)
 
 
 class Affix(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from homer.errors import InputError
 Message = Mapping[str, str]
 
 _MARK = "HOMERTEXT{}END"
+_MARKED = re.compile(r"HOMERTEXT(\d+)END")
+_ROLES_NAMED = 8
 _ENDINGS = {"system": "\n\n", "user": "\n", "assistant": "\n\n"}
 
 
@@ -81,17 +84,16 @@ class ChatTemplate:
 
     def _literals(self, roles: list[str]) -> list[str]:
         """The template's text before, between and after messages of these roles."""
-        text, literals = self._render(roles, _MARK), []
-        for number in range(len(roles)):
-            parts = text.split(_MARK.format(number))
-            if len(parts) != 2:
-                raise InputError(
-                    f"the chat template leaves out the {roles[number]}'s message: give the tokenizer another "
-                    f"chat_template"
-                )
-            literals.append(parts[0])
-            text = parts[1]
-        return [*literals, text]
+        parts = _MARKED.split(self._render(roles, _MARK))
+        literals, numbers, expected = parts[::2], parts[1::2], [str(n) for n in range(len(roles))]
+        if numbers != expected:
+            same = [a == b for a, b in zip(numbers, expected, strict=False)]
+            wrong = min([*same, False].index(False), len(roles) - 1)
+            raise InputError(
+                f"the chat template leaves out the {roles[wrong]}'s message, or repeats it: give the tokenizer another "
+                f"chat_template"
+            )
+        return literals
 
     def _render(self, roles: list[str], mark: str) -> str:
         messages = [{"role": role, "content": mark.format(number)} for number, role in enumerate(roles)]
@@ -100,7 +102,8 @@ class ChatTemplate:
                 messages, tokenize=False, add_generation_prompt=True, **self._options
             )
         except Exception as error:  # templates raise errors of their own on roles they do not know
-            raise InputError(f"the chat template refuses the roles {', '.join(roles)}: {error}") from error
+            named = [*roles[:_ROLES_NAMED], "..."] if len(roles) > _ROLES_NAMED else roles
+            raise InputError(f"the chat template refuses the roles {', '.join(named)}: {error}") from error
         return text
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from homer.prompt import Document, Prompt
+from homer.prompt import Prompt
 from homer.schedule import MergePlan
 
 if TYPE_CHECKING:
@@ -71,39 +71,58 @@ def trace_documents(prompt: Prompt, cache: CompactCache) -> Trace | None:
         return None
     survived = cache.survived[cache.prefix_len : cache.input_tokens - cache.suffix_len].cpu().long()
     plan = cache.plan
-    documents = []
-    for number, document in enumerate(prompt.documents):
-        places = (prompt.origins[:, 0] == number).nonzero().flatten()
-        documents.append(_trace(document, places, prompt.origins[places, 1:], survived[places], plan.height + 1))
-    return Trace(tuple(documents), plan)
-
-
-def _trace(document: Document, places: Tensor, spans: Tensor, survived: Tensor, levels: int) -> TracedDocument:
+    numbers, spans = prompt.origins[:, 0], prompt.origins[:, 1:]
     body = spans[:, 1] > spans[:, 0]
-    counts = torch.bincount(survived[body], minlength=levels + 1)
-    return TracedDocument(
-        title=document.title,
-        text=document.text,
-        context_start=int(places[0]) if len(places) else 0,
-        context_tokens=len(places),
-        survived=tuple(counts.tolist()),
-        spans=_stretches(len(document.text), spans[body], survived[body]),
+    lengths = torch.tensor([len(document.text) for document in prompt.documents])
+    stretches = _stretches(lengths, numbers[body], spans[body], survived[body])
+    size = plan.height + 2
+    counts = torch.bincount(numbers[body] * size + survived[body], minlength=len(lengths) * size).view(-1, size)
+    first = torch.zeros_like(lengths).scatter_reduce_(
+        0, numbers, torch.arange(len(numbers)), "amin", include_self=False
     )
+    tokens = torch.bincount(numbers, minlength=len(lengths))
+    columns = (first.tolist(), tokens.tolist(), map(tuple, counts.tolist()), stretches)
+    rows = zip(prompt.documents, *columns, strict=True)
+    return Trace(tuple(TracedDocument(document.title, document.text, *row) for document, *row in rows), plan)
 
 
-def _stretches(length: int, spans: Tensor, survived: Tensor) -> tuple[tuple[int, int, int], ...]:
-    """(n, 2) character spans and their levels (n,) -> a partition of `length` characters into equal stretches.
+def _stretches(
+    lengths: Tensor, numbers: Tensor, spans: Tensor, survived: Tensor
+) -> list[tuple[tuple[int, int, int], ...]]:
+    """A partition of every document into (start, end, levels) of stretches that came equally far.
 
     Characters that no token covers, such as spaces of some tokenizers, go with the ones before them.
+
+    Args:
+        lengths: (documents,), characters of each.
+        numbers, spans, survived: (tokens,), (tokens, 2), (tokens,): the document that each token is of, its
+            characters, and the levels it came through.
     """
-    if not len(spans):
-        return ((0, length, 0),) if length else ()
+    ends = lengths.cumsum(0)
+    starts = ends - lengths  # of the documents, in all their characters together
     widths = spans[:, 1] - spans[:, 0]
-    offsets = torch.arange(int(widths.sum())) - (widths.cumsum(0) - widths).repeat_interleave(widths)
-    places = spans[:, 0].repeat_interleave(widths) + offsets
-    levels = torch.full((length,), -1).scatter_reduce_(0, places, survived.repeat_interleave(widths), "amax")
-    covered = torch.where(levels >= 0, torch.arange(length), int(spans[0, 0])).cummax(0).values
-    levels = levels[covered]
-    inner = (levels.diff() != 0).nonzero().flatten() + 1
-    edges = [0, *inner.tolist(), length]
-    return tuple((start, end, int(levels[start])) for start, end in itertools.pairwise(edges))
+    within = torch.arange(int(widths.sum())) - (widths.cumsum(0) - widths).repeat_interleave(widths)
+    places = (spans[:, 0] + starts[numbers]).repeat_interleave(widths) + within
+    levels = torch.full((int(lengths.sum()),), -1).scatter_reduce_(
+        0, places, survived.repeat_interleave(widths), "amax"
+    )
+    levels = levels[_nearest_covered(levels >= 0, starts, lengths)].clamp(min=0)
+    new = torch.cat([levels.new_ones(1), levels.diff()])[: len(levels)] != 0
+    new[starts[lengths > 0]] = True
+    edges = new.nonzero().flatten()
+    counts = torch.searchsorted(edges, ends) - torch.searchsorted(edges, starts)
+    rows = zip(edges.tolist(), [*edges[1:].tolist(), len(levels)], levels[edges].tolist(), strict=True)
+    return [
+        tuple((a - start, b - start, level) for a, b, level in itertools.islice(rows, count))
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
+    ]
+
+
+def _nearest_covered(covered: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    """Of every character, the last covered one up to it in its document; the first one where none is before it."""
+    place = torch.arange(len(covered))
+    found = torch.where(covered, place, len(covered))
+    following = found.flip(0).cummin(0).values.flip(0)  # the next covered one, of whatever document
+    owners = torch.arange(len(lengths)).repeat_interleave(lengths)
+    first = following[starts[owners]].minimum((starts + lengths - 1)[owners])
+    return torch.where(covered, place, first).cummax(0).values

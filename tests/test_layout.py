@@ -12,8 +12,8 @@ ORDER = (
     "_version errors tensorfile folder readers config shares schedule attend fused kernels chunk significance "
     "calibration sentences looking scoring question significances attention architecture views fingerprint "
     "decoder blocks graph fast states ids cache merge encoding synthetic measuring template prompt asking "
-    "remembered encoded store leaves trace conversation styles drawing page answer streaming generation answering "
-    "loading reuse model compat files indexing demo experiments cli __main__"
+    "remembered encoded store leaves trace sources conversation styles drawing page answer streaming generation "
+    "answering loading reuse model compat files indexing demo experiments cli __main__"
 ).split()
 EXPERIMENTS = (
     "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from homer.answer import Answer, Passage, Source
+from homer.answer import Answer
 from homer.files import read_documents
 from homer.model import HomerModel
 from homer.prompt import Prompt
+from homer.sources import Passage, Source
 
 DOCUMENTS = Path(__file__).parent / "documents"
 _QUESTIONS = Path(__file__).parent / "questions.json"
