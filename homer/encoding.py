@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from homer.errors import InputError
@@ -37,15 +37,16 @@ class Encoder:
     Args:
         tokenizer: a fast tokenizer of transformers.
         markers: more text that marks turns, as `[/INST]` does in templates without control tokens.
+        tick: called now and then while much is encoded; what it raises ends the work.
     """
 
-    def __init__(self, tokenizer: Any, markers: Iterable[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, markers: Iterable[str] = (), tick: Callable[[], None] = lambda: None) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(
                 f"{type(tokenizer).__name__} gives no character offsets: load the model's fast tokenizer, "
                 f"or tokenize yourself and call compress"
             )
-        self.tokenizer = tokenizer
+        self.tokenizer, self._tick = tokenizer, tick
         added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
         self.control_ids = frozenset(added) | frozenset(tokenizer.all_special_ids)
         names = sorted({*added.values(), *markers}, key=len, reverse=True)
@@ -95,6 +96,7 @@ class Encoder:
         return None
 
     def _tokenize(self, text: str) -> Encoded:
+        self._tick()
         with _LOCK:
             output = self.tokenizer(
                 text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False

@@ -264,6 +264,7 @@ class HomerModel(Reusing):
         documents_first: bool = False,
         config: HomerConfig | None = None,
         max_new_tokens: int | None = None,
+        tick: Callable[[], None] = lambda: None,
     ) -> Prompt:
         """The prompt of a conversation, by the tokenizer's own chat template.
 
@@ -278,14 +279,14 @@ class HomerModel(Reusing):
             documents_first: without a place, they stand before the user's first question, so that their states can
                 be kept from turn to turn.
             config, max_new_tokens: as `compress_prompt` will get them.
+            tick: called now and then while much is read; what it raises ends the work.
 
         Raises:
             InputError: messages that are no conversation, or a bad document.
         """
         limits = Limits(self._whole_len(max_new_tokens), self._resolve(config or self.config).max_chunk_len)
-        return build_conversation(
-            PromptBuilder(self.require_tokenizer("chat")), messages, documents, limits, place, documents_first
-        )
+        builder = PromptBuilder(self.require_tokenizer("chat"), None, tick)
+        return build_conversation(builder, messages, documents, limits, place, documents_first)
 
     def compress_prompt(
         self,

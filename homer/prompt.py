@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,11 +108,21 @@ def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:
 
 
 class PromptBuilder:
-    """Builds prompts by a tokenizer's own chat template, or a plain one where it has none."""
+    """Builds prompts by a tokenizer's own chat template, or a plain one where it has none.
 
-    def __init__(self, tokenizer: Any, template_options: Mapping[str, Any] | None = None) -> None:
+    Args:
+        template_options: variables of the template, such as enable_thinking.
+        tick: called now and then while much is read; what it raises ends the work.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template_options: Mapping[str, Any] | None = None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         self._template = ChatTemplate(tokenizer, template_options)
-        self._encoder = Encoder(tokenizer, self._template.markers())
+        self._encoder = Encoder(tokenizer, self._template.markers(), tick)
         self._leading = self._encoder.leading_ids() if self._template.plain else []
 
     def build(self, question: str, documents: Sequence[DocumentLike], system: str | None = None) -> Prompt:
