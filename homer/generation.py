@@ -27,6 +27,8 @@ from homer.errors import GenerationError
 from homer.streaming import Stream
 
 DEFAULT_NEW_TOKENS = 256
+_COLDEST = 1e-4  # logits divided by less have no finite sums
+_PENALTIES = (0.01, 100.0)  # as above
 _REFUSED = ("use_cache", "cache_implementation", "prefill_chunk_size", "inputs", "input_ids", "past_key_values")
 
 
@@ -40,7 +42,7 @@ class Sampling:
         top_p, top_k, min_p: as in transformers.
         seed: makes sampling repeatable, in this call alone.
         stop: strings that end the text; they are not part of it.
-        repetition_penalty: over the surviving prompt and the new tokens, as in transformers.
+        repetition_penalty: over the surviving prompt and the new tokens, as in transformers; 1 is none.
 
     Raises:
         GenerationError: a value out of range.
@@ -61,8 +63,12 @@ class Sampling:
         _check_range("top_p", self.top_p, 0, 1)
         _check_range("top_k", self.top_k, 0, None)
         _check_range("min_p", self.min_p, 0, 1)
-        if self.repetition_penalty <= 0:
-            raise GenerationError(f"repetition_penalty={self.repetition_penalty} must be above 0: 1 means none")
+        _check_range("repetition_penalty", self.repetition_penalty, *_PENALTIES)
+        if self.temperature and self.temperature < _COLDEST:
+            raise GenerationError(
+                f"temperature={self.temperature} is too near 0 to divide by: give at least {_COLDEST}, or 0 for the "
+                f"likeliest token"
+            )
         if "" in self.stops:
             raise GenerationError("stop holds an empty string, which would stop every text at once: leave it out")
 
@@ -178,7 +184,8 @@ def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -
     seen, logits = cache.token_ids.to(cache.logits.device), cache.logits
     step = decoder.steps(cache.keys, cache.values, cache.next_position, limit)
     for left in range(limit - 1, -1, -1):
-        token = _choose(processors(seen, logits), sampling.samples, generator)
+        chosen = processors(seen, logits.float()) if processors else logits  # 16 bits are few for a quotient
+        token = _choose(chosen, sampling.samples, generator)
         if processors:
             seen = torch.cat([seen, token.view(1, 1)], 1)
         read = _reader(token)
@@ -272,6 +279,6 @@ def _generator(sampling: Sampling, device: torch.device) -> torch.Generator | No
 def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:
     if value is None:
         return
-    if value < low or (high is not None and value > high):
+    if not value >= low or (high is not None and not value <= high):  # so that NaN is out of any range
         limits = f"at least {low}" if high is None else f"between {low} and {high}"
         raise GenerationError(f"{name}={value} is out of range: it must be {limits}")

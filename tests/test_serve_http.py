@@ -29,6 +29,8 @@ from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.server import Server
 from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, long_documents, running, wait_until
 
+JSON = {"content-type": "application/json"}
+
 
 @pytest.fixture(scope="module")
 def server(mini: HomerModel) -> Iterator[Server]:
@@ -53,7 +55,7 @@ def client(server: Server) -> openai.OpenAI:
 
 
 def post(server: Server, body: Any, path: str = "chat/completions", **options: Any) -> httpx.Response:
-    options = {"json": body} | options if not isinstance(body, bytes) else {"content": body} | options
+    options = {"json": body} | options if not isinstance(body, bytes) else {"content": body, "headers": JSON} | options
     return httpx.post(f"{server.url}/{path}", timeout=120, **options)
 
 
@@ -194,7 +196,7 @@ def test_too_long_a_prompt_and_too_long_a_body(client: openai.OpenAI, server: Se
     assert found.value.code == "context_length_exceeded"
     assert post(server, chat_body(["x" * 2**20])).status_code == 413
     chunks = (b" " * 2**16 for _ in range(32))  # no length is told before
-    assert httpx.post(f"{server.url}/chat/completions", content=chunks, timeout=60).status_code == 413
+    assert httpx.post(f"{server.url}/chat/completions", content=chunks, headers=JSON, timeout=60).status_code == 413
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,8 @@ def test_a_request_has_its_time(client: openai.OpenAI, server: Server) -> None:
 def test_half_closed_and_broken_connections(server: Server) -> None:
     host, port = server.servers[0].sockets[0].getsockname()[:2]
     content = json.dumps(chat_body([LONG], stream=True)).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head = f"{head}Content-Length: {len(content)}\r\n\r\n".encode()
     for sent in (head[:40], head, head + content[:100], head + content):
         with socket.create_connection((host, port)) as broken:
             broken.sendall(sent)
@@ -287,7 +290,8 @@ def test_a_body_that_does_not_come(mini: HomerModel) -> None:
     with running(ServeSettings(model=mini, served_name="mini", timeout=0.5)) as impatient:
         host, port = impatient.servers[0].sockets[0].getsockname()[:2]
         with socket.create_connection((host, port)) as slow:
-            slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+            kind = b"Content-Type: application/json\r\n"
+            slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n" + kind + b"\r\n{")
             assert slow.recv(1000).startswith(b"HTTP/1.1 408")
 
 

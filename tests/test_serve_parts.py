@@ -15,7 +15,7 @@ import pytest
 from homer import CompactCache, Document, HomerModel, InputError
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import ServeError
-from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, parse
+from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, check_values, parse
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
@@ -225,7 +225,11 @@ def test_what_asks_for_nothing_is_taken() -> None:
         (body(messages=[]), "messages"),
         (body(messages=[{"role": "user"}]), "message 1 has no 'content'"),
         (body(messages=[{"content": "a"}]), "message 1 has no 'role'"),
-        (body(messages=[{"role": "user", "content": "a", "name": "b"}]), "message 1 has a key 'name'"),
+        (body(messages=[{"role": "user", "content": "a", "tool_call_id": "b"}]), "message 1 has a key 'tool_call_id'"),
+        (body(messages=[{"role": "user", "content": None}]), "message 1 has no 'content'"),
+        (body(stop=["a"] * 17), "stop holds 17 strings"),
+        (body(stop="a" * 1001), "stop holds 1 strings of up to 1001 characters"),
+        (body(previous_response_id="a"), "previous_response_id='a'"),
         (body(n=2), "n=2"),
         (body(tools=[{"type": "function"}]), "tools="),
         (body(response_format={"type": "json_object"}), "response_format="),
@@ -245,6 +249,44 @@ def test_what_cannot_be_done_is_refused_by_name(content: bytes, words: str) -> N
         parse(ChatRequest, content)
     assert found.value.problem.status == 400
     assert words in found.value.problem.message
+
+
+def test_bookkeeping_of_other_services_is_passed_over() -> None:
+    messages = [
+        {"role": "user", "content": "Hello", "name": "me", "id": "1", "timestamp": 3},
+        {"role": "assistant", "content": None, "chat_id": "c"},
+        {"role": "user", "content": "Why?", "user": "me"},
+    ]
+    for user in ("me", {"name": "me"}, 7, None):
+        asked = parse(ChatRequest, body(messages=messages, chat_id="c", session_id=3, metadata="s", user=user))
+        (job,) = asked.jobs(SETTINGS, "1.2.3.4")
+        assert job.client == ("me" if user == "me" else "1.2.3.4")
+        assert [message["content"] for message in job.messages] == ["Hello", "", "Why?"]
+    assert parse(ChatRequest, body(metadata=["a"])).jobs(SETTINGS)
+
+
+def test_more_than_the_server_takes() -> None:
+    settings = ServeSettings(max_messages=3, max_documents=2, max_prompts=2)
+    message = {"role": "user", "content": "Why?"}
+    files = [{"type": "text", "text": "Why?"}, *[file(url(b"a"))] * 3]
+    for words, asked in (
+        ("holds 4 messages", parse(ChatRequest, body(messages=[message] * 4))),
+        ("holds 3 documents", parse(ChatRequest, body(documents=["a"] * 3))),
+        ("holds 3 documents", parse(ChatRequest, body(messages=[{"role": "user", "content": files}]))),
+        ("holds 3 prompts", parse(CompletionRequest, b'{"model": "mini", "prompt": ["a", "b", "c"]}')),
+    ):
+        with pytest.raises(ServeError, match=words) as found:
+            asked.jobs(settings)
+        assert found.value.problem.status == 400
+    assert len(parse(ChatRequest, body(messages=[message] * 3, documents=["a"] * 2)).jobs(settings)) == 1
+
+
+def test_so_many_values_are_not_even_parsed() -> None:
+    check_values(body(documents=["a, b"] * 10), 50)
+    for many in (b"[" + b"1," * 100 + b"1]", b"[" + b"{}," * 100 + b"1]", body(documents=["a"] * 100)):
+        with pytest.raises(ServeError, match="this server takes 50") as found:
+            check_values(many, 50)
+        assert found.value.problem.status == 413
 
 
 def test_prompts_of_completions() -> None:
@@ -291,6 +333,7 @@ def test_documents_by_every_road() -> None:
         ({"type": "file", "file": {"file_id": "f"}}, "file_id"),
         (file("data:text/plain,abc"), "not marked as base64"),
         (file("data:text/plain;base64,???"), "no base64"),
+        (file("data:text/plain;base64,YWJjé"), "no base64"),
         (file(url(b"\xff")), "no UTF-8"),
         (file(url(b"x", "image/png")), "type 'image/png'"),
         (file(url(b"%PDF-no", "application/pdf"), "a.pdf"), "'a.pdf' cannot be read as a PDF"),
@@ -302,11 +345,27 @@ def test_parts_that_cannot_be_read(part: dict[str, Any], words: str) -> None:
     assert words in str(found.value)
 
 
+def test_titles_that_are_missing_or_no_text() -> None:
+    nan = float("nan")
+    forms = [
+        {"text": "a", "title": nan, "metadata": {"source": nan, "file_name": "a.txt"}},
+        {"id": nan, "data": {"text": "b", "title": nan}},
+        {"text": "c", "title": 5, "metadata": {}},
+        {"text": "d", "metadata": {"title": nan}},
+    ]
+    _, documents = to_conversation([], forms)
+    assert documents == (Document("a", "a.txt"), Document("b"), Document("c", "5"), Document("d"))
+
+
 def test_roads_that_disagree_roles_and_bad_documents() -> None:
     with pytest.raises(InputError, match="others: give them by one"):
         to_conversation([{"role": "user", "content": [file(url(b"a"))]}], ["b"])
     with pytest.raises(InputError, match="role 'tool'"):
         to_conversation([{"role": "tool", "content": "a"}], [])
-    for bad in ({"data": {}}, {"id": 1, "data": 3}, {"data": "a", "text": "b"}, 5, {"title": "no text"}):
+    for bad in (
+        {"data": {}}, {"id": 1, "data": 3}, {"data": "a", "text": "b"}, 5, {"title": "no text"}, None, [], True,
+        {"text": "a", "metadata": "s"}, {"text": "a", "metadata": ["s"]}, {"text": "a", "title": ["t"]},
+        {"id": {}, "data": "a"}, {"data": {"text": "a", "title": {}}},
+    ):  # fmt: skip
         with pytest.raises(InputError, match="document 1"):
             to_conversation([{"role": "user", "content": "a"}], [bad])

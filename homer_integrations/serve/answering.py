@@ -17,7 +17,7 @@ from homer_integrations.serve.jobs import Accepted, Backend, Event, Finished, Jo
 from homer_integrations.serve.metrics import Metrics
 from homer_integrations.serve.responses import Shape
 
-_GONE = Problem(499, "the client went away")  # nobody reads it; others log this status
+GONE = Problem(499, "the client went away")  # nobody reads it; others log this status
 _SEND_SECONDS = 60  # a client that reads no more for so long is taken for gone
 Result = TypeVar("Result")
 
@@ -42,7 +42,12 @@ class Answering:
         """
         events = self._backend.stream(self._jobs[0])
         accepted = asyncio.ensure_future(anext(events))
-        done, _ = await asyncio.wait({accepted}, timeout=keep_alive)
+        try:
+            done, _ = await asyncio.wait({accepted}, timeout=keep_alive)
+        except asyncio.CancelledError:  # the client is gone, and nobody will iterate
+            accepted.cancel()
+            await asyncio.gather(accepted, return_exceptions=True)
+            raise
         if done:
             accepted.result()
         return EventSourceResponse(
@@ -116,7 +121,7 @@ async def while_there(request: Request, work: Coroutine[Any, Any, Result]) -> Re
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ServeError(_GONE)
+            raise ServeError(GONE)
         return task.result()
     finally:
         task.cancel()

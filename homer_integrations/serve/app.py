@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import time
 from collections.abc import Awaitable
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from homer import HomerError
-from homer_integrations.serve.answering import Answering, while_there
+from homer import HomerError, TimeoutExceededError
+from homer_integrations.serve.answering import GONE, Answering, while_there
 from homer_integrations.serve.errors import Problem, ServeError, problem_of
-from homer_integrations.serve.jobs import Backend
+from homer_integrations.serve.guard import Guard, check_json
+from homer_integrations.serve.hosts import Hosts
+from homer_integrations.serve.jobs import Backend, Job
+from homer_integrations.serve.lanes import Lane
 from homer_integrations.serve.metrics import Metrics
-from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest, parse, read_body
+from homer_integrations.serve.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    check_values,
+    parse,
+    read_body,
+)
 from homer_integrations.serve.responses import Shape, model_card, model_list
 from homer_integrations.serve.settings import ServeSettings
 
-_OPEN = ("/healthz",)  # for load balancers, which have no key
+_FILES_AT_ONCE = 4
 
 
-def create_app(backend: Backend, settings: ServeSettings) -> FastAPI:
+def create_app(backend: Backend, settings: ServeSettings, host: str = "127.0.0.1") -> FastAPI:
     """The application: /v1/chat/completions, /v1/completions, /v1/models, /healthz, /metrics.
 
     Args:
         backend: what answers; an Engine, or replicas on Ray.
+        host: the address that it will listen on, by which it may be called beside `settings.allowed_hosts`.
     """
     server = _Server(backend, settings)
     app = FastAPI(
@@ -36,15 +49,17 @@ def create_app(backend: Backend, settings: ServeSettings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        dependencies=[Depends(server.check_key)],
         exception_handlers={HomerError: _refuse, HTTPException: _refuse_http, Exception: _refuse},
     )
-    app.post("/v1/chat/completions")(server.chat)
-    app.post("/v1/completions")(server.complete)
-    app.get("/v1/models")(server.models)
-    app.get("/v1/models/{name:path}")(server.model)
-    app.get("/healthz")(server.health)
-    app.get("/metrics")(server.measure)
+    app.add_middleware(Guard, hosts=Hosts(host, settings.allowed_hosts))
+    guarded = APIRouter(dependencies=[Depends(server.check_key)])  # by route: a path can be written in many ways
+    guarded.post("/v1/chat/completions")(server.chat)
+    guarded.post("/v1/completions")(server.complete)
+    guarded.get("/v1/models")(server.models)
+    guarded.get("/v1/models/{name:path}")(server.model)
+    guarded.get("/metrics")(server.measure)
+    app.include_router(guarded)
+    app.get("/healthz")(server.health)  # for load balancers, which have no key
     return app
 
 
@@ -54,6 +69,7 @@ class _Server:
     def __init__(self, backend: Backend, settings: ServeSettings) -> None:
         self._backend, self._settings, self._since = backend, settings, int(time.time())
         self._metrics = Metrics(backend)
+        self._parsing, self._files = Lane("homer-parsing"), Lane("homer-files", _FILES_AT_ONCE)
 
     async def chat(self, request: Request) -> Response:
         """/v1/chat/completions."""
@@ -83,23 +99,42 @@ class _Server:
     async def check_key(self, request: Request) -> None:
         """Raise ServeError, status 401, without the key where one is asked for."""
         key = self._settings.api_key
-        if key is None or request.url.path in _OPEN:
+        if key is None:
             return
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(given.strip().encode("latin-1"), key.encode())  # as bytes, as they came
+        if scheme.lower() != "bearer" or not same:
             message = "this server asks for an API key: send the header 'Authorization: Bearer KEY' with its key"
             raise ServeError(Problem(401, message, "authentication_error", "invalid_api_key"))
 
     async def _answer(self, request: Request, kind: type[GenerationRequest]) -> Response:
-        asked = parse(kind, await self._read(request))
-        self._check_model(asked.model)
+        check_json(request.headers)
+        body = await self._read(request)
         client = request.client.host if request.client else ""
-        jobs = await asyncio.to_thread(asked.jobs, self._settings, client)  # files are decoded, which takes a while
-        shape = Shape(kind is ChatRequest, asked.model)
-        answering = Answering(self._backend, self._metrics, jobs, shape)
+        return await while_there(request, self._respond(kind, body, client))
+
+    async def _respond(self, kind: type[GenerationRequest], body: bytes, client: str) -> Response:
+        asked = await self._parsing.run(client, lambda _: self._parse(kind, body))
+        lane = self._files if asked.has_files else self._parsing
+        jobs = await self._in_time(lane.run(client, functools.partial(asked.jobs, self._settings, client)))
+        answering = Answering(self._backend, self._metrics, jobs, Shape(kind is ChatRequest, asked.model))
         if asked.stream:
             return await answering.stream(self._settings.keep_alive, asked.wants_usage)
-        return JSONResponse(await while_there(request, answering.whole()))
+        return JSONResponse(await answering.whole())
+
+    def _parse(self, kind: type[GenerationRequest], body: bytes) -> GenerationRequest:
+        check_values(body, self._settings.max_values)
+        asked = parse(kind, body)
+        self._check_model(asked.model)
+        return asked
+
+    async def _in_time(self, reading: Awaitable[list[Job]]) -> list[Job]:
+        seconds = self._settings.timeout
+        try:
+            return await asyncio.wait_for(reading, seconds)
+        except TimeoutError:
+            message = f"the files were not read within {seconds} seconds: send fewer, or their text"
+            raise TimeoutExceededError(message) from None
 
     async def _read(self, request: Request) -> bytes:
         """The body. Raises ServeError where it is too long, or does not come."""
@@ -109,6 +144,8 @@ class _Server:
         except TimeoutError:
             message = f"the body did not come within {seconds} seconds: send it faster, or fewer documents"
             raise ServeError(Problem(408, message, "timeout_error", "timeout")) from None
+        except ClientDisconnect:
+            raise ServeError(GONE) from None
 
     async def _counted(self, endpoint: str, response: Awaitable[Response]) -> Response:
         try:

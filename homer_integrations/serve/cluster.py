@@ -124,8 +124,13 @@ def build_app(args: ServeSettings | Mapping[str, Any]) -> serve.Application:
 
     Args:
         args: fields of ServeSettings; text is read as numbers where numbers belong.
+            Where Serve's proxies listen on more than this machine's loopback, allowed_hosts names the cluster.
     """
-    settings = args if isinstance(args, ServeSettings) else ServeSettings(**args)
+    return _bind(args if isinstance(args, ServeSettings) else ServeSettings(**args), "127.0.0.1")
+
+
+def _bind(settings: ServeSettings, host: str) -> serve.Application:
+    """The application before whose proxies stands `host`."""
     scaling: dict[str, Any] = {"num_replicas": settings.replicas}
     if settings.max_replicas is not None:
         limits = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}
@@ -143,14 +148,14 @@ def build_app(args: ServeSettings | Mapping[str, Any]) -> serve.Application:
     web = serve.deployment(name="web", max_ongoing_requests=2 * many, ray_actor_options={"num_cpus": 0})(
         serve.ingress()(Web)
     )
-    return web.bind(model.bind(settings), settings)
+    return web.bind(model.bind(settings), settings, host)
 
 
 class Web:
     """The web application of `create_app`, before replicas."""
 
-    def __init__(self, replicas: DeploymentHandle[Any], settings: ServeSettings) -> None:
-        self._app = create_app(Replicas(replicas, settings), settings)
+    def __init__(self, replicas: DeploymentHandle[Any], settings: ServeSettings, host: str) -> None:
+        self._app = create_app(Replicas(replicas, settings), settings, host)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
@@ -171,5 +176,5 @@ def start_cluster(settings: ServeSettings, host: str, port: int) -> None:
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     serve.start(http_options={"host": host, "port": port})
-    serve.run(build_app(settings))
+    serve.run(_bind(settings, host))
     print(f"{settings.public_name} is served at http://{host}:{port}/v1", flush=True)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-import tempfile
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from homer import Document, InputError, read_documents
+from homer import Document, InputError
 from homer_integrations._documents import agreed, to_homer_document
+from homer_integrations.serve.lanes import Tick
+from homer_integrations.serve.pdf import read_pdf
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 def to_conversation(
-    messages: Sequence[Mapping[str, Any]], documents: Sequence[Any]
+    messages: Sequence[Mapping[str, Any]], documents: Sequence[Any], tick: Tick = lambda: None
 ) -> tuple[tuple[dict[str, str], ...], tuple[Document, ...]]:
     """Roles and texts, and the documents given beside the messages or as file parts in them.
+
+    Args:
+        tick: called now and then, since files take a while; what it raises ends the work.
 
     Raises:
         InputError: a role, a part or a file that this model cannot read, or documents by both roads that disagree.
@@ -27,7 +30,7 @@ def to_conversation(
     conversation: list[dict[str, str]] = []
     files: list[Document] = []
     for number, message in enumerate(messages, 1):
-        texts, found = _content(message, number)
+        texts, found = _content(message, number, tick)
         conversation.append({"role": _role(message, number), "content": "\n".join(texts)})
         files += found
     given = tuple(to_document(document, number) for number, document in enumerate(documents, 1))
@@ -39,13 +42,14 @@ def to_document(document: Any, number: int) -> Document:
 
     Of data with other fields, every field becomes a line, so that the model reads them all.
     """
-    if not isinstance(document, Mapping) or "data" not in document:
+    if not isinstance(document, Mapping):
         return to_homer_document(document, number)
+    if "data" not in document:
+        return to_homer_document(_checked(document, number), number)
     unknown = sorted(set(document) - {"id", "data"})
     if unknown:
         raise InputError(f"document {number} has a key {unknown[0]!r} beside 'data': put it into 'data'")
-    data, name = document["data"], document.get("id")
-    title = None if name is None else str(name)
+    data, title = document["data"], _title(document.get("id"), number)
     if isinstance(data, str):
         return Document(data, title)
     if not isinstance(data, Mapping) or not data:
@@ -53,7 +57,30 @@ def to_document(document: Any, number: int) -> Document:
     fields = {str(key): _plain(value) for key, value in data.items() if key != "title"}
     texts = [fields[key] for key in ("text", "snippet", "content") if key in fields]
     text = texts[0] if len(fields) == 1 == len(texts) else "\n".join(f"{key}: {fields[key]}" for key in fields)
-    return Document(text, str(data["title"]) if data.get("title") else title)
+    return Document(text, _title(data.get("title"), number) or title)
+
+
+def _checked(document: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A document whose title and metadata are of the right kind."""
+    metadata = document.get("metadata")
+    if not (metadata is None or isinstance(metadata, Mapping)):
+        raise InputError(f"document {number} has metadata of type {type(metadata).__name__}: give a mapping, or none")
+    known = {name: value for name, value in (metadata or {}).items() if not _is_missing(value)}
+    return dict(document) | {"title": _title(document.get("title"), number), "metadata": known}
+
+
+def _title(value: Any, number: int) -> str | None:
+    """A name as text; None where it is missing."""
+    if _is_missing(value):
+        return None
+    if isinstance(value, list | Mapping):
+        raise InputError(f"document {number} has a title of type {type(value).__name__}: give a string")
+    return str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether there is none, for which tables of data say NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _plain(value: Any) -> str:
@@ -69,7 +96,7 @@ def _role(message: Mapping[str, Any], number: int) -> str:
     return _ROLES[message["role"]]
 
 
-def _content(message: Mapping[str, Any], number: int) -> tuple[list[str], list[Document]]:
+def _content(message: Mapping[str, Any], number: int, tick: Tick) -> tuple[list[str], list[Document]]:
     """Texts and documents of a message."""
     content = message.get("content")
     texts: list[str] = []
@@ -80,7 +107,8 @@ def _content(message: Mapping[str, Any], number: int) -> tuple[list[str], list[D
         if kind in ("text", "input_text") and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif kind == "file" and isinstance(part.get("file"), Mapping):
-            documents.append(_read_file(part["file"], number))
+            tick()
+            documents.append(_read_file(part["file"], number, tick))
         else:
             raise InputError(
                 f"message {number} holds a part of type {kind!r}: this model reads parts of type 'text', and 'file' "
@@ -89,7 +117,7 @@ def _content(message: Mapping[str, Any], number: int) -> tuple[list[str], list[D
     return texts, documents
 
 
-def _read_file(file: Mapping[str, Any], number: int) -> Document:
+def _read_file(file: Mapping[str, Any], number: int, tick: Tick) -> Document:
     """A file given as a data URL: text of any kind, or a PDF where pypdf is installed."""
     name, url = str(file.get("filename") or "file"), file.get("file_data")
     if not isinstance(url, str) or not url.startswith("data:") or "," not in url:
@@ -103,24 +131,18 @@ def _read_file(file: Mapping[str, Any], number: int) -> Document:
         raise InputError(f"the data of {name!r} in message {number} is not marked as base64: encode it so")
     try:
         content = base64.b64decode(data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also of characters that are no ASCII
         raise InputError(f"the data of {name!r} in message {number} is no base64 ({error}): encode it again") from None
-    return Document(_text_of(name, kind, content), name)
+    return Document(_text_of(name, kind, content, tick), name)
 
 
-def _text_of(name: str, kind: str, content: bytes) -> str:
+def _text_of(name: str, kind: str, content: bytes, tick: Tick) -> str:
     pdf = kind == "application/pdf" or content.startswith(b"%PDF-")
     if not (pdf or kind.startswith("text/") or kind in ("", "application/json")):
         raise InputError(f"{name!r} is of type {kind!r}: send text/plain, or any text/..., JSON or PDF")
-    if not pdf:
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{name!r} is no UTF-8 text (byte {error.start}): convert it to text first") from None
-    with tempfile.TemporaryDirectory() as folder:  # read_documents knows PDF, and reads files
-        path = Path(folder) / "document.pdf"
-        path.write_bytes(content)
-        try:
-            return read_documents([path])[0]["text"]
-        except InputError as error:
-            raise InputError(str(error).replace(str(path), repr(name))) from None
+    if pdf:
+        return read_pdf(name, content, tick)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name!r} is no UTF-8 text (byte {error.start}): convert it to text first") from None

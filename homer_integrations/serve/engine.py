@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,13 @@ from homer_integrations._settings import Call
 from homer_integrations._threads import stream_in_thread
 from homer_integrations.serve.errors import queue_full, too_long
 from homer_integrations.serve.jobs import Accepted, Event, Finished, Job
+from homer_integrations.serve.lanes import Lane, Tick
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
 from homer_integrations.serve.turns import Turn, Turns
+
+_LONG = 100_000  # characters; reading fewer takes a fraction of a second
 
 
 class Engine:
@@ -45,7 +49,7 @@ class Engine:
         self._turns = Turns()
         self._queue = FairQueue(settings.max_running)
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
-        self._reading = ThreadPoolExecutor(1, "homer-reading")  # tokenizers are locked anyway
+        self._short, self._long = Lane("homer-short"), Lane("homer-long")
         self._places = 0
         self._busy = 0
         self._seconds = 0.1  # between the ends of two requests of late, on average
@@ -67,7 +71,8 @@ class Engine:
 
     def close(self) -> None:
         """Wait for no more requests; those that run are finished."""
-        self._reading.shutdown(cancel_futures=True)
+        self._short.close()
+        self._long.close()
         self._running.shutdown(cancel_futures=True)
 
     async def stream(self, job: Job) -> AsyncGenerator[Event, None]:
@@ -80,8 +85,9 @@ class Engine:
         """
         deadline = None if job.timeout is None else time.monotonic() + job.timeout
         with self._place():
-            loop = asyncio.get_running_loop()
-            call, prompt = await _in_time(loop.run_in_executor(self._reading, self._read, job), deadline, job)
+            lane = self._long if job.characters > _LONG else self._short
+            reading = lane.run(job.client, functools.partial(self._read, job))
+            call, prompt = await _in_time(reading, deadline, job)
             yield Accepted(len(prompt))
             async with contextlib.AsyncExitStack() as held:
                 await _in_time(held.enter_async_context(self._queue.place(job.client)), deadline, job)
@@ -108,13 +114,15 @@ class Engine:
             self._seconds += 0.1 * (share - self._seconds)
             self._places -= 1
 
-    def _read(self, job: Job) -> tuple[Call, Prompt]:
+    def _read(self, job: Job, tick: Tick) -> tuple[Call, Prompt]:
         """Settings and prompt, checked before anything is computed."""
+        if job.characters > self.settings.max_characters:
+            raise too_long(f"{job.characters} characters", f"{self.settings.max_characters} at most")
         call = self.settings.call(None, job.options)
         options: dict[str, Any] = {"config": call.config, "max_new_tokens": call.max_new_tokens}
-        prompt = self.model.build_chat_prompt(job.messages, job.documents, **options)
+        prompt = self.model.build_chat_prompt(job.messages, job.documents, tick=tick, **options)
         if len(prompt) > self.settings.max_prompt_tokens:
-            raise too_long(len(prompt), self.settings.max_prompt_tokens)
+            raise too_long(f"{len(prompt)} tokens", f"{self.settings.max_prompt_tokens}")
         _check_room(call, prompt)
         self.model.stream_prompt(prompt, **options, **call.generation)  # raises on settings out of range
         return call, prompt

@@ -66,12 +66,12 @@ def problem_of(error: BaseException) -> Problem:
     return Problem(500, "the server failed at this request; its log says why", "server_error", "internal_error")
 
 
-def too_long(tokens: int, limit: int) -> ServeError:
+def too_long(found: str, limit: str) -> ServeError:
     """A prompt beyond the server's limit."""
     return ServeError(
         Problem(
             400,
-            f"the prompt has {tokens} tokens, documents included, and this server takes {limit}: send fewer documents",
+            f"the prompt has {found}, documents included, and this server takes {limit}: send fewer documents",
             code="context_length_exceeded",
             param="messages",
         )

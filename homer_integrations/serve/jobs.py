@@ -30,6 +30,13 @@ class Job:
     client: str = ""
 
     @property
+    def characters(self) -> int:
+        """Of all texts."""
+        titles = sum(len(document.title or "") for document in self.documents)
+        texts = sum(len(document.text) for document in self.documents)
+        return titles + texts + sum(len(message["content"]) for message in self.messages)
+
+    @property
     def affinity(self) -> str:
         """A digest of what takes long to read: equal for requests that a process can answer from what it holds."""
         long: list[str] = [document.text for document in self.documents] or [m["content"] for m in self.messages]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -10,10 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import Problem, ServeError
 from homer_integrations.serve.jobs import Job
+from homer_integrations.serve.lanes import Tick
 from homer_integrations.serve.settings import ServeSettings
 
-# What says nothing about the text: bookkeeping of another service.
-_NO_MATTER = frozenset("metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split())
+# What says nothing about the text: bookkeeping of other services and of clients.
+_NO_MATTER = frozenset(
+    "metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention "
+    "id chat_id session_id conversation_id thread_id message_id request_id run_id trace_id span_id user_id client_id "
+    "organization_id project_id tags timestamp created created_at updated_at".split()
+)
+_READ = frozenset(["role", "content"])
+_OF_MESSAGES = _READ | _NO_MATTER | {"name", "user"}
+_MOST_STOPS, _LONGEST_STOP = 16, 1000
 # What may be given with these values only, since they ask for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logprobs": (False,),
@@ -50,19 +59,47 @@ class GenerationRequest(BaseModel):
     stop: str | list[str] | None = None
     timeout: float | None = Field(default=None, gt=0)
     documents: list[Any] | None = None
-    user: str | None = None
+    user: Any = None
 
     @model_validator(mode="after")
     def _refuse_the_unknown(self) -> GenerationRequest:
         for name, value in (self.model_extra or {}).items():
             empty = value is None or value == [] or value == {}
             if not (empty or name in _NO_MATTER or value in _NOTHING.get(name, ())):
-                raise ValueError(f"{name}={value!r:.80} is not supported by this server: leave it out")
+                raise ValueError(f"{name:.80}={reprlib.repr(value)} is not supported by this server: leave it out")
         return self
 
-    def jobs(self, settings: ServeSettings, client: str = "") -> list[Job]:
-        """The answers asked for, by whom: `user` says it better than an address. Raises InputError."""
+    @model_validator(mode="after")
+    def _check_stops(self) -> GenerationRequest:
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        longest = max(map(len, stops), default=0)
+        if len(stops) > _MOST_STOPS or longest > _LONGEST_STOP:
+            raise ValueError(
+                f"stop holds {len(stops)} strings of up to {longest} characters, and this server takes {_MOST_STOPS} "
+                f"of {_LONGEST_STOP}: give fewer or shorter ones"
+            )
+        return self
+
+    @property
+    def has_files(self) -> bool:
+        """Whether files have to be read, which takes a while."""
+        return False
+
+    def jobs(self, settings: ServeSettings, client: str = "", tick: Tick = lambda: None) -> list[Job]:
+        """The answers asked for, by whom: `user` says it better than an address.
+
+        Args:
+            tick: called now and then where files are read; what it raises ends the work.
+
+        Raises:
+            InputError: messages or documents that cannot be read.
+            ServeError: more of them than this server takes.
+        """
         raise NotImplementedError
+
+    def asker(self, client: str) -> str:
+        """Who asks, by the `user` of the request, or else by an address."""
+        return self.user if isinstance(self.user, str) and self.user else client
 
     def options(self) -> dict[str, Any]:
         """The arguments of `HomerSettings.call` among the fields."""
@@ -89,23 +126,33 @@ class ChatRequest(GenerationRequest):
     @model_validator(mode="after")
     def _check_messages(self) -> ChatRequest:
         for number, message in enumerate(self.messages, 1):
-            extra = {name for name in message if message[name] not in (None, [], {})} - {"role", "content"}
+            extra = {name for name in message if message[name] not in (None, [], {})} - _OF_MESSAGES
             if extra:
                 raise ValueError(
-                    f"message {number} has a key {min(extra)!r}: only 'role' and 'content' are read; leave it out"
+                    f"message {number} has a key {min(extra)!r:.80}: only 'role' and 'content' are read; leave it out"
                 )
             content = message.get("content")
             if not isinstance(message.get("role"), str):
                 raise ValueError(f"message {number} has no 'role': give it one")
-            if not (isinstance(content, str) or _is_parts(content)):
+            silent = content is None and message["role"] == "assistant"
+            if not (silent or isinstance(content, str) or _is_parts(content)):
                 raise ValueError(f"message {number} has no 'content': give a string, or a list of parts")
         return self
 
-    def jobs(self, settings: ServeSettings, client: str = "") -> list[Job]:
+    @property
+    def has_files(self) -> bool:
+        """Whether files have to be read, which takes a while."""
+        contents = (message.get("content") for message in self.messages)
+        return any(part.get("type") == "file" for parts in contents if isinstance(parts, list) for part in parts)
+
+    def jobs(self, settings: ServeSettings, client: str = "", tick: Tick = lambda: None) -> list[Job]:
         """The one answer asked for."""
-        messages, documents = to_conversation(self.messages, self.documents or ())
+        check_count("messages", len(self.messages), settings.max_messages)
+        check_count("documents", len(self.documents or ()), settings.max_documents)
+        messages, documents = to_conversation(self.messages, self.documents or (), tick)
+        check_count("documents", len(documents), settings.max_documents)
         limit = {"max_completion_tokens": self.max_completion_tokens} if self.max_completion_tokens else {}
-        return [Job(messages, documents, self.options() | limit, self.seconds(settings), self.user or client)]
+        return [Job(messages, documents, self.options() | limit, self.seconds(settings), self.asker(client))]
 
 
 class CompletionRequest(GenerationRequest):
@@ -119,13 +166,14 @@ class CompletionRequest(GenerationRequest):
             raise ValueError("prompt is empty: give a string, or a list of strings")
         return self
 
-    def jobs(self, settings: ServeSettings, client: str = "") -> list[Job]:
+    def jobs(self, settings: ServeSettings, client: str = "", tick: Tick = lambda: None) -> list[Job]:
         """An answer for every prompt."""
-        jobs = []
-        for prompt in [self.prompt] if isinstance(self.prompt, str) else self.prompt:
-            messages, documents = to_conversation([{"role": "user", "content": prompt}], self.documents or ())
-            jobs.append(Job(messages, documents, self.options(), self.seconds(settings), self.user or client))
-        return jobs
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        check_count("prompts", len(prompts), settings.max_prompts)
+        check_count("documents", len(self.documents or ()), settings.max_documents)
+        _, documents = to_conversation([], self.documents or ())
+        options, seconds, asker = self.options(), self.seconds(settings), self.asker(client)
+        return [Job(({"role": "user", "content": text},), documents, options, seconds, asker) for text in prompts]
 
 
 Request = TypeVar("Request", bound=GenerationRequest)
@@ -141,6 +189,24 @@ async def read_body(chunks: AsyncIterator[bytes], limit: int) -> bytes:
             message = f"the body is longer than {limit} bytes, which is this server's limit: send fewer documents"
             raise ServeError(Problem(413, message, code="body_too_large"))
     return b"".join(parts)
+
+
+def check_count(name: str, found: int, limit: int) -> None:
+    """Raise ServeError, status 400, where there are more messages, documents or prompts than the server takes."""
+    if found > limit:
+        message = f"the request holds {found} {name}, and this server takes {limit}: send fewer"
+        raise ServeError(Problem(400, message, code="too_many", param=name.replace("prompts", "prompt")))
+
+
+def check_values(body: bytes, limit: int) -> None:
+    """Raise ServeError, status 413, where a body may hold so many values that only to read them stops all else.
+
+    Commas are counted, of which every value but one needs one; those of texts count as well, for what it matters.
+    """
+    found = body.count(b",")
+    if found > limit:
+        message = f"the body holds {found} values and commas, and this server takes {limit}: send fewer"
+        raise ServeError(Problem(413, message, code="body_too_large"))
 
 
 def parse(kind: type[Request], body: bytes) -> Request:

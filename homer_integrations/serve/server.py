@@ -8,7 +8,9 @@ import uvicorn
 
 from homer import ConfigError
 from homer_integrations.serve.app import create_app
+from homer_integrations.serve.connection import Connection
 from homer_integrations.serve.engine import Engine
+from homer_integrations.serve.guard import MAX_HEADER_BYTES
 from homer_integrations.serve.settings import ServeSettings
 
 
@@ -21,8 +23,17 @@ def make_server(settings: ServeSettings, host: str = "127.0.0.1", port: int = 80
     """
     _check_port(host, port)
     engine = Engine(settings)
-    app = create_app(engine, settings)
-    config = uvicorn.Config(app, host, port, log_level="warning", timeout_graceful_shutdown=30)
+    app = create_app(engine, settings, host)
+    config = uvicorn.Config(
+        app,
+        host,
+        port,
+        http=Connection,
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        log_level="warning",
+        timeout_graceful_shutdown=30,
+    )
     return Server(config, engine)
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from homer_integrations._settings import HomerSettings
+
+
+def _names(given: Any) -> Any:
+    """Text with commas, as `serve run` hands it over, as a tuple."""
+    return tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
 
 
 class ServeSettings(HomerSettings):
@@ -23,9 +29,15 @@ class ServeSettings(HomerSettings):
     api_key: str | None = Field(
         default=None, min_length=1, repr=False, description="Asked of every request but /healthz."
     )
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        default=(), description='Names beside its address by which clients call it, or "*" for any; commas between.'
+    )
 
     max_body_bytes: int = Field(default=64 * 2**20, gt=0)
     max_prompt_tokens: int = Field(default=2**20, gt=0, description="Documents and messages, before compression.")
+    max_messages: int = Field(default=1000, gt=0)
+    max_documents: int = Field(default=10_000, gt=0)
+    max_prompts: int = Field(default=100, gt=0, description="In one request for completions.")
     max_running: int = Field(default=8, gt=0, description="Requests that hold memory at a time, in each process.")
     max_queue: int = Field(default=256, ge=0, description="Requests that wait beyond those; more get status 429.")
     keep_alive: float = Field(default=10.0, gt=0, description="Seconds of silence after which a comment is sent.")
@@ -42,6 +54,16 @@ class ServeSettings(HomerSettings):
     max_replicas: int | None = Field(default=None, gt=0, description="On Ray: above `replicas`, add copies by load.")
     gpus_per_replica: float = Field(default=0, ge=0)
     cpus_per_replica: float = Field(default=1, ge=0)
+
+    @property
+    def max_characters(self) -> int:
+        """Of one prompt: more than so many cannot be as few tokens as it may hold, and are not even counted."""
+        return 8 * self.max_prompt_tokens
+
+    @property
+    def max_values(self) -> int:
+        """Of one body of JSON: what its texts and all around them may have of commas, one for a token."""
+        return self.max_prompt_tokens + 100_000
 
     @property
     def keeps_states(self) -> bool:
