@@ -14,19 +14,21 @@ from transformers import PreTrainedModel
 
 from homer.answer import Answer
 from homer.answering import AnswerStream
+from homer.arguments import check_list
 from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.config import HomerConfig, ResolvedConfig
 from homer.conversation import Limits, build_conversation
 from homer.encoded import EncodedContext
-from homer.errors import InputError
+from homer.errors import ConfigError, InputError
 from homer.fast import make_decoder
-from homer.generation import Streams, as_sampling
+from homer.generation import Streams
 from homer.ids import TokenIds, check_ids
 from homer.loading import end_ids, load_model
 from homer.merge import Watcher
 from homer.prompt import DocumentLike, Prompt, PromptBuilder
 from homer.reuse import Reusing
+from homer.sampling import as_sampling
 from homer.schedule import MergePlan, plan_for
 from homer.store import StateStore
 from homer.streaming import Generation, Stream
@@ -144,7 +146,7 @@ class HomerModel(Reusing):
         given = {"prefix_ids": prefix_ids, "context_ids": context_ids, "suffix_ids": suffix_ids}
         parts = [check_ids(name, ids, self.decoder.vocabulary) for name, ids in given.items()]
         resolved = self._resolve(config or self.config)
-        lens = None if document_lens is None else tuple(document_lens)
+        lens = None if document_lens is None else tuple(check_list("document_lens", document_lens, "lengths in tokens"))
         plan = plan_for(resolved, self.decoder.layers, [len(part) for part in parts], lens)
         return self._fold(torch.cat(parts), plan, resolved, lens, progress=progress, watch=watch)
 
@@ -240,6 +242,8 @@ class HomerModel(Reusing):
             GenerationError: settings out of range.
         """
         self._streams.check(max_new_tokens, generation)  # an error now costs nothing, one after compression does
+        if store is None:  # with one, leaves end with documents and are as long or shorter
+            self._check_room(prompt, config, max_new_tokens)
         compress = functools.partial(
             self.compress_prompt, prompt, config=config, progress=progress, max_new_tokens=max_new_tokens, store=store
         )
@@ -313,6 +317,17 @@ class HomerModel(Reusing):
         parts = (prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids)
         return self.compress(*parts, config=resolved, progress=progress, watch=watch)
 
+    def _check_room(self, prompt: Prompt, config: HomerConfig | None, max_new_tokens: int | None) -> None:
+        """Raise GenerationError where the window would end before max_new_tokens."""
+        encoded, suffix_len = prompt.encoded, len(prompt.suffix_ids)
+        resolved = encoded.config if encoded else self._resolve(config or self.config)
+        if encoded is None:
+            reserved = max(0, resolved.suffix_budget - suffix_len)
+            resolved = self._whole(resolved, len(prompt) + reserved, max_new_tokens)
+        lengths = len(prompt.prefix_ids), len(prompt.context_ids), suffix_len
+        plan = plan_for(resolved, self.decoder.layers, lengths, encoded.document_lens if encoded else None)
+        as_sampling(max_new_tokens, {}).room(self.window, plan.suffix_start + suffix_len)
+
     def _whole(self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None) -> ResolvedConfig:
         """The settings for a prompt of a length: one chunk where it needs no compression."""
         if length > self._whole_len(max_new_tokens):
@@ -322,6 +337,7 @@ class HomerModel(Reusing):
 
     def _whole_len(self, max_new_tokens: int | None) -> int:
         """The longest prompt that needs no compression."""
+        as_sampling(max_new_tokens, {})  # an error now costs nothing
         limit = min(self.window, self.decoder.sliding_window or self.window)
         return limit - (max_new_tokens or min(256, self.window // 8))
 
@@ -336,4 +352,6 @@ class HomerModel(Reusing):
         return self.tokenizer
 
     def _resolve(self, config: HomerConfig) -> ResolvedConfig:
+        if not isinstance(config, HomerConfig):
+            raise ConfigError(f"config is a {type(config).__name__}: give a HomerConfig, or None for the model's own")
         return config.resolve(self.window, self.decoder.layers, self.decoder.sliding_window)
