@@ -26,6 +26,8 @@ from homer import (
 )
 from homer.arguments import as_title
 from homer.prompt import to_document
+from homer_integrations._documents import title_of, to_homer_document
+from homer_integrations._settings import HomerSettings
 
 FACT = "The door code for the north gate is 48213. "
 LONG = FACT * 60
@@ -299,3 +301,19 @@ def test_ids_of_numpy(folder: Path) -> None:
     assert torch.equal(model.compress(*(part.numpy() for part in parts)).logits, expected.logits)
     encoded = model.encode(parts[1].numpy(), prefix=parts[0].tolist())
     assert torch.equal(encoded.context_ids, parts[1])
+
+
+def test_a_title_that_names_nothing_leaves_the_next_best_name() -> None:
+    metadata = {"title": float("nan"), "source": Path("/data/notes.md"), "file_name": "other.md"}
+    assert title_of(metadata) == "notes.md"
+    assert title_of({"title": "  ", "source": None, "file_name": "other.md"}) == "other.md"
+    assert title_of({"title": float("nan")}) is None
+    assert to_homer_document({"text": "a", "title": float("nan"), "metadata": metadata}, 1).title == "notes.md"
+
+
+def test_no_tools_are_no_tools(folder: Path) -> None:
+    settings = HomerSettings(model=str(folder))
+    for nothing in ({"tools": []}, {"functions": None}, {"tools": None, "tool_choice": None}, {"colour": None}):
+        assert settings.call(None, {**nothing, "seed": 3}).generation == {"seed": 3}
+    with pytest.raises(GenerationError, match="unknown argument 'tools'"):
+        settings.call(None, {"tools": [{"name": "search"}]})
