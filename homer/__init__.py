@@ -21,10 +21,10 @@ from homer.errors import (
 )
 from homer.files import read_documents
 from homer.folder import StoreFolder
-from homer.generation import Sampling
 from homer.measuring import calibrate
 from homer.model import HomerModel
 from homer.prompt import Document, Prompt
+from homer.sampling import Sampling
 from homer.schedule import MergePlan, plan_merge
 from homer.scoring import Observation, Significance, Standardized
 from homer.sources import Passage, Source

@@ -53,9 +53,9 @@ def load_model(
             scale_rope(config, rope_scaling)
         kind = dtype or (torch.float32 if mini and not torch.cuda.is_available() else "auto")
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=kind, **options)
-    except ConfigError:
+    except (ConfigError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # what is damaged, or of another kind, makes transformers raise errors of any kind
         raise UnsupportedModelError(
             f"cannot load a causal language model from {str(name_or_path)!r} ({_first_line(error)}): "
             f"give a hub id, a folder that save_pretrained wrote, or 'mini'"
@@ -105,15 +105,24 @@ def end_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
 
 def _beside(source: str) -> tuple[HomerConfig | None, Path | None]:
     settings, calibration = Path(source) / SETTINGS_FILE, Path(source) / CALIBRATION_FILE
-    config = HomerConfig.from_dict(json.loads(settings.read_text())) if settings.is_file() else None
-    return config, calibration if calibration.is_file() else None
+    return _read_settings(settings) if settings.is_file() else None, calibration if calibration.is_file() else None
+
+
+def _read_settings(path: Path) -> HomerConfig:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON ({error}): mend it, or remove it") from None
+    if not isinstance(facts, dict):
+        raise ConfigError(f"{path} holds a {type(facts).__name__}, not settings by name: mend it, or remove it")
+    return HomerConfig.from_dict(facts)
 
 
 def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
     """The tokenizer, or None where there is none: token ids then still work."""
     try:
         return AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # as above
         logger.info("no tokenizer for %s: %s", source, _first_line(error))
         return None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from homer import Document, InputError
+from homer.arguments import as_title
 
 _TEXT_KEYS = ("text", "page_content")
 _OTHER_KEYS = ("title", "metadata", "id", "type")
@@ -41,7 +42,8 @@ def to_homer_document(document: Any, number: int) -> Document:
 
 def title_of(metadata: Mapping[str, Any]) -> str | None:
     """The title in a document's metadata, or else where it comes from."""
-    return next((str(metadata[name]) for name in _TITLES if metadata.get(name)), None)
+    titles = (as_title(metadata.get(name)) for name in _TITLES)
+    return next((title for title in titles if title is not None), None)
 
 
 def agreed(roads: Sequence[tuple[str, tuple[Document, ...]]]) -> tuple[Document, ...]:
@@ -67,5 +69,5 @@ def _from_mapping(document: Mapping[str, Any], number: int) -> Document:
     unknown = sorted(set(document) - {*_TEXT_KEYS, *_OTHER_KEYS})
     if unknown:
         raise InputError(f"document {number} has a key {unknown[0]!r}: put what is no text or title in 'metadata'")
-    title = document.get("title")
+    title = as_title(document.get("title"))
     return Document(texts[0], title if title is not None else title_of(document.get("metadata") or {}))

@@ -17,6 +17,8 @@ _CONFIG = tuple(field.name for field in dataclasses.fields(HomerConfig))
 _TOKEN_LIMITS = ("max_tokens", "max_new_tokens", "max_completion_tokens")
 _PER_CALL = ("model", *_TOKEN_LIMITS, *_SAMPLING, "stop", "timeout", *_CONFIG)
 
+_EMPTY = ("tools", "functions", "tool_choice", "function_call")  # which frameworks hand over where there are none
+
 
 class HomerSettings(BaseModel):
     """The model, how it is loaded, how it compresses and how it generates. None leaves a setting to the model."""
@@ -76,7 +78,8 @@ class HomerSettings(BaseModel):
             GenerationError: an argument nobody knows.
             ConfigError, UnsupportedModelError: as in HomerModel.from_pretrained and HomerConfig.
         """
-        unknown = sorted(set(arguments) - set(_PER_CALL))
+        asked = {name for name, value in arguments.items() if value is not None and not (name in _EMPTY and not value)}
+        unknown = sorted(asked - set(_PER_CALL))
         if unknown:
             raise GenerationError(f"unknown argument {unknown[0]!r}: a call takes {', '.join(_PER_CALL)} and documents")
         limits = [arguments[name] for name in _TOKEN_LIMITS if arguments.get(name) is not None]
