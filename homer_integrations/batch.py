@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from homer import Answer, HomerError, HomerModel, InputError, read_documents
 from homer_integrations._documents import to_homer_documents
+from homer_integrations._ray import without_reports
 
 _KEYS = {"id", "question", "documents"}
 
@@ -203,6 +204,7 @@ def _on_ray(batch: Batch, rows: Sequence[dict[str, Any]], workers: int, gpus: fl
         import ray.data
     except ModuleNotFoundError as error:
         raise InputError(f"{error}: pip install homer-integrations[ray]") from None
+    without_reports()
     items = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows))
     answers = items.map_batches(
         Answerer, fn_constructor_args=(batch,), batch_size=1, concurrency=min(workers, len(rows)), num_gpus=gpus or None
