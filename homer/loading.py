@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 MINI = Path(__file__).parent / "mini"
 SETTINGS_FILE, CALIBRATION_FILE = "homer.json", "homer_calibration.safetensors"
-_SHARED_OPTIONS = ("revision", "token", "trust_remote_code", "cache_dir", "local_files_only", "subfolder")
+_TRUST = "trust_remote_code"
+_SHARED_OPTIONS = ("revision", "token", _TRUST, "cache_dir", "local_files_only", "subfolder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,7 @@ def load_model(
     Raises:
         UnsupportedModelError: no such model, or transformers cannot load it.
     """
+    options[_TRUST] = options.get(_TRUST) is True  # else transformers asks, and may run code
     mini = str(name_or_path) == "mini"
     source = str(MINI if mini else name_or_path)
     shared = {name: options[name] for name in _SHARED_OPTIONS if name in options}
@@ -57,7 +59,7 @@ def load_model(
         raise
     except Exception as error:  # what is damaged, or of another kind, makes transformers raise errors of any kind
         raise UnsupportedModelError(
-            f"cannot load a causal language model from {str(name_or_path)!r} ({_first_line(error)}): "
+            f"cannot load a causal language model from {str(name_or_path)!r} ({reason_of(error)}): "
             f"give a hub id, a folder that save_pretrained wrote, or 'mini'"
         ) from error
     model.train(False)
@@ -119,13 +121,22 @@ def _read_settings(path: Path) -> HomerConfig:
 
 
 def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
-    """The tokenizer, or None where there is none: token ids then still work."""
+    """The tokenizer, or None where there is none: token ids then still work.
+
+    Raises:
+        UnsupportedModelError: one with code of its own that nobody said to trust.
+    """
     try:
         return AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:  # as above
-        logger.info("no tokenizer for %s: %s", source, _first_line(error))
+        if _TRUST in str(error):
+            raise UnsupportedModelError(f"cannot load the tokenizer of {source!r}: {reason_of(error)}") from error
+        logger.info("no tokenizer for %s: %s", source, reason_of(error))
         return None
 
 
-def _first_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Why transformers could not load something, in one line."""
+    if _TRUST in str(error):
+        return f"it brings code of its own; give {_TRUST}=True if you trust that code"
     return str(error).strip().split("\n")[0]
