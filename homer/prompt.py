@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from homer.template import ChatTemplate, Message
 
 if TYPE_CHECKING:
     from homer.encoded import EncodedContext
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
 PLACE = f"homer-{secrets.token_hex(16)}"  # where documents belong; no text from outside can hold it
@@ -43,6 +46,11 @@ class Document:
             return self.before
         return f"Document: {self.title}\n" if self.title else "Document:\n"
 
+    @property
+    def blank(self) -> bool:
+        """Whether it holds nothing to read: then it stands in no prompt."""
+        return not self.text.strip()
+
     def render(self) -> str:
         """The document as it stands in a prompt."""
         return f"{self.header}{self.text}{self.after}"
@@ -57,7 +65,7 @@ class Prompt:
 
     Attributes:
         prefix_ids, context_ids, suffix_ids: (n,) each.
-        documents: what the context was made of.
+        documents: what the context was made of; blank ones are among them, and have no tokens.
         origins: (context tokens, 3): document number, first and end character in the document's text;
             both are 0 for tokens of the header.
         question: what is asked, where that is known.
@@ -80,15 +88,11 @@ def to_document(document: DocumentLike, number: int = 1) -> Document:
     """A string, or a mapping with `text` and maybe `title`, as a Document; a Document stays as it is.
 
     Raises:
-        InputError: another type, another key, or a document without text.
+        InputError: another type, or another key.
     """
     if isinstance(document, str):
-        document = Document(document)
-    elif not isinstance(document, Document):
-        document = _from_mapping(document, number)
-    if not document.text.strip():
-        raise InputError(f"document {number} holds no text: leave it out")
-    return document
+        return Document(document)
+    return document if isinstance(document, Document) else _from_mapping(document, number)
 
 
 def _from_mapping(document: Mapping[str, str], number: int) -> Document:
@@ -101,10 +105,24 @@ def _from_mapping(document: Mapping[str, str], number: int) -> Document:
 
 
 def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:
-    """Every document as a Document. Raises InputError on one that is none, or on a single one."""
+    """Every document as a Document; those that are blank are named in the log, and will stand in no prompt.
+
+    Raises:
+        InputError: one that is none, a single one, or none that holds text.
+    """
     if isinstance(documents, str | Mapping | Document):
         raise InputError("documents is one document: give a list of documents")
-    return tuple(to_document(document, number) for number, document in enumerate(documents, 1))
+    texts = tuple(to_document(document, number) for number, document in enumerate(documents, 1))
+    blank = [document.title or f"document {number}" for number, document in enumerate(texts, 1) if document.blank]
+    if blank:
+        names = ", ".join(blank[:_NAMED]) + (f" and {len(blank) - _NAMED} more" if len(blank) > _NAMED else "")
+        if len(blank) == len(texts):
+            raise InputError(f"of {len(texts)} documents, 0 hold text ({names}): give at least one that does")
+        logger.warning("%d of %d documents hold no text and are left out: %s", len(blank), len(texts), names)
+    return texts
+
+
+_NAMED = 20  # blank documents that a message names
 
 
 class PromptBuilder:
@@ -122,7 +140,7 @@ class PromptBuilder:
             system: the system message; None for the library's own.
 
         Raises:
-            InputError: no documents, a document without text, an empty question.
+            InputError: no documents, none that holds text, an empty question.
         """
         texts = to_documents(documents)
         if not texts:
@@ -190,6 +208,8 @@ class PromptBuilder:
         origins: list[tuple[int, int, int]] = []
         for number in order:
             document = documents[number]
+            if document.blank:
+                continue
             encoded = self.encode(document.render())
             shift, length = len(document.header), len(document.text)
             ids += encoded.ids

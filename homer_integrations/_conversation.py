@@ -103,7 +103,7 @@ def _parts(message: Any, number: int) -> tuple[list[str], list[Document]]:
         elif block.get("type") == "text" and isinstance(block.get("text"), str):
             texts.append(block["text"])
         elif block.get("type") == "text-plain" and isinstance(block.get("text"), str):
-            given = {name: block[name] for name in ("text", "title") if block.get(name)}
+            given = {"text": block["text"]} | ({"title": block["title"]} if block.get("title") else {})
             documents.append(to_homer_document(given, len(documents) + 1))
         else:
             raise InputError(_refusal(block, number))

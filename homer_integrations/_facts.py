@@ -13,18 +13,21 @@ _BYTES_PER_SOURCE, _LEAST_BYTES, _MOST_BYTES = 240, 2_000, 9_000
 _LONGEST_TITLE = 100
 
 
-def sources_of(answer: Answer) -> dict[str, Any]:
+def sources_of(answer: Answer, every: bool = False) -> dict[str, Any]:
     """The sources of an answer, most relevant first, with the spans of their text that survived; plain JSON values.
 
     They take 240 bytes a document, but 2 kB at least and 9 kB at most: beyond that, spans of the least relevant
     passages stay out, and then the least relevant documents. `left_out` counts them, and is there where any is.
+
+    Args:
+        every: no document stays out, however many there are.
     """
     budget = min(_MOST_BYTES, max(_LEAST_BYTES, _BYTES_PER_SOURCE * len(answer.sources)))
     facts: list[dict[str, Any]] = []
     for source in answer.sources:
         entry = _entry(source)
         budget -= _size(entry)
-        if budget < 0:
+        if budget < 0 and not every:
             break
         facts.append(entry)
     left = _add_spans(facts, answer.sources, max(0, budget))
@@ -37,7 +40,7 @@ def facts_of(answer: Answer, trace: bool) -> dict[str, Any]:
     if trace:
         return answer.to_dict()
     usage = dataclasses.asdict(answer.usage)
-    return {"text": answer.text, "finish_reason": answer.finish_reason, "usage": usage} | sources_of(answer)
+    return {"text": answer.text, "finish_reason": answer.finish_reason, "usage": usage} | sources_of(answer, every=True)
 
 
 def _entry(source: Source) -> dict[str, Any]:

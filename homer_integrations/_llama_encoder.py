@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from homer import ConfigError, Document
 from homer_integrations._llama_llm import HomerLLM
 from homer_integrations._llama_nodes import title_of_node, to_conversation
 from homer_integrations._marks import PLACE
+
+logger = logging.getLogger(__name__)
 
 _SYSTEM = "Answer the question from the documents below. Keep the answer short."
 TEXT_QA_TEMPLATE = ChatPromptTemplate(
@@ -50,8 +53,11 @@ class HomerEncoder(TransformComponent):
         if call.store is None:
             raise ConfigError('this HomerLLM keeps no states: give it reuse="memory", or a folder')
         messages = to_conversation(self._messages()).messages
-        for node in nodes:
-            text = node.get_content(metadata_mode=MetadataMode.LLM)
+        texts = [node.get_content(metadata_mode=MetadataMode.LLM) for node in nodes]
+        blank = [node.node_id for node, text in zip(nodes, texts, strict=True) if not text.strip()]
+        if blank:
+            logger.warning("%d of %d nodes hold no text and are left out: %s", len(blank), len(nodes), ", ".join(blank))
+        for node, text in zip(nodes, texts, strict=True):
             if text.strip():
                 document = Document(text, title_of_node(node), before="Document:\n")
                 call.model.encode_prompt(call.prompt(messages, [document], PLACE), call.store, config=call.config)

@@ -68,11 +68,14 @@ def whole_nodes(documents: Iterable[Any]) -> list[NodeWithScore]:
     """Every document as one node.
 
     Raises:
-        InputError: no documents, a single one, or what is neither text nor a document.
+        InputError: no documents, a single one, none that holds text, or what is neither text nor a document.
     """
     nodes = [whole_node(document, number) for number, document in enumerate(_listed(documents), 1)]
     if not nodes:
         raise InputError("0 documents: give at least one")
+    if not any(node.node.get_content(metadata_mode=MetadataMode.LLM).strip() for node in nodes):
+        names = ", ".join(title_of_node(node.node) or f"document {n}" for n, node in enumerate(nodes[:20], 1))
+        raise InputError(f"of {len(nodes)} documents, 0 hold text ({names}): give at least one that does")
     return nodes
 
 
@@ -133,4 +136,12 @@ def _from_block(block: Any, number: int) -> Document:
             f"message {number} holds a block of type {block.block_type!r}{f' ({mime})' if mime else ''}: this model "
             f"reads text only; give text blocks, or document blocks with a document_mimetype of text/plain"
         )
-    return Document(block.resolve_document().read().decode(), block.title)
+    try:
+        content = block.resolve_document().read()
+    except ValueError:  # an empty one
+        content = b""
+    try:
+        return Document(content.decode(), block.title)
+    except UnicodeDecodeError as error:
+        name = block.title or f"a document block of message {number}"
+        raise InputError(f"{name} is no UTF-8 text (byte {error.start}): convert it to text first") from None

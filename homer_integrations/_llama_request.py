@@ -23,7 +23,7 @@ class Request:
     """One question: the messages of the template with the documents in them, marked.
 
     Attributes:
-        numbers: of the texts that hold any; what is empty stays out.
+        empty: whether no text holds anything to read.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class Request:
         survival: Survival,
         variables: dict[str, Any],
     ) -> None:
-        self.numbers = [number for number, text in enumerate(texts) if text.strip()]
+        self.empty = not any(text.strip() for text in texts)
         self._llm, self._query_str, self._survival = llm, query_str, survival
         titles = survival.titles or [None] * len(texts)
-        documents = [Document(texts[n], titles[n], before="Document:\n") for n in self.numbers]
+        documents = [Document(text, title, before="Document:\n") for text, title in zip(texts, titles, strict=True)]
         variables = variables | {"query_str": query_str}
         self.messages = _marked_messages(llm, template, documents, variables)
         llm._log_template_data(template, context_str="\n\n".join(texts), **variables)
@@ -47,7 +47,7 @@ class Request:
     def finish(self, response: ChatResponse) -> str:
         """The text of the whole response; its figures go to the nodes."""
         facts = response.raw["homer"] | {"question": self._query_str}  # type: ignore[index]
-        self._survival.answered(facts, self.numbers)
+        self._survival.answered(facts)
         _dispatcher.event(GetResponseEndEvent())
         return self._llm._parse_output(response.message.content or "")
 

@@ -32,11 +32,11 @@ def make_mark(real: str, cut: str, documents: Sequence[Document]) -> dict[str, A
     """Where documents stand in `real`, which is `cut` with their text at PLACE; JSON values.
 
     A template may have changed the text on its way, as a filter does: then what came of it is one document.
-    None where the two do not fit, or no text is there: `real` is then a prompt like any other.
+    None without documents, or where the two do not fit: `real` is then a prompt like any other.
     """
     before, _, after = cut.partition(PLACE)
     start, end = len(before), len(real) - len(after)
-    if start >= end or not (real.startswith(before) and real.endswith(after)):
+    if not documents or start > end or not (real.startswith(before) and real.endswith(after)):
         return None
     if real[start:end] == "".join(document.render() for document in documents):
         places = list(_places(documents, start))

@@ -98,7 +98,7 @@ class HomerSynthesizer(BaseSynthesizer):
     ) -> RESPONSE_TEXT_TYPE:
         """The answer from whole texts in one call; response_kwargs fill other places of the template."""
         request = self._request(query_str, text_chunks, survival, response_kwargs)
-        if not request.numbers:
+        if request.empty:
             return self._empty_response_generator() if self._streaming else self._empty_response
         if self._streaming:
             return request.stream()
@@ -109,7 +109,7 @@ class HomerSynthesizer(BaseSynthesizer):
     ) -> RESPONSE_TEXT_TYPE:
         """As `get_response`; the event loop goes on meanwhile."""
         request = self._request(query_str, text_chunks, survival, response_kwargs)
-        if not request.numbers:
+        if request.empty:
             return self._empty_response_agenerator() if self._streaming else self._empty_response
         if self._streaming:
             return request.astream()
