@@ -235,7 +235,7 @@ class HomerModel(Reusing):
             config, progress: as in `compress`; max_new_tokens, generation: as in `generate`.
 
         Raises:
-            InputError: no documents, an empty one, or an empty question.
+            InputError: no documents, none that holds text, or an empty question.
         """
         if isinstance(documents, EncodedContext):
             documents.check_settings(config=config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
 import secrets
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,8 @@ from homer.template import ChatTemplate, Message
 
 if TYPE_CHECKING:
     from homer.encoded import EncodedContext
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
 _LABEL = "Question: "
@@ -46,6 +49,11 @@ class Document:
             return self.before
         return f"Document: {self.title}\n" if self.title else "Document:\n"
 
+    @property
+    def blank(self) -> bool:
+        """Whether it holds nothing to read: then it stands in no prompt."""
+        return not self.text.strip()
+
     def render(self) -> str:
         """The document as it stands in a prompt."""
         return f"{self.header}{self.text}{self.after}"
@@ -60,7 +68,7 @@ class Prompt:
 
     Attributes:
         prefix_ids, context_ids, suffix_ids: (n,) each.
-        documents: what the context was made of.
+        documents: what the context was made of; blank ones are among them, and have no tokens.
         origins: (context tokens, 3): document number, first and end character in the document's text;
             both are 0 for tokens of the header.
         question: what is asked, where that is known.
@@ -88,16 +96,14 @@ def to_document(document: DocumentLike, number: int = 1) -> Document:
     for its file name, and what names nothing, such as NaN, for no title.
 
     Raises:
-        InputError: another type, another key, or a document without text.
+        InputError: another type, or another key.
     """
+    if isinstance(document, str):
     if isinstance(document, str):
         document = Document(document)
     elif not isinstance(document, Document):
         document = _from_mapping(document, number)
-    document = _checked(document, f"document {number}")
-    if not document.text.strip():
-        raise InputError(f"document {number} holds no text: leave it out")
-    return document
+    return _checked(document, f"document {number}")
 
 
 def _from_mapping(document: Mapping[str, str], number: int) -> Document:
@@ -121,11 +127,25 @@ def _checked(document: Document, name: str) -> Document:
 
 
 def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:
-    """Every document as a Document. Raises InputError on one that is none, or on a single one."""
+    """Every document as a Document; those that are blank are named in the log, and will stand in no prompt.
+
+    Raises:
+        InputError: one that is none, a single one, or none that holds text.
+    """
     if isinstance(documents, Document):
         raise InputError("documents is a single Document: give a list of documents")
     given = check_list("documents", documents, "documents")
-    return tuple(to_document(document, number) for number, document in enumerate(given, 1))
+    texts = tuple(to_document(document, number) for number, document in enumerate(given, 1))
+    blank = [document.title or f"document {number}" for number, document in enumerate(texts, 1) if document.blank]
+    if blank:
+        names = ", ".join(blank[:_NAMED]) + (f" and {len(blank) - _NAMED} more" if len(blank) > _NAMED else "")
+        if len(blank) == len(texts):
+            raise InputError(f"of {len(texts)} documents, 0 hold text ({names}): give at least one that does")
+        logger.warning("%d of %d documents hold no text and are left out: %s", len(blank), len(texts), names)
+    return texts
+
+
+_NAMED = 20  # blank documents that a message names
 
 
 class PromptBuilder:
@@ -153,7 +173,7 @@ class PromptBuilder:
             system: the system message; None for the library's own.
 
         Raises:
-            InputError: no documents, a document without text, an empty question.
+            InputError: no documents, none that holds text, an empty question.
         """
         texts = to_documents(documents)
         if not texts:
@@ -223,6 +243,7 @@ class PromptBuilder:
 
     def _context(self, documents: Sequence[Document], order: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Ids (n,) and origins (n, 3) of the documents in this order."""
+        order = [number for number in order if not documents[number].blank]
         encoded = self.encode(*(documents[number].render() for number in order))
         counts = _long([len(one.ids) for one in encoded])
         rows = [(number, len(documents[number].header), len(documents[number].text)) for number in order]

@@ -98,7 +98,7 @@ class Reusing:
             progress: show a progress bar, a step a leaf.
 
         Raises:
-            InputError: no documents, an empty one, bad ids, or a prefix for documents.
+            InputError: no documents, none that holds text, bad ids, or a prefix for documents.
             ConfigError: a budget below 1, one that leaves a chunk no room, or a RoPE that changes with length.
         """
         if isinstance(documents_or_ids, EncodedContext):
@@ -344,8 +344,7 @@ def _document_lens(parts: _Parts) -> tuple[int, ...]:
     """Tokens of the documents in the order in which they stand in the context."""
     if parts.origins is None:
         raise ConfigError('align="documents" needs documents, not token ids: give compress document_lens instead')
-    numbers, counts = torch.unique_consecutive(parts.origins[:, 0], return_counts=True)
-    assert len(numbers) == len(parts.documents)
+    _, counts = torch.unique_consecutive(parts.origins[:, 0], return_counts=True)  # blank documents have no tokens
     return tuple(counts.tolist())
 
 

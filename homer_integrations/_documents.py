@@ -7,6 +7,7 @@ from typing import Any
 
 from homer import Document, InputError
 from homer.arguments import as_title
+from homer_integrations._once import items_of
 
 _TEXT_KEYS = ("text", "page_content")
 _OTHER_KEYS = ("title", "metadata", "id", "type")
@@ -14,14 +15,16 @@ _TITLES = ("title", "source", "file_name", "file_path")
 
 
 def to_homer_documents(documents: Any) -> tuple[Document, ...]:
-    """Strings, mappings, or objects with `page_content` and `metadata`, as homer's Documents.
+    """Strings, mappings, or objects with `page_content` and `metadata`, as homer's Documents; None is none.
 
     Raises:
         InputError: a single document, or one without text; names the number found and the mend.
     """
-    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+    if documents is None:
+        return ()
+    if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
         raise InputError(f"documents is a single {type(documents).__name__}: give a list of documents")
-    return tuple(to_homer_document(document, number) for number, document in enumerate(documents, 1))
+    return tuple(to_homer_document(document, number) for number, document in enumerate(items_of(documents), 1))
 
 
 def to_homer_document(document: Any, number: int) -> Document:
