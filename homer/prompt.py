@@ -99,7 +99,6 @@ def to_document(document: DocumentLike, number: int = 1) -> Document:
         InputError: another type, or another key.
     """
     if isinstance(document, str):
-    if isinstance(document, str):
         document = Document(document)
     elif not isinstance(document, Document):
         document = _from_mapping(document, number)

@@ -27,7 +27,7 @@ def _renew() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    0 and os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(after_in_child=_renew)
 
 
 async def stream_in_thread(
