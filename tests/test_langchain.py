@@ -356,7 +356,7 @@ class Watched(HomerModel):
 
 @pytest.fixture
 def watched(mini: HomerModel) -> Watched:
-    model = Watched(mini.model, mini.tokenizer, mini.config)
+    model = Watched(mini.model, mini.tokenizer, mini.config, mini.calibration)
     model.streams = []
     return model
 
