@@ -3,6 +3,7 @@
 from homer._version import __version__
 from homer.answer import Answer, Usage, show
 from homer.answering import AnswerStream
+from homer.arguments import as_title
 from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.compat import HomerForCausalLM, patch
@@ -67,6 +68,7 @@ __all__ = [
     "UnsupportedModelError",
     "Usage",
     "__version__",
+    "as_title",
     "calibrate",
     "load_calibration",
     "patch",

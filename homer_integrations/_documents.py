@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from homer import Document, InputError
-from homer.arguments import as_title
+from homer import Document, InputError, as_title
 from homer_integrations._once import items_of
 
 _TEXT_KEYS = ("text", "page_content")
