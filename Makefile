@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types notebooks setup clean
+.PHONY: demo test lint types notebooks picture setup clean
 
 demo: $(VENV)/.demo
 	$(BIN)/homer demo
@@ -23,6 +23,10 @@ types: $(VENV)/.dev
 # runs the notebooks in place, and keeps their outputs
 notebooks: $(VENV)/.dev
 	$(BIN)/python -m notebooks.run
+
+# draws the README's answer anew; needs chromium
+picture: $(VENV)/.dev
+	$(BIN)/python -m docs.picture
 
 setup: $(VENV)/.dev
 

@@ -3,6 +3,7 @@
 from homer._version import __version__
 from homer.answer import Answer, Usage, show
 from homer.answering import AnswerStream
+from homer.arguments import as_title
 from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.compat import HomerForCausalLM, patch
@@ -21,10 +22,10 @@ from homer.errors import (
 )
 from homer.files import read_documents
 from homer.folder import StoreFolder
-from homer.generation import Sampling
 from homer.measuring import calibrate
 from homer.model import HomerModel
 from homer.prompt import Document, Prompt
+from homer.sampling import Sampling
 from homer.schedule import MergePlan, plan_merge
 from homer.scoring import Observation, Significance, Standardized
 from homer.sources import Passage, Source
@@ -67,6 +68,7 @@ __all__ = [
     "UnsupportedModelError",
     "Usage",
     "__version__",
+    "as_title",
     "calibrate",
     "load_calibration",
     "patch",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from homer.answer import Answer, Usage, make_answer
+from homer.arguments import check_real
 from homer.cache import CompactCache
 from homer.errors import GenerationError, TimeoutExceededError
 from homer.merge import Node
@@ -49,6 +50,8 @@ class AnswerStream(Iterator[str]):
         Raises:
             GenerationError: a time that is not above 0. TimeoutExceededError comes while the stream runs.
         """
+        if seconds is not None:
+            check_real("timeout", seconds, 0, error=GenerationError)
         if seconds is not None and not seconds > 0:
             raise GenerationError(f"timeout={seconds} must be above 0 seconds; None waits as long as it takes")
         self._seconds = math.inf if seconds is None else seconds

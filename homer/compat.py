@@ -66,6 +66,7 @@ class HomerForCausalLM:
         """AutoModelForCausalLM.from_pretrained, then `patch` with `homer_args`."""
         if "torch_dtype" in kwargs:  # the name before transformers 5
             kwargs["dtype"] = kwargs.pop("torch_dtype")
+        kwargs["trust_remote_code"] = kwargs.get("trust_remote_code") is True  # else transformers asks on the terminal
         return patch(AutoModelForCausalLM.from_pretrained(name_or_path, **kwargs), **homer_args)
 
 

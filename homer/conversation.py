@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from homer.arguments import replace_surrogates
 from homer.errors import InputError
 from homer.prompt import PLACE, Document, DocumentLike, Prompt, PromptBuilder, asking, to_documents
 from homer.template import Message
@@ -51,6 +52,8 @@ def build_conversation(
         InputError: messages that are no conversation, a bad document, or nothing that could be compressed.
     """
     messages, texts = check_messages(messages), to_documents(documents)
+    if place is not None and (not isinstance(place, str) or not place):
+        raise InputError(f"place={place!r} is no text that can stand in a message: give one, or None")
     if place is not None and not texts:
         messages = [dict(message) | {"content": message["content"].replace(place, "")} for message in messages]
     if texts:
@@ -82,21 +85,24 @@ def check_messages(messages: Sequence[Message]) -> list[Message]:
         InputError: no messages, an unknown role, content that is no string, or a last message that is not the
             user's or is empty.
     """
-    if isinstance(messages, str | Mapping) or not messages:
+    several = isinstance(messages, Iterable) and not isinstance(messages, str | bytes | Mapping)
+    messages = list(messages) if several else []
+    if not messages:
         raise InputError("messages must be a list of at least one mapping with 'role' and 'content'")
     for number, message in enumerate(messages, 1):
-        if not isinstance(message, Mapping) or message.get("role") not in _SPEAKERS:
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if not isinstance(role, str) or role not in _SPEAKERS:
             raise InputError(f"message {number} has no role among {', '.join(_SPEAKERS)}: give it one")
         if not isinstance(message.get("content"), str):
             raise InputError(f"message {number} has no string under 'content': give it one")
-        unknown = sorted(set(message) - {"role", "content"})
+        unknown = sorted(map(repr, set(message) - {"role", "content"}))
         if unknown:
-            raise InputError(f"message {number} has a key {unknown[0]!r}: only 'role' and 'content' are read")
+            raise InputError(f"message {number} has a key {unknown[0]}: only 'role' and 'content' are read")
     if messages[-1]["role"] != "user":
         raise InputError(f"the last message is the {messages[-1]['role']}'s: it must be the user's, who asks")
     if not messages[-1]["content"].strip():
         raise InputError("the last message is empty: the user must ask something")
-    return list(messages)
+    return [{"role": message["role"], "content": replace_surrogates(message["content"])} for message in messages]
 
 
 class _Layout:
@@ -148,7 +154,9 @@ def _split_longest(
     builder: PromptBuilder, messages: Sequence[Message], limits: Limits
 ) -> tuple[list[Message], tuple[Document, ...]]:
     """The messages with the middle of the longest that is no earlier turn cut out, and that middle."""
-    candidates = [n for n, message in enumerate(messages) if message["role"] == "system" or n == len(messages) - 1]
+    last = len(messages) - 1  # which is never blank
+    systems = [n for n, message in enumerate(messages[:-1]) if message["role"] == "system"]
+    candidates = [*(n for n in systems if messages[n]["content"].strip()), last]
     texts = builder.encode(*(messages[number]["content"] for number in candidates))
     encoded = dict(zip(candidates, texts, strict=True))
     number = max(candidates, key=lambda n: len(encoded[n].ids))
@@ -156,7 +164,7 @@ def _split_longest(
     start, end = split_text(text, [a for a, _ in encoded[number].offsets], limits.max_chunk_len)
     if not text[start:end].strip():
         raise InputError(
-            f"{len(candidates)} system and user messages are longer together than half of "
+            f"{len(systems) + 1} system and user messages are longer together than half of "
             f"max_chunk_len={limits.max_chunk_len}, and none has a middle to compress: shorten them, or raise it"
         )
     changed = dict(messages[number]) | {"content": f"{text[:start]}{PLACE}{text[end:]}"}
@@ -173,7 +181,7 @@ def split_text(text: str, starts: Sequence[int], max_chunk_len: int) -> tuple[in
     Args:
         starts: where each token begins.
     """
-    few, total = max_chunk_len // 8, len(starts)
+    few, total = max(1, max_chunk_len // 8), len(starts)
     borders = [0, *itertools.accumulate(map(len, text.splitlines(keepends=True)))]
     tokens = {border: bisect.bisect_left(starts, border) for border in borders}
     start = max(border for border in borders if tokens[border] <= few)

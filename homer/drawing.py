@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from homer.schedule import MergePlan
 from homer.styles import shade_class
@@ -16,11 +16,11 @@ _NARROWEST, _ROOM_FOR_TEXT = 3.0, 76.0
 def draw_tree(trace: Trace) -> str:
     """An `<svg>` of the chunks: what each held, what it kept, and the documents it was cut from."""
     plan = trace.plan
-    rows = range(plan.height, -1, -1)
+    rows, places = range(plan.height, -1, -1), _places(plan)
     height = (len(rows) + 1) * (_ROW + _GAP)
     parts = [
         f'<svg viewBox="0 0 {_WIDTH:g} {height:g}" role="img" aria-label="{html.escape(describe_tree(plan))}">',
-        *("".join(_row(plan, level, place * (_ROW + _GAP))) for place, level in enumerate(rows)),
+        *("".join(_row(plan, level, places[level], row * (_ROW + _GAP))) for row, level in enumerate(rows)),
         "".join(_documents(trace, len(rows) * (_ROW + _GAP))),
         "</svg>",
     ]
@@ -38,10 +38,9 @@ def name_levels(plan: MergePlan) -> list[str]:
     return [*(f"dropped at {_short(plan, level)}" for level in range(plan.height + 1)), "kept"]
 
 
-def _row(plan: MergePlan, level: int, top: float) -> Iterator[str]:
+def _row(plan: MergePlan, level: int, places: Sequence[tuple[float, float]], top: float) -> Iterator[str]:
     yield f'<text x="0" y="{top + 15:g}">{html.escape(_name(plan, level))}</text>'
     yield f'<text class="faint" x="0" y="{top + 31:g}">{html.escape(_facts(plan, level))}</text>'
-    places = _places(plan, level)
     fill = shade_class(level + 1, plan.height + 1)
     if min(end - start for start, end in places) < _NARROWEST:
         held, kept = sum(plan.lengths[level]), sum(plan.targets[level])
@@ -83,11 +82,14 @@ def _documents(trace: Trace, top: float) -> Iterator[str]:
         yield "</g>"
 
 
-def _places(plan: MergePlan, level: int) -> list[tuple[float, float]]:
-    """Left and right edge of every chunk of a level."""
-    step, total = 2**level, plan.spans[-1][1]
-    groups = [plan.spans[i : i + step] for i in range(0, len(plan.spans), step)]
-    return [(_scale(group[0][0], total), _scale(group[-1][1], total)) for group in groups]
+def _places(plan: MergePlan) -> list[list[tuple[float, float]]]:
+    """Left and right edge of every chunk, by level."""
+    total = plan.spans[-1][1]
+    rows = [[(_scale(start, total), _scale(end, total)) for start, end in plan.spans]]
+    for level in range(1, plan.height + 1):
+        families = [plan.children(level, index) for index in range(len(plan.lengths[level]))]
+        rows.append([(rows[-1][family[0]][0], rows[-1][family[-1]][1]) for family in families])
+    return rows
 
 
 def _scale(tokens: int, total: int) -> float:

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from homer.arguments import replace_surrogates
 from homer.errors import InputError
 
 _BRACKETED = re.compile(r"[\[<{(|#]\S+[\]>})|#]")
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _LOCK = threading.Lock()  # while one thread changes a fast tokenizer, none other may
 _TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1 << 16
 
@@ -168,11 +168,6 @@ class _Cutter:
 def template_markers(literals: Iterable[str]) -> set[str]:
     """Bracketed words, such as `[/INST]`, in the fixed text of a chat template."""
     return {word for literal in literals for word in _BRACKETED.findall(literal)}
-
-
-def replace_surrogates(text: str) -> str:
-    """The text with U+FFFD for every half of a surrogate pair, which no encoding can hold; as long as before."""
-    return _SURROGATES.sub("\ufffd", text)
 
 
 def _cut_at(span: Span, cuts: Sequence[int]) -> list[Span]:

@@ -3,127 +3,29 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
     DynamicCache,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from homer.cache import CompactCache
 from homer.decoder import Decoder
 from homer.errors import GenerationError
+from homer.sampling import (
+    DEFAULT_NEW_TOKENS,
+    REFUSED,
+    SAMPLING_NAMES,
+    Sampling,
+    as_sampling,
+    check_handed_on,
+)
 from homer.streaming import Stream
-
-DEFAULT_NEW_TOKENS = 256
-_COLDEST = 1e-4  # logits divided by less have no finite sums
-_PENALTIES = (0.01, 100.0)  # as above
-_REFUSED = ("use_cache", "cache_implementation", "prefill_chunk_size", "inputs", "input_ids", "past_key_values")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen; greedy unless a temperature, top_p, top_k or min_p asks for sampling.
-
-    Attributes:
-        max_new_tokens: most tokens to generate. None: 256, or fewer where the window ends before.
-        temperature: 0 is greedy; None is 1 where another sampling setting is given, else greedy.
-        top_p, top_k, min_p: as in transformers.
-        seed: makes sampling repeatable, in this call alone.
-        stop: strings that end the text; they are not part of it.
-        repetition_penalty: over the surviving prompt and the new tokens, as in transformers; 1 is none.
-
-    Raises:
-        GenerationError: a value out of range.
-    """
-
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    stop: str | Sequence[str] | None = None
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_range("max_new_tokens", self.max_new_tokens, 1, None)
-        _check_range("temperature", self.temperature, 0, None)
-        _check_range("top_p", self.top_p, 0, 1)
-        _check_range("top_k", self.top_k, 0, None)
-        _check_range("min_p", self.min_p, 0, 1)
-        _check_range("repetition_penalty", self.repetition_penalty, *_PENALTIES)
-        if self.temperature and self.temperature < _COLDEST:
-            raise GenerationError(
-                f"temperature={self.temperature} is too near 0 to divide by: give at least {_COLDEST}, or 0 for the "
-                f"likeliest token"
-            )
-        if "" in self.stops:
-            raise GenerationError("stop holds an empty string, which would stop every text at once: leave it out")
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    @property
-    def samples(self) -> bool:
-        """Whether tokens are drawn at random."""
-        if self.temperature is None:
-            return any(value is not None for value in (self.top_p, self.top_k, self.min_p))
-        return self.temperature > 0
-
-    def processors(self) -> LogitsProcessorList:
-        """Transformers' own processors for these settings, in its order."""
-        chosen: list[Any] = []
-        if self.repetition_penalty != 1.0:
-            chosen.append(RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
-        if self.samples:
-            if self.temperature not in (None, 1.0):
-                chosen.append(TemperatureLogitsWarper(float(self.temperature or 1.0)))
-            if self.top_k:
-                chosen.append(TopKLogitsWarper(self.top_k))
-            if self.top_p is not None and self.top_p < 1:
-                chosen.append(TopPLogitsWarper(float(self.top_p)))
-            if self.min_p is not None:
-                chosen.append(MinPLogitsWarper(float(self.min_p)))
-        return LogitsProcessorList(chosen)
-
-    def room(self, window: int, next_position: int) -> int:
-        """How many tokens may be generated before the window ends.
-
-        Raises:
-            GenerationError: fewer than max_new_tokens asks for, or none.
-        """
-        left = window - next_position
-        if left < 1 or (self.max_new_tokens or 1) > left:
-            raise GenerationError(
-                f"max_new_tokens={self.max_new_tokens or 1} after position {next_position} would pass the model's "
-                f"window of {window}: {left} are left; lower max_new_tokens or max_chunk_len"
-            )
-        return self.max_new_tokens or min(DEFAULT_NEW_TOKENS, left)
-
-
-_SAMPLING_NAMES = {field.name for field in dataclasses.fields(Sampling)} - {"max_new_tokens"}
-
-
-def as_sampling(max_new_tokens: int | None, options: Mapping[str, Any]) -> Sampling:
-    """The settings as Sampling. Raises GenerationError on a name it does not know."""
-    unknown = sorted(set(options) - _SAMPLING_NAMES)
-    if unknown:
-        raise GenerationError(f"unknown setting {unknown[0]!r}: stream knows {', '.join(sorted(_SAMPLING_NAMES))}")
-    return Sampling(max_new_tokens=max_new_tokens, **options)
 
 
 class Streams:
@@ -144,16 +46,19 @@ class Streams:
             return self.own(cache, sampling)
         cache.check_made_by(self._decoder.fingerprint, self._name)
         known = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
-        chosen = {name: value for name, value in known.items() if value is not None} if sampling.samples else {}
-        sequence = generate_with_transformers(
-            self._decoder,
-            cache,
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=sampling.samples,
-            repetition_penalty=sampling.repetition_penalty,
-            **chosen,
-            **others,
-        )[0].tolist()
+        chosen: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
+        if not sampling.samples:
+            chosen = {}
+        chosen |= {"do_sample": sampling.samples, "repetition_penalty": sampling.repetition_penalty} | others
+        try:
+            sequences = generate_with_transformers(
+                self._decoder, cache, max_new_tokens=sampling.max_new_tokens, **chosen
+            )
+        except (ValueError, TypeError) as error:  # what only transformers' own processors check
+            raise GenerationError(
+                f"transformers refuses {', '.join(others)} ({error}): change or leave them out"
+            ) from error
+        sequence = sequences[0].tolist()
         stopped = next((i + 1 for i, token in enumerate(sequence) if token in self._end_ids), None)
         return Stream(iter(sequence[:stopped]), self._end_ids, self._tokenizer, ())
 
@@ -166,10 +71,8 @@ class Streams:
 
     def check(self, max_new_tokens: int | None, options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any]]:
         """The settings of Sampling, and the others. Raises GenerationError on what is out of range."""
-        sampling = as_sampling(max_new_tokens, {name: options[name] for name in options if name in _SAMPLING_NAMES})
-        others = {name: value for name, value in options.items() if name not in _SAMPLING_NAMES}
-        if others.get("num_beams") == 1:
-            del others["num_beams"]
+        sampling = as_sampling(max_new_tokens, {name: options[name] for name in options if name in SAMPLING_NAMES})
+        others = check_handed_on({name: options[name] for name in options if name not in SAMPLING_NAMES})
         if others and (sampling.seed is not None or sampling.stops):
             raise GenerationError("seed and stop cannot be combined with num_beams or other options of transformers")
         return sampling, others
@@ -205,7 +108,7 @@ def generate_with_transformers(decoder: Decoder, cache: CompactCache, **options:
     Raises:
         GenerationError: an option that cannot be honoured on top of a compact cache.
     """
-    for name in _REFUSED:
+    for name in REFUSED:
         if options.get(name) is not None:
             raise GenerationError(f"{name} cannot be given here: the prompt is the compact cache; leave it out")
     Sampling(max_new_tokens=options.setdefault("max_new_tokens", None)).room(decoder.window, cache.next_position)
@@ -274,11 +177,3 @@ def _reader(token: Tensor) -> Callable[[], int]:
 
 def _generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:
     return None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
-
-
-def _check_range(name: str, value: float | None, low: float, high: float | None) -> None:
-    if value is None:
-        return
-    if not value >= low or (high is not None and not value <= high):  # so that NaN is out of any range
-        limits = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise GenerationError(f"{name}={value} is out of range: it must be {limits}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from homer.arguments import shown
 from homer.errors import InputError
 
 TokenIds = Tensor | Sequence[int]
@@ -16,9 +17,14 @@ def check_ids(name: str, ids: TokenIds, vocabulary: int) -> Tensor:
     """Ids 1-D or (1, n) as a long tensor (n,) on the CPU.
 
     Raises:
-        InputError: another shape, another dtype, or ids beyond the vocabulary.
+        InputError: no numbers, another shape, another dtype, or ids beyond the vocabulary.
     """
-    tensor = torch.as_tensor(ids).cpu()
+    try:
+        tensor = torch.as_tensor(ids).cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(
+            f"{name}={shown(ids)} is no sequence of token ids ({error}): give whole numbers, 1-D or (1, n)"
+        ) from None
     if tensor.ndim == 2 and tensor.shape[0] == 1:
         tensor = tensor[0]
     if tensor.ndim != 1:

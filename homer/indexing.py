@@ -20,7 +20,7 @@ from homer.errors import InputError, StoreError
 from homer.files import read_documents
 from homer.folder import store_root
 from homer.model import HomerModel
-from homer.prompt import DocumentLike, PromptBuilder
+from homer.prompt import DocumentLike, PromptBuilder, to_document
 from homer.reuse import budget_for
 from homer.schedule import document_layer_ranges
 from homer.states import bytes_per_token
@@ -60,7 +60,7 @@ def estimate(
     prompt = PromptBuilder(model.require_tokenizer("index")).build("?", documents)
     tokens = len(prompt.context_ids)
     return Estimate(
-        len(documents),
+        sum(not document.blank for document in prompt.documents),
         tokens,
         tokens * bytes_per_token(model.decoder, layers),
         shutil.disk_usage(_existing(folder)).free,
@@ -99,6 +99,7 @@ def index(
     size = estimate(model, documents, folder, config)
     if report is not None:
         report(size)
+    read = [document for document in documents if not to_document(document).blank]
     store = StateStore(folder, memory_bytes=0, device_bytes=0, disk_bytes=disk_bytes, strict=True)
     limit = min(disk_bytes, size.free + store.nbytes["disk"])
     if size.nbytes > limit:
@@ -106,7 +107,7 @@ def index(
             f"{size.nbytes:,} bytes will not fit {limit:,} in {folder}: free space, give another folder, or index less"
         )
     budget = suffix_budget or _budget(model, "?", system, config)
-    for document in tqdm(documents, desc="encoding", unit="document", disable=not progress):
+    for document in tqdm(read, desc="encoding", unit="document", disable=not progress):
         model.encode([document], align="documents", store=store, system=system, suffix_budget=budget, config=config)
     for path in map(Path, paths):
         if path.is_file() or path.is_dir():  # a pipe cannot be read again

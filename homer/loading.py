@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 MINI = Path(__file__).parent / "mini"
 SETTINGS_FILE, CALIBRATION_FILE = "homer.json", "homer_calibration.safetensors"
-_SHARED_OPTIONS = ("revision", "token", "trust_remote_code", "cache_dir", "local_files_only", "subfolder")
+_TRUST = "trust_remote_code"
+_SHARED_OPTIONS = ("revision", "token", _TRUST, "cache_dir", "local_files_only", "subfolder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,7 @@ def load_model(
     Raises:
         UnsupportedModelError: no such model, or transformers cannot load it.
     """
+    options[_TRUST] = options.get(_TRUST) is True  # else transformers asks, and may run code
     mini = str(name_or_path) == "mini"
     source = str(MINI if mini else name_or_path)
     shared = {name: options[name] for name in _SHARED_OPTIONS if name in options}
@@ -53,11 +55,11 @@ def load_model(
             scale_rope(config, rope_scaling)
         kind = dtype or (torch.float32 if mini and not torch.cuda.is_available() else "auto")
         model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=kind, **options)
-    except ConfigError:
+    except (ConfigError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # what is damaged, or of another kind, makes transformers raise errors of any kind
         raise UnsupportedModelError(
-            f"cannot load a causal language model from {str(name_or_path)!r} ({_first_line(error)}): "
+            f"cannot load a causal language model from {str(name_or_path)!r} ({reason_of(error)}): "
             f"give a hub id, a folder that save_pretrained wrote, or 'mini'"
         ) from error
     model.train(False)
@@ -105,18 +107,36 @@ def end_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
 
 def _beside(source: str) -> tuple[HomerConfig | None, Path | None]:
     settings, calibration = Path(source) / SETTINGS_FILE, Path(source) / CALIBRATION_FILE
-    config = HomerConfig.from_dict(json.loads(settings.read_text())) if settings.is_file() else None
-    return config, calibration if calibration.is_file() else None
+    return _read_settings(settings) if settings.is_file() else None, calibration if calibration.is_file() else None
+
+
+def _read_settings(path: Path) -> HomerConfig:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON ({error}): mend it, or remove it") from None
+    if not isinstance(facts, dict):
+        raise ConfigError(f"{path} holds a {type(facts).__name__}, not settings by name: mend it, or remove it")
+    return HomerConfig.from_dict(facts)
 
 
 def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
-    """The tokenizer, or None where there is none: token ids then still work."""
+    """The tokenizer, or None where there is none: token ids then still work.
+
+    Raises:
+        UnsupportedModelError: one with code of its own that nobody said to trust.
+    """
     try:
         return AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        logger.info("no tokenizer for %s: %s", source, _first_line(error))
+    except Exception as error:  # as above
+        if _TRUST in str(error):
+            raise UnsupportedModelError(f"cannot load the tokenizer of {source!r}: {reason_of(error)}") from error
+        logger.info("no tokenizer for %s: %s", source, reason_of(error))
         return None
 
 
-def _first_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Why transformers could not load something, in one line."""
+    if _TRUST in str(error):
+        return f"it brings code of its own; give {_TRUST}=True if you trust that code"
     return str(error).strip().split("\n")[0]

@@ -14,14 +14,15 @@ from transformers import PreTrainedModel
 
 from homer.answer import Answer
 from homer.answering import AnswerStream
+from homer.arguments import check_list
 from homer.cache import CompactCache
 from homer.calibration import Calibration, load_calibration
 from homer.config import HomerConfig, ResolvedConfig
 from homer.conversation import Limits, build_conversation
 from homer.encoded import EncodedContext
-from homer.errors import InputError
+from homer.errors import ConfigError, InputError
 from homer.fast import make_decoder
-from homer.generation import Streams, as_sampling
+from homer.generation import Streams
 from homer.ids import TokenIds, check_ids
 from homer.loading import end_ids, load_model
 from homer.merge import Watcher
@@ -29,6 +30,7 @@ from homer.prompt import DocumentLike, Prompt, PromptBuilder
 from homer.question import Question
 from homer.remembered import remembered
 from homer.reuse import Reusing
+from homer.sampling import as_sampling
 from homer.schedule import MergePlan, plan_for
 from homer.significances import settled
 from homer.store import StateStore
@@ -155,7 +157,7 @@ class HomerModel(Reusing):
             raise InputError("compress got two parts: give prefix, context and suffix ids")
         given = {"prefix_ids": prefix_ids, "context_ids": context_ids, "suffix_ids": suffix_ids}
         parts = [check_ids(name, ids, self.decoder.vocabulary) for name, ids in given.items()]
-        lens = None if document_lens is None else tuple(document_lens)
+        lens = None if document_lens is None else tuple(check_list("document_lens", document_lens, "lengths in tokens"))
         resolved, plan = self._plan(config or self.config, [len(part) for part in parts], lens)
         return self._fold(torch.cat(parts), plan, resolved, lens, question_span, progress=progress, watch=watch)
 
@@ -233,7 +235,7 @@ class HomerModel(Reusing):
             config, progress: as in `compress`; max_new_tokens, generation: as in `generate`.
 
         Raises:
-            InputError: no documents, an empty one, or an empty question.
+            InputError: no documents, none that holds text, or an empty question.
         """
         if isinstance(documents, EncodedContext):
             documents.check_settings(config=config)
@@ -261,6 +263,8 @@ class HomerModel(Reusing):
             GenerationError: settings out of range.
         """
         self._streams.check(max_new_tokens, generation)  # an error now costs nothing, one after compression does
+        if store is None:  # with one, leaves end with documents and are as long or shorter
+            self._check_room(prompt, config, max_new_tokens)
         compress = functools.partial(
             self.compress_prompt, prompt, config=config, progress=progress, max_new_tokens=max_new_tokens, store=store
         )
@@ -331,12 +335,27 @@ class HomerModel(Reusing):
             return self.compress_encoded(
                 prompt.encoded, asked[0], question_span=asked[1], progress=progress, watch=watch
             )
-        resolved = self._resolve(config or self.config)
+        parts = (prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids)
+        given = self._fitting(prompt, config, max_new_tokens)
+        return self.compress(*parts, question_span=prompt.question_span, config=given, progress=progress, watch=watch)
+
+    def _check_room(self, prompt: Prompt, config: HomerConfig | None, max_new_tokens: int | None) -> None:
+        """Raise GenerationError where the window would end before max_new_tokens."""
+        encoded = prompt.encoded
+        lengths = len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids)
+        if encoded is not None:
+            plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
+        else:
+            plan = self._plan(self._fitting(prompt, config, max_new_tokens), lengths, None)[1]
+        as_sampling(max_new_tokens, {}).room(self.window, plan.suffix_start + lengths[2])
+
+    def _fitting(self, prompt: Prompt, config: HomerConfig | None, max_new_tokens: int | None) -> HomerConfig:
+        """The settings, or those of one chunk where the prompt needs no compression."""
+        given = config or self.config
+        resolved = self._resolve(given)
         reserved = max(0, resolved.suffix_budget - len(prompt.suffix_ids))
         whole = self._whole(resolved, len(prompt) + reserved, max_new_tokens)
-        parts = (prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids)
-        given = config if whole is resolved else whole
-        return self.compress(*parts, question_span=prompt.question_span, config=given, progress=progress, watch=watch)
+        return given if whole is resolved else whole
 
     def _whole(self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None) -> ResolvedConfig:
         """The settings for a prompt of a length: one chunk where it needs no compression."""
@@ -347,6 +366,7 @@ class HomerModel(Reusing):
 
     def _whole_len(self, max_new_tokens: int | None) -> int:
         """The longest prompt that needs no compression."""
+        as_sampling(max_new_tokens, {})  # an error now costs nothing
         limit = min(self.window, self.decoder.sliding_window or self.window)
         return limit - (max_new_tokens or min(256, self.window // 8))
 
@@ -366,6 +386,8 @@ class HomerModel(Reusing):
         return self._resolve(self.config).max_chunk_len
 
     def _resolve(self, config: HomerConfig) -> ResolvedConfig:
+        if not isinstance(config, HomerConfig):
+            raise ConfigError(f"config is a {type(config).__name__}: give a HomerConfig, or None for the model's own")
         return config.resolve(self.window, self.decoder.layers, self.decoder.sliding_window)
 
     def _settle(self, config: HomerConfig) -> ResolvedConfig:

@@ -119,7 +119,8 @@ def _table_row(trace: Trace | None, source: Source, names: Sequence[str], anchor
         name = f'<a href="#{anchor}-{source.index}">{name}</a>'
     yield f'<tr><td class="rank">{source.index + 1}</td><th scope="row">{name}</th>'
     yield f'<td class="wide">{_bar(trace, source, names)}</td>'
-    yield f'<td class="number">{source.kept:,} of {source.tokens:,}</td><td class="number">'
+    yield f'<td class="number kept">{source.kept:,} of {source.tokens:,}<span class="short"> tokens kept</span></td>'
+    yield '<td class="number attention"><span class="short">attention </span>'
     yield f'<span class="share" aria-hidden="true"><i style="width:{min(1.0, source.relevance):.1%}"></i></span>'
     yield f'<span class="percent">{source.relevance:.1%}</span></td></tr>'
 
@@ -139,8 +140,8 @@ def _bar(trace: Trace | None, source: Source, names: Sequence[str]) -> str:
 
 def _documents(answer: Answer, trace: Trace) -> Iterator[str]:
     yield "<h3>The documents</h3>"
-    yield '<p class="note">The stronger the shade, the later the text was dropped; marked and underlined is what the '
-    yield "model still had when it answered.</p>"
+    yield '<p class="note">Text without a colour was dropped at once, blue and green later, yellow last; marked and '
+    yield "underlined is what the model still had when it answered.</p>"
     long = sum(len(document.text) for document in trace.documents) > _OPEN_CHARACTERS
     first, anchor = {source.index for source in answer.sources[:3]}, _anchor(answer)
     for index, document in enumerate(trace.documents):

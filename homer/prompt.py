@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from homer.arguments import as_title, check_list, check_text
 from homer.encoding import Encoded, Encoder, Piece
 from homer.errors import InputError
 from homer.template import ChatTemplate, Message
 
 if TYPE_CHECKING:
     from homer.encoded import EncodedContext
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
 _LABEL = "Question: "
@@ -45,6 +49,11 @@ class Document:
             return self.before
         return f"Document: {self.title}\n" if self.title else "Document:\n"
 
+    @property
+    def blank(self) -> bool:
+        """Whether it holds nothing to read: then it stands in no prompt."""
+        return not self.text.strip()
+
     def render(self) -> str:
         """The document as it stands in a prompt."""
         return f"{self.header}{self.text}{self.after}"
@@ -59,7 +68,7 @@ class Prompt:
 
     Attributes:
         prefix_ids, context_ids, suffix_ids: (n,) each.
-        documents: what the context was made of.
+        documents: what the context was made of; blank ones are among them, and have no tokens.
         origins: (context tokens, 3): document number, first and end character in the document's text;
             both are 0 for tokens of the header.
         question: what is asked, where that is known.
@@ -83,32 +92,59 @@ class Prompt:
 def to_document(document: DocumentLike, number: int = 1) -> Document:
     """A string, or a mapping with `text` and maybe `title`, as a Document; a Document stays as it is.
 
+    Halves of surrogate pairs become U+FFFD, which leaves every place in the text where it was. A path as title stands
+    for its file name, and what names nothing, such as NaN, for no title.
+
     Raises:
-        InputError: another type, another key, or a document without text.
+        InputError: another type, or another key.
     """
     if isinstance(document, str):
         document = Document(document)
     elif not isinstance(document, Document):
         document = _from_mapping(document, number)
-    if not document.text.strip():
-        raise InputError(f"document {number} holds no text: leave it out")
-    return document
+    return _checked(document, f"document {number}")
 
 
 def _from_mapping(document: Mapping[str, str], number: int) -> Document:
     if not isinstance(document, Mapping) or not isinstance(document.get("text"), str):
         raise InputError(f"document {number} is neither a string nor a mapping with a string under 'text'")
-    unknown = sorted(set(document) - {"title", "text"})
+    unknown = sorted(map(repr, set(document) - {"title", "text"}))
     if unknown:
-        raise InputError(f"document {number} has a key {unknown[0]!r}: only 'title' and 'text' are read")
+        raise InputError(f"document {number} has a key {unknown[0]}: only 'title' and 'text' are read")
     return Document(document["text"], document.get("title"))
 
 
+def _checked(document: Document, name: str) -> Document:
+    """The document with texts that any encoding can hold, and a title that is a text."""
+    title = as_title(document.title)
+    if title is None and isinstance(document.title, Container) and not isinstance(document.title, str):
+        raise InputError(f"the title of {name} is a {type(document.title).__name__}: give a string, or None")
+    before = None if document.before is None else check_text(f"what stands before {name}", document.before)
+    after = check_text(f"what stands behind {name}", document.after)
+    checked = Document(check_text(f"the text of {name}", document.text), title, before, after)
+    return document if checked == document else checked
+
+
 def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:
-    """Every document as a Document. Raises InputError on one that is none, or on a single one."""
-    if isinstance(documents, str | Mapping | Document):
-        raise InputError("documents is one document: give a list of documents")
-    return tuple(to_document(document, number) for number, document in enumerate(documents, 1))
+    """Every document as a Document; those that are blank are named in the log, and will stand in no prompt.
+
+    Raises:
+        InputError: one that is none, a single one, or none that holds text.
+    """
+    if isinstance(documents, Document):
+        raise InputError("documents is a single Document: give a list of documents")
+    given = check_list("documents", documents, "documents")
+    texts = tuple(to_document(document, number) for number, document in enumerate(given, 1))
+    blank = [document.title or f"document {number}" for number, document in enumerate(texts, 1) if document.blank]
+    if blank:
+        names = ", ".join(blank[:_NAMED]) + (f" and {len(blank) - _NAMED} more" if len(blank) > _NAMED else "")
+        if len(blank) == len(texts):
+            raise InputError(f"of {len(texts)} documents, 0 hold text ({names}): give at least one that does")
+        logger.warning("%d of %d documents hold no text and are left out: %s", len(blank), len(texts), names)
+    return texts
+
+
+_NAMED = 20  # blank documents that a message names
 
 
 class PromptBuilder:
@@ -136,13 +172,12 @@ class PromptBuilder:
             system: the system message; None for the library's own.
 
         Raises:
-            InputError: no documents, a document without text, an empty question.
+            InputError: no documents, none that holds text, an empty question.
         """
         texts = to_documents(documents)
         if not texts:
             raise InputError("0 documents: give at least one, or ask the model without this library")
-        if not question.strip():
-            raise InputError("the question is empty: give one")
+        question = _check_question(question)
         return dataclasses.replace(self.around(_asked(question, system), texts, PLACE), question=question)
 
     def build_affix(self, question: str, system: str | None = None) -> Affix:
@@ -151,9 +186,7 @@ class PromptBuilder:
         Raises:
             InputError: an empty question.
         """
-        if not question.strip():
-            raise InputError("the question is empty: give one")
-        return self.affix(_asked(question, system), PLACE)
+        return self.affix(_asked(_check_question(question), system), PLACE)
 
     def affix_texts(self, question: str, system: str | None = None) -> tuple[str, str]:
         """What stands before and after the documents, as text with the template's control tokens written out."""
@@ -204,11 +237,12 @@ class PromptBuilder:
         return (asks[0], asks[-1] + 1) if asks else (0, len(ids))
 
     def encode(self, *texts: str) -> list[Encoded]:
-        """Texts from outside as tokens, each by itself."""
-        return self._encoder.encode_all([[Piece(text)] for text in texts])
+        """Texts from outside as tokens, each by itself. Raises InputError on what is none."""
+        return self._encoder.encode_all([[Piece(check_text("what is to be tokenized", text))] for text in texts])
 
     def _context(self, documents: Sequence[Document], order: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Ids (n,) and origins (n, 3) of the documents in this order."""
+        order = [number for number in order if not documents[number].blank]
         encoded = self.encode(*(documents[number].render() for number in order))
         counts = _long([len(one.ids) for one in encoded])
         rows = [(number, len(documents[number].header), len(documents[number].text)) for number in order]
@@ -241,8 +275,14 @@ def asking(messages: Sequence[Message], place: str, first: bool = False) -> list
     return arranged
 
 
+def _check_question(question: str) -> str:
+    if not check_text("the question", question).strip():
+        raise InputError("the question is empty: give one")
+    return check_text("the question", question)
+
+
 def _asked(question: str, system: str | None) -> list[Message]:
-    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages = [] if system is None else [{"role": "system", "content": check_text("system", system)}]
     return asking([*messages, {"role": "user", "content": question}], PLACE)
 
 

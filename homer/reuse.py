@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import numbers
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from homer.arguments import check_list, check_whole
 from homer.cache import CompactCache
 from homer.calibration import Calibration
 from homer.config import HomerConfig, ResolvedConfig
@@ -96,7 +98,7 @@ class Reusing:
             progress: show a progress bar, a step a leaf.
 
         Raises:
-            InputError: no documents, an empty one, bad ids, or a prefix for documents.
+            InputError: no documents, none that holds text, bad ids, or a prefix for documents.
             ConfigError: a budget below 1, one that leaves a chunk no room, or a RoPE that changes with length.
         """
         if isinstance(documents_or_ids, EncodedContext):
@@ -193,7 +195,9 @@ class Reusing:
         return dataclasses.replace(prompt, encoded=dataclasses.replace(encoded, cached_tokens=encoded.reused_tokens))
 
     def _parts(self, given: Any, prefix: TokenIds | None, system: str | None) -> _Parts:
-        if isinstance(given, Tensor) or (len(given) and isinstance(given[0], int)):
+        if not isinstance(given, Tensor):
+            given = check_list("documents_or_ids", given, "documents, or of token ids")
+        if isinstance(given, Tensor) or (given and isinstance(given[0], numbers.Integral)):
             if prefix is None or system is not None:
                 raise InputError("a context of token ids needs prefix=, ids as well (maybe none), and no system=")
             sides = ("prefix", prefix), ("documents_or_ids", given)
@@ -217,8 +221,7 @@ class Reusing:
     ) -> EncodedContext:
         if align not in ALIGNMENTS:
             raise ConfigError(f"align={align!r} is unknown: give one of {', '.join(ALIGNMENTS)}")
-        if suffix_budget < 1:
-            raise ConfigError(f"suffix_budget={suffix_budget} leaves no room for a question: it must be at least 1")
+        check_whole("suffix_budget", suffix_budget, 1, error=ConfigError)
         given = dataclasses.replace(config or self.config, suffix_budget=suffix_budget)
         lens = _document_lens(parts) if align == "documents" else None
         resolved = self._resolve(given)
@@ -341,8 +344,7 @@ def _document_lens(parts: _Parts) -> tuple[int, ...]:
     """Tokens of the documents in the order in which they stand in the context."""
     if parts.origins is None:
         raise ConfigError('align="documents" needs documents, not token ids: give compress document_lens instead')
-    numbers, counts = torch.unique_consecutive(parts.origins[:, 0], return_counts=True)
-    assert len(numbers) == len(parts.documents)
+    _, counts = torch.unique_consecutive(parts.origins[:, 0], return_counts=True)  # blank documents have no tokens
     return tuple(counts.tolist())
 
 

@@ -12,6 +12,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
+from homer.arguments import check_list, check_whole
 from homer.config import ResolvedConfig
 from homer.errors import ConfigError, InputError
 from homer.shares import Tree, children_of
@@ -114,6 +115,15 @@ def plan_merge(
 
     Source: Song et al., Hierarchical Context Merging, ICLR 2024, section 3; deep trees are this library's own.
     """
+    for name, length in (("prefix_len", prefix_len), ("context_len", context_len), ("suffix_len", suffix_len)):
+        check_whole(name, length, 0)
+    settings = {"layers": layers, "max_chunk_len": max_chunk_len, "target_len": target_len}
+    for name, value in settings.items():
+        check_whole(name, value, 1, error=ConfigError)
+    check_whole("layers_warmup", layers_warmup, 0, error=ConfigError)
+    check_whole("suffix_budget", suffix_budget, 0, error=ConfigError)
+    if max_initial_chunk_len is not None:
+        check_whole("max_initial_chunk_len", max_initial_chunk_len, 1, error=ConfigError)
     affix, reserved = prefix_len + suffix_len, prefix_len + max(suffix_len, suffix_budget)
     _check_lengths(context_len, suffix_len, affix, reserved, max_chunk_len, target_len)
     initial_room = (max_initial_chunk_len or 0) - reserved
@@ -181,6 +191,8 @@ def split_documents(document_lens: Sequence[int], context_len: int, leaf_room: i
     Raises:
         InputError: an empty document, or lengths that are not the context's together.
     """
+    for number, length in enumerate(check_list("document_lens", document_lens, "lengths in tokens")):
+        check_whole(f"document_lens[{number}]", length, 0)
     if min(document_lens, default=0) < 1 or sum(document_lens) != context_len:
         raise InputError(
             f"document_lens are {len(document_lens)} lengths of {sum(document_lens)} tokens for a context of "

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+Colour = tuple[int, int, int]
+
 _SHEET = """
 .homer-answer {
   --paper: #ffffff; --card: #f6f7f9; --line: #dfe3e8; --ink: #1c2128; --faint: #5d6672; --track: #e6e9ee;
-  --odd: #d3d9e1; --shade: 245 158 11; --kept: #ffb224; --kept-ink: #1f1300; --kept-line: #9a5b00; --link: #0b5cad;
+  --odd: #d3d9e1; --kept: #ffb224; --kept-ink: #1f1300; --kept-line: #9a5b00; --link: #0b5cad;
   box-sizing: border-box; max-width: 68rem; margin: 0 auto; padding: 2rem 1.75rem;
   background: var(--paper); color: var(--ink); color-scheme: light; border-radius: 12px;
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif;
@@ -13,7 +17,7 @@ _SHEET = """
 @media (prefers-color-scheme: dark) {
   .homer-answer {
     --paper: #14171c; --card: #1c2027; --line: #323944; --ink: #e8eaed; --faint: #9ba5b3; --track: #2a303a;
-    --odd: #3b4451; --shade: 217 138 12; --kept: #f5a623; --kept-ink: #1f1300; --kept-line: #ffd591; --link: #7db8ff;
+    --odd: #3b4451; --kept: #f5a623; --kept-ink: #1f1300; --kept-line: #ffd591; --link: #7db8ff;
     color-scheme: dark;
   }
 }
@@ -48,6 +52,7 @@ _SHEET = """
 .homer-answer .rank { color: var(--faint); font-weight: 400;
   font-variant-numeric: tabular-nums; }
 .homer-answer summary .rank { margin-right: 0.8em; }
+.homer-answer .short { display: none; }
 .homer-answer .percent { display: inline-block; min-width: 3.4rem; }
 .homer-answer .share { display: inline-block; width: 4rem; height: 0.5rem;
   border-radius: 3px; background: var(--track); overflow: hidden; text-align: left; }
@@ -70,6 +75,19 @@ _SHEET = """
   box-shadow: inset 0 -2px 0 var(--kept-line); border-radius: 2px; }
 .homer-answer .dropped { background: var(--track); fill: var(--track); }
 .homer-answer .all { background: var(--kept); fill: var(--kept); }
+@media (max-width: 46rem) {
+  .homer-answer { padding: 1.25rem 1rem; }
+  .homer-answer table { min-width: 0; }
+  .homer-answer thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .homer-answer tbody tr { display: grid; grid-template-columns: auto 1fr auto; gap: 0.35rem 0.75rem;
+    padding: 0.6rem 0; border-bottom: 1px solid var(--line); }
+  .homer-answer tbody th, .homer-answer tbody td { display: block; padding: 0; border: 0; max-width: none; }
+  .homer-answer tbody th { grid-column: 2 / 4; }
+  .homer-answer td.wide { grid-column: 1 / 4; width: auto; min-width: 0; }
+  .homer-answer tbody .kept { grid-column: 1 / 3; text-align: left; color: var(--faint); font-size: 0.85rem; }
+  .homer-answer tbody .attention { font-size: 0.85rem; }
+  .homer-answer .short { display: inline; }
+}
 @media print { .homer-answer { max-width: none; padding: 0; -webkit-print-color-adjust: exact; } }
 """
 _PAGE = """
@@ -77,16 +95,18 @@ html { background: #ffffff; color-scheme: light dark; }
 body { margin: 0; }
 @media (prefers-color-scheme: dark) { html { background: #14171c; } }
 """
-FAINTEST, STRONGEST = 0.15, 0.55
+# Of what came through one level, through half of them, and through all but one, as red, green and blue: from blue by
+# green to yellow, so that neighbours differ in colour where many levels leave little difference in strength. Each
+# bears the page's text.
+LIGHT = ((190, 212, 252), (158, 226, 166), (255, 232, 96))
+DARK = ((36, 62, 124), (16, 96, 60), (134, 92, 0))
 
 
 def sheet(levels: int, *, whole: bool) -> str:
     """The style sheet for a tree of so many levels; `whole` where the page holds nothing else."""
-    return f"{_PAGE if whole else ''}{_SHEET}" + "".join(
-        f".homer-answer .l{level} {{ background: {shade}; fill: {shade}; }}\n"
-        for level in range(1, levels)
-        for shade in [f"rgb(var(--shade) / {_opacity(level, levels):.2f})"]
-    )
+    names = [f"l{level}" for level in range(1, levels)]
+    light, dark = ("".join(map(_rule, names, shades(levels, stops))) for stops in (LIGHT, DARK))
+    return f"{_PAGE if whole else ''}{_SHEET}{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
 
 
 def shade_class(survived: int, levels: int) -> str:
@@ -94,6 +114,20 @@ def shade_class(survived: int, levels: int) -> str:
     return "all" if survived == levels else f"l{survived}" if survived else ""
 
 
-def _opacity(level: int, levels: int) -> float:
-    """Even steps; the strongest still bears ordinary text, in light and in dark."""
-    return FAINTEST + (STRONGEST - FAINTEST) * (level - 1) / max(1, levels - 2)
+def shades(levels: int, stops: Sequence[Colour]) -> list[Colour]:
+    """The colours of levels 1 to levels - 1, in even steps along the stops."""
+    places = [(len(stops) - 1) * level / max(1, levels - 2) for level in range(levels - 1)]
+    return [_between(stops, place) for place in places]
+
+
+def _between(stops: Sequence[Colour], place: float) -> Colour:
+    first = min(int(place), len(stops) - 2)
+    red, green, blue = (
+        round(a + (b - a) * (place - first)) for a, b in zip(stops[first], stops[first + 1], strict=True)
+    )
+    return red, green, blue
+
+
+def _rule(name: str, colour: Colour) -> str:
+    shade = "rgb({} {} {})".format(*colour)
+    return f".homer-answer .{name} {{ background: {shade}; fill: {shade}; }}\n"

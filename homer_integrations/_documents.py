@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from homer import Document, InputError
+from homer import Document, InputError, as_title
+from homer_integrations._once import items_of
 
 _TEXT_KEYS = ("text", "page_content")
 _OTHER_KEYS = ("title", "metadata", "id", "type")
@@ -13,14 +14,16 @@ _TITLES = ("title", "source", "file_name", "file_path")
 
 
 def to_homer_documents(documents: Any) -> tuple[Document, ...]:
-    """Strings, mappings, or objects with `page_content` and `metadata`, as homer's Documents.
+    """Strings, mappings, or objects with `page_content` and `metadata`, as homer's Documents; None is none.
 
     Raises:
         InputError: a single document, or one without text; names the number found and the mend.
     """
-    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+    if documents is None:
+        return ()
+    if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
         raise InputError(f"documents is a single {type(documents).__name__}: give a list of documents")
-    return tuple(to_homer_document(document, number) for number, document in enumerate(documents, 1))
+    return tuple(to_homer_document(document, number) for number, document in enumerate(items_of(documents), 1))
 
 
 def to_homer_document(document: Any, number: int) -> Document:
@@ -41,7 +44,8 @@ def to_homer_document(document: Any, number: int) -> Document:
 
 def title_of(metadata: Mapping[str, Any]) -> str | None:
     """The title in a document's metadata, or else where it comes from."""
-    return next((str(metadata[name]) for name in _TITLES if metadata.get(name)), None)
+    titles = (as_title(metadata.get(name)) for name in _TITLES)
+    return next((title for title in titles if title is not None), None)
 
 
 def agreed(roads: Sequence[tuple[str, tuple[Document, ...]]]) -> tuple[Document, ...]:
@@ -67,5 +71,5 @@ def _from_mapping(document: Mapping[str, Any], number: int) -> Document:
     unknown = sorted(set(document) - {*_TEXT_KEYS, *_OTHER_KEYS})
     if unknown:
         raise InputError(f"document {number} has a key {unknown[0]!r}: put what is no text or title in 'metadata'")
-    title = document.get("title")
+    title = as_title(document.get("title"))
     return Document(texts[0], title if title is not None else title_of(document.get("metadata") or {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +14,9 @@ from pydantic import ConfigDict
 from homer import ConfigError, Document
 from homer_integrations._llama_llm import HomerLLM
 from homer_integrations._llama_nodes import title_of_node, to_conversation
+from homer_integrations._marks import PLACE
+
+logger = logging.getLogger(__name__)
 
 _SYSTEM = "Answer the question from the documents below. Keep the answer short."
 TEXT_QA_TEMPLATE = ChatPromptTemplate(
@@ -49,16 +52,18 @@ class HomerEncoder(TransformComponent):
         call = self.llm.call(None, {})
         if call.store is None:
             raise ConfigError('this HomerLLM keeps no states: give it reuse="memory", or a folder')
-        place = f"homer-{secrets.token_hex(16)}"
-        messages, _ = to_conversation(self._messages(place))
-        for node in nodes:
-            text = node.get_content(metadata_mode=MetadataMode.LLM)
+        messages = to_conversation(self._messages()).messages
+        texts = [node.get_content(metadata_mode=MetadataMode.LLM) for node in nodes]
+        blank = [node.node_id for node, text in zip(nodes, texts, strict=True) if not text.strip()]
+        if blank:
+            logger.warning("%d of %d nodes hold no text and are left out: %s", len(blank), len(nodes), ", ".join(blank))
+        for node, text in zip(nodes, texts, strict=True):
             if text.strip():
                 document = Document(text, title_of_node(node), before="Document:\n")
-                call.model.encode_prompt(call.prompt(messages, [document], place), call.store, config=call.config)
+                call.model.encode_prompt(call.prompt(messages, [document], PLACE), call.store, config=call.config)
         return nodes
 
-    def _messages(self, place: str) -> list[ChatMessage]:
+    def _messages(self) -> list[ChatMessage]:
         template: BasePromptTemplate = self.text_qa_template
-        messages: list[ChatMessage] = self.llm._get_messages(template, context_str=place, query_str="?")
+        messages: list[ChatMessage] = self.llm._get_messages(template, context_str=PLACE, query_str="?")
         return messages

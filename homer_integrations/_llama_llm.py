@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from typing import Any, TypeVar
 
@@ -24,11 +25,13 @@ from llama_index.core.utils import set_global_tokenizer
 from pydantic import ConfigDict, Field, field_serializer
 
 from homer import Answer, AnswerStream
+from homer_integrations._facts import facts_of
 from homer_integrations._llama_nodes import to_conversation
 from homer_integrations._settings import HomerSettings
 from homer_integrations._threads import answer_in_thread, stream_in_thread
 
 _Response = TypeVar("_Response", ChatResponse, CompletionResponse)
+_Teller = Callable[[Answer], dict[str, Any]]
 
 
 class HomerLLM(HomerSettings, CustomLLM):
@@ -43,7 +46,7 @@ class HomerLLM(HomerSettings, CustomLLM):
         context_window: most tokens of one call, by which LlamaIndex's own synthesizers split.
 
     See HomerSettings for all others; temperature, top_p, top_k, min_p, seed, repetition_penalty, stop,
-    max_tokens, timeout and the fields of HomerConfig may be given to a call as well.
+    max_tokens, timeout, trace and the fields of HomerConfig may be given to a call as well.
 
     Raises:
         HomerError: its children, when called; each says what to change.
@@ -81,60 +84,59 @@ class HomerLLM(HomerSettings, CustomLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The answer to a prompt, which is asked as a user's message."""
-        return _whole(self._open(self._asked(prompt, formatted), kwargs).answer(), self._name(kwargs), _completion)
+        return _whole(self._open(self._asked(prompt, formatted), kwargs).answer(), self._teller(kwargs), _completion)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """The same as it is generated; `raw` comes with the last response."""
-        return _each(self._open(self._asked(prompt, formatted), kwargs), self._name(kwargs), _completion)
+        return _each(self._open(self._asked(prompt, formatted), kwargs), self._teller(kwargs), _completion)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to a conversation, the last message of which is the user's."""
-        return _whole(self._open(messages, kwargs).answer(), self._name(kwargs), _chat)
+        return _whole(self._open(messages, kwargs).answer(), self._teller(kwargs), _chat)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The same as it is generated; `raw` comes with the last response."""
-        return _each(self._open(messages, kwargs), self._name(kwargs), _chat)
+        return _each(self._open(messages, kwargs), self._teller(kwargs), _chat)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """As `complete`, in a thread."""
         answer = await answer_in_thread(lambda: self._open(self._asked(prompt, formatted), kwargs))
-        return _whole(answer, self._name(kwargs), _completion)
+        return _whole(answer, self._teller(kwargs), _completion)
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """As `stream_complete`, in a thread; leaving the stream ends the work."""
         items = stream_in_thread(lambda: self._open(self._asked(prompt, formatted), kwargs))
-        return _each_async(items, self._name(kwargs), _completion)
+        return _each_async(items, self._teller(kwargs), _completion)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """As `chat`, in a thread."""
         answer = await answer_in_thread(lambda: self._open(messages, kwargs))
-        return _whole(answer, self._name(kwargs), _chat)
+        return _whole(answer, self._teller(kwargs), _chat)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """As `stream_chat`, in a thread; leaving the stream ends the work."""
-        return _each_async(stream_in_thread(lambda: self._open(messages, kwargs)), self._name(kwargs), _chat)
+        return _each_async(stream_in_thread(lambda: self._open(messages, kwargs)), self._teller(kwargs), _chat)
 
     def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> AnswerStream:
         """The one road of every call: nothing runs before the stream is read."""
         arguments = {name: value for name, value in kwargs.items() if name not in ("documents", "place")}
-        conversation, documents = to_conversation(messages, kwargs.get("documents"))
-        return self.call(None, arguments).stream(conversation, documents, kwargs.get("place"))
+        asked = to_conversation(messages, kwargs.get("documents"), kwargs.get("place"))
+        return self.call(None, arguments).stream(asked.messages, asked.documents, asked.place)
 
     def _asked(self, prompt: str, formatted: bool) -> list[ChatMessage]:
         if not formatted and self.completion_to_prompt is not None:
             prompt = self.completion_to_prompt(prompt)
         return [ChatMessage(role=MessageRole.USER, content=prompt)]
 
-    def _name(self, kwargs: dict[str, Any]) -> str:
-        model = kwargs.get("model")
-        return self.model_name if model is None else str(getattr(model, "name", model))
+    def _teller(self, kwargs: dict[str, Any]) -> _Teller:
+        return functools.partial(_raw, name=self.named(kwargs), trace=self.traces(kwargs))
 
 
 class _Tokenizer:
@@ -161,33 +163,33 @@ def _chat(text: str, delta: str | None, raw: dict[str, Any] | None) -> ChatRespo
 _Maker = Callable[[str, str | None, dict[str, Any] | None], _Response]
 
 
-def _whole(answer: Answer, name: str, make: _Maker[_Response]) -> _Response:
-    return make(answer.text, None, _raw(answer, name))
+def _whole(answer: Answer, tell: _Teller, make: _Maker[_Response]) -> _Response:
+    return make(answer.text, None, tell(answer))
 
 
-def _each(stream: AnswerStream, name: str, make: _Maker[_Response]) -> Generator[_Response, None, None]:
+def _each(stream: AnswerStream, tell: _Teller, make: _Maker[_Response]) -> Generator[_Response, None, None]:
     text = ""
     for piece in stream:
         text += piece
         yield make(text, piece, None)
-    yield make(text, "", _raw(stream.answer(), name))
+    yield make(text, "", tell(stream.answer()))
 
 
 async def _each_async(
-    items: AsyncIterator[str | Answer], name: str, make: _Maker[_Response]
+    items: AsyncIterator[str | Answer], tell: _Teller, make: _Maker[_Response]
 ) -> AsyncGenerator[_Response, None]:
     text = ""
     async with contextlib.aclosing(items) as open_items:  # type: ignore[type-var]
         async for item in open_items:
             if isinstance(item, Answer):
-                yield make(text, "", _raw(item, name))
+                yield make(text, "", tell(item))
             else:
                 text += item
                 yield make(text, item, None)
 
 
-def _raw(answer: Answer, name: str) -> dict[str, Any]:
-    """Usage under the names that LlamaIndex's token counter reads, and the answer as `homer.show` draws it."""
+def _raw(answer: Answer, name: str, trace: bool) -> dict[str, Any]:
+    """Usage under the names that LlamaIndex's token counter reads, and the answer's own facts."""
     usage = answer.usage
     return {
         "model": name,
@@ -199,5 +201,5 @@ def _raw(answer: Answer, name: str) -> dict[str, Any]:
             "kept_tokens": usage.kept_tokens,
             **({"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}),
         },
-        "homer": answer.to_dict(),
+        "homer": facts_of(answer, trace),
     }

@@ -20,13 +20,12 @@ class Survival:
 
     def __init__(self, nodes: Sequence[NodeWithScore]) -> None:
         self.titles = [title_of_node(node.node) for node in nodes]
-        self._numbers: Sequence[int] = ()
         self._facts: dict[str, Any] | None = None
         self._response: Any = None
 
-    def answered(self, facts: dict[str, Any], numbers: Sequence[int]) -> None:
-        """Take the answer, as `Answer.to_dict` gives it, and the number of each of its documents' node."""
-        self._facts, self._numbers = facts, numbers
+    def answered(self, facts: dict[str, Any]) -> None:
+        """Take what an answer tells of itself; its documents are the nodes, in their order."""
+        self._facts = facts
         self._fill()
 
     def attach(self, response: Any) -> None:
@@ -41,8 +40,8 @@ class Survival:
         metadata = self._response.metadata = self._response.metadata or {}
         metadata["homer"] = self._facts
         for source in self._facts["sources"]:
-            if source["index"] < len(self._numbers):  # beyond are earlier turns of a template, which are no node
-                node = self._response.source_nodes[self._numbers[source["index"]]].node
+            if source["index"] < len(self.titles):  # beyond are earlier turns of a template, which are no node
+                node = self._response.source_nodes[source["index"]].node
                 figures = {f"{_PREFIX}{name}": source[name] for name in ("tokens", "kept", "relevance")}
                 node.metadata.update(figures)
                 node.excluded_llm_metadata_keys += list(figures)

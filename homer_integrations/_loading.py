@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from homer import ConfigError, HomerModel, StateStore
+from homer_integrations._identity import NotPlainError, digest_of, plain
 
 _STORES: dict[str, StateStore] = {}
-_MODELS: dict[str, HomerModel] = {}
+_MODELS: dict[str, tuple[HomerModel, Mapping[str, Any]]] = {}  # the options stay, so that no other takes an address
 _LOCKS: dict[str, threading.Lock] = {}
 _LOCK = threading.Lock()
 
@@ -32,13 +33,13 @@ def shared_model(model: str | os.PathLike[str] | HomerModel, options: Mapping[st
                 f"give the model's name"
             )
         return model
-    key = repr((str(model), sorted(options.items())))
+    key = _key(model, options)
     with _LOCK:
         lock = _LOCKS.setdefault(key, threading.Lock())
     with lock:
         if key not in _MODELS:
-            _MODELS[key] = HomerModel.from_pretrained(model, **options)
-        return _MODELS[key]
+            _MODELS[key] = HomerModel.from_pretrained(model, **options), options
+        return _MODELS[key][0]
 
 
 def shared_store(reuse: str | os.PathLike[str] | StateStore | None) -> StateStore | None:
@@ -60,3 +61,27 @@ def forget_shared_models() -> None:
     """Let go of all shared models and stores; what still uses one keeps it."""
     _MODELS.clear()
     _STORES.clear()
+
+
+def _key(model: str | os.PathLike[str], options: Mapping[str, Any]) -> str:
+    """The same for the same folder, wherever it is called from, and for options of the same content."""
+    name = os.path.abspath(model) if os.path.isdir(model) and str(model) != "mini" else str(model)
+    return digest_of([name, sorted((option, _told_apart(value)) for option, value in options.items())])
+
+
+def _told_apart(value: Any) -> Any:
+    try:
+        return plain(value)
+    except NotPlainError:
+        return ["at", id(value)]
+
+
+def _renew() -> None:
+    """After a fork: a thread that held a lock did not come along."""
+    global _LOCK
+    _LOCK = threading.Lock()
+    _LOCKS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

@@ -8,14 +8,18 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from homer import AnswerStream, Document, GenerationError, HomerConfig, HomerModel, Prompt, StateStore
+from homer import AnswerStream, Document, GenerationError, HomerConfig, HomerModel, Prompt, Sampling, StateStore
+from homer_integrations._identity import identity_of, plain, shown
 from homer_integrations._loading import shared_model, shared_store
 
 _LOADING = ("calibration", "dtype", "device_map", "attn_implementation", "quantization_config", "rope_scaling")
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")
 _CONFIG = tuple(field.name for field in dataclasses.fields(HomerConfig))
 _TOKEN_LIMITS = ("max_tokens", "max_new_tokens", "max_completion_tokens")
-_PER_CALL = ("model", *_TOKEN_LIMITS, *_SAMPLING, "stop", "timeout", *_CONFIG)
+_PER_CALL = ("model", *_TOKEN_LIMITS, *_SAMPLING, "stop", "timeout", "trace", *_CONFIG)
+_DRAWN = ("temperature", "top_p", "top_k", "min_p", "seed")  # of no account where the likeliest token is taken
+
+_EMPTY = ("tools", "functions", "tool_choice", "function_call")  # which frameworks hand over where there are none
 
 
 class HomerSettings(BaseModel):
@@ -52,20 +56,30 @@ class HomerSettings(BaseModel):
     reuse: Any = Field(
         default=None, description='Keep documents\' states for later calls: "memory", a folder, or a StateStore.'
     )
+    trace: bool = Field(default=False, description="Tell all that `homer.show` draws, every document's text included.")
 
     @property
     def model_name(self) -> str:
         """The model's name as it was given."""
         return self.model.name if isinstance(self.model, HomerModel) else str(self.model)
 
+    def named(self, arguments: Mapping[str, Any]) -> str:
+        """The name of the model that a call with these arguments asks."""
+        model = arguments.get("model")
+        if model is None:
+            return self.model_name
+        return model.name if isinstance(model, HomerModel) else str(model)
+
     def load(self) -> HomerModel:
         """The model, loaded when first asked for and shared by all that name it with the same options."""
         return self._load(self.model)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that an answer depends on, as given: for traces, and as the key of a cache of answers."""
+        """What was given, for those who read a trace; JSON values, and no model is loaded for it."""
         names = (*_LOADING, "model_kwargs", "max_tokens", *_SAMPLING, "stop", "timeout", *_CONFIG, "reuse")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, {})}
+        values = {name: getattr(self, name) for name in names}
+        empty = {name for name, value in values.items() if value is None or (name == "model_kwargs" and not value)}
+        given = {name: shown(value) for name, value in values.items() if name not in empty}
         loaded = {"fingerprint": self.model.decoder.fingerprint} if isinstance(self.model, HomerModel) else {}
         return {"model": self.model_name} | loaded | given
 
@@ -76,7 +90,8 @@ class HomerSettings(BaseModel):
             GenerationError: an argument nobody knows.
             ConfigError, UnsupportedModelError: as in HomerModel.from_pretrained and HomerConfig.
         """
-        unknown = sorted(set(arguments) - set(_PER_CALL))
+        asked = {name for name, value in arguments.items() if value is not None and not (name in _EMPTY and not value)}
+        unknown = sorted(asked - set(_PER_CALL))
         if unknown:
             raise GenerationError(f"unknown argument {unknown[0]!r}: a call takes {', '.join(_PER_CALL)} and documents")
         limits = [arguments[name] for name in _TOKEN_LIMITS if arguments.get(name) is not None]
@@ -87,13 +102,19 @@ class HomerSettings(BaseModel):
         model = self._load(arguments.get("model") or self.model)
         return Call(
             model=model,
-            name=str(arguments["model"]) if isinstance(arguments.get("model"), str) else self.model_name,
+            name=self.named(arguments),
             config=dataclasses.replace(model.config, **self._chosen(_CONFIG, arguments)),
             max_new_tokens=limits[0] if limits else self.max_tokens,
             timeout=arguments.get("timeout", self.timeout),
             generation=generation | ({"stop": stops} if stops else {}),
             store=shared_store(self.reuse),
+            trace=self.traces(arguments),
         )
+
+    def traces(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether the answer to a call tells all that `homer.show` draws."""
+        given = arguments.get("trace")
+        return self.trace if given is None else bool(given)
 
     def _load(self, model: Any) -> HomerModel:
         given = {name: getattr(self, name) for name in _LOADING if getattr(self, name) is not None}
@@ -115,6 +136,30 @@ class Call:
     timeout: float | None
     generation: dict[str, Any]
     store: StateStore | None = None
+    trace: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """All that the answer to a prompt depends on, and what is told of it; JSON values, the same in every process.
+
+        Of kept states, only that there are any: then leaves end with documents.
+
+        Raises:
+            NotPlainError: a significance of one's own, which nothing tells from another.
+            GenerationError: a setting out of range.
+        """
+        sampling = Sampling(max_new_tokens=self.max_new_tokens, **self.generation)
+        drawn = {name: getattr(sampling, name) for name in _DRAWN} if sampling.samples else {}
+        return {
+            "name": self.name,
+            "model": identity_of(self.model),
+            "config": {name: plain(getattr(self.config, name)) for name in _CONFIG},
+            "max_new_tokens": sampling.max_new_tokens,
+            "repetition_penalty": float(sampling.repetition_penalty),
+            "stop": sorted(set(sampling.stops)),
+            "sampling": plain(drawn),
+            "reuse": self.store is not None,
+            "trace": self.trace,
+        }
 
     def stream(
         self, messages: Sequence[Mapping[str, str]], documents: Sequence[Document] = (), place: str | None = None

@@ -11,19 +11,38 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 from homer import Answer, AnswerStream
 
-# Threads of its own: those of the event loop are for others too, and answers take long.
-_WORKERS = ThreadPoolExecutor(max_workers=min(32, (os.cpu_count() or 1) + 4), thread_name_prefix="homer")
+
+def _new_workers() -> ThreadPoolExecutor:
+    """Threads of its own: those of the event loop are for others too, and answers take long."""
+    return ThreadPoolExecutor(max_workers=min(32, (os.cpu_count() or 1) + 4), thread_name_prefix="homer")
+
+
+_workers = _new_workers()
+
+
+def _renew() -> None:
+    """After a fork: no thread comes along, so what is handed to the workers of before would wait for ever."""
+    global _workers
+    _workers = _new_workers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 async def stream_in_thread(
-    open_stream: Callable[[], AnswerStream], workers: Executor = _WORKERS
+    open_stream: Callable[[], AnswerStream], workers: Executor | None = None
 ) -> AsyncGenerator[str | Answer, None]:
     """The pieces of an answer as they come, and then the Answer; it waits until one of the workers is free.
+
+    Args:
+        open_stream: called by the worker.
+        workers: None for those that all wrappers share.
 
     Ending the iteration early, as a cancelled task does, cancels the stream. What the thread raises is raised here.
     """
     work = _Work(asyncio.get_running_loop(), open_stream)
-    future = workers.submit(work.run)
+    future = (workers or _workers).submit(work.run)
     try:
         while not isinstance(item := await work.queue.get(), Answer):
             if isinstance(item, BaseException):

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from homer import Answer, Document, HomerError, HomerModel, InputError, read_documents
 from homer_integrations._batch_files import opened_answers, read_questions
 from homer_integrations._documents import to_homer_documents
+from homer_integrations._ray import without_reports
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def _on_ray(
         import ray.data
     except ModuleNotFoundError as error:
         raise InputError(f"{error}: pip install homer-integrations[ray]") from None
+    without_reports()
     items = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=len(rows))
     answers = items.map_batches(
         Answerer,

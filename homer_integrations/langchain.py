@@ -21,8 +21,10 @@ from langchain_core.runnables import Runnable
 from homer import Answer, AnswerStream
 from homer_integrations._conversation import to_conversation
 from homer_integrations._langchain_base import NO_SCHEMA, NO_TOOLS, STRICT, HomerRunnable, metadata_of, usage_of
+from homer_integrations._langchain_cache import KeyedCache
 from homer_integrations._langchain_chain import create_homer_documents_chain
 from homer_integrations._langchain_llm import HomerLLM
+from homer_integrations._langchain_messages import as_asked
 from homer_integrations._threads import answer_in_thread, stream_in_thread
 
 __all__ = ["ChatHomer", "HomerLLM", "create_homer_documents_chain"]
@@ -37,7 +39,8 @@ class ChatHomer(HomerRunnable, BaseChatModel):
     "documents" in a message's additional_kwargs. Without any, a prompt that is longer than the window is split by
     itself: the question stays whole, and the rest is compressed. `place=` names a text in the messages where the
     documents belong, in place of before the question. `response_metadata` tells finish_reason,
-    model_name, input_tokens, kept_tokens, and what survived of every document (sources).
+    model_name, input_tokens, kept_tokens, and what survived of the documents (sources); with `trace=True` also
+    what `homer.show` draws, under "homer", with the text of all documents.
 
     Raises:
         HomerError: in every call, where the input or a setting is bad; the message says what to change.
@@ -58,9 +61,34 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         )  # fmt: skip
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        kwargs["model"] = self._named(kwargs)
+        kwargs["model"] = self.named(kwargs)
         own = [self.stop] if isinstance(self.stop, str) else self.stop
         return super()._get_ls_params(stop=stop or own, **kwargs)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        return self.cache.key if isinstance(self.cache, KeyedCache) else self._key(stop, kwargs)
+
+    def _generate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        messages, kwargs = as_asked(messages, kwargs)
+        keyed = self._keyed(stop, kwargs)
+        return BaseChatModel._generate_with_cache(keyed, messages, stop, run_manager, **kwargs)
+
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        messages, kwargs = as_asked(messages, kwargs)
+        keyed = self._keyed(stop, kwargs)
+        return await BaseChatModel._agenerate_with_cache(keyed, messages, stop, run_manager, **kwargs)
 
     def _generate(
         self,
@@ -128,15 +156,12 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         self, messages: Sequence[BaseMessage], stop: list[str] | None, arguments: Mapping[str, Any]
     ) -> AnswerStream:
         arguments = dict(arguments)
-        conversation, documents = to_conversation(messages, arguments.pop("documents", None))
-        place = arguments.pop("place", None)
-        return self._call(stop, arguments).stream(conversation, documents, place)
+        asked = to_conversation(messages, arguments.pop("documents", None), arguments.pop("place", None))
+        return self._call(stop, arguments).stream(asked.messages, asked.documents, asked.place)
 
     def _result(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatResult:
         message = AIMessage(
-            content=answer.text,
-            usage_metadata=usage_of(answer),
-            response_metadata=metadata_of(answer, self._named(arguments)),
+            content=answer.text, usage_metadata=usage_of(answer), response_metadata=self._metadata(answer, arguments)
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
@@ -145,7 +170,10 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         message = AIMessageChunk(
             content="",
             usage_metadata=usage_of(answer),
-            response_metadata=metadata_of(answer, self._named(arguments)),
+            response_metadata=self._metadata(answer, arguments),
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)
+
+    def _metadata(self, answer: Answer, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return metadata_of(answer, self.named(arguments), self.traces(arguments))

@@ -7,15 +7,11 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"{error}: pip install homer-integrations[llama-index]", name=error.name) from None
 
-import secrets
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.base.llms.types import ChatResponse
 from llama_index.core.callbacks.base import CallbackManager
-from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
-from llama_index.core.instrumentation.events.synthesis import GetResponseEndEvent, GetResponseStartEvent
 from llama_index.core.llms.llm import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import BasePromptTemplate
@@ -26,22 +22,22 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.settings import Settings
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
-from homer import Document, InputError
+from homer import InputError
 from homer_integrations._llama_encoder import TEXT_QA_TEMPLATE, HomerEncoder
 from homer_integrations._llama_llm import HomerLLM
 from homer_integrations._llama_nodes import whole_nodes
+from homer_integrations._llama_request import Request
 from homer_integrations._llama_survival import Survival
 
 __all__ = ["TEXT_QA_TEMPLATE", "HomerEncoder", "HomerLLM", "HomerQueryEngine", "HomerSynthesizer"]
-
-_dispatcher = get_dispatcher(__name__)
 
 
 class HomerSynthesizer(BaseSynthesizer):
     """Answers from whole nodes in one call: none is cut, repacked or left out.
 
     The source nodes of a response are copies with `homer_tokens`, `homer_kept` and `homer_relevance` in their
-    metadata; `response.metadata["homer"]` is the answer as `homer.show` draws it. Of a stream, both come at its end.
+    metadata; `response.metadata["homer"]` tells usage and sources, and with `trace=True` of the LLM all that
+    `homer.show` draws. Of a stream, both come at its end.
 
     Args:
         llm: a HomerLLM; None: Settings.llm. Where none was set there, this one is.
@@ -102,30 +98,30 @@ class HomerSynthesizer(BaseSynthesizer):
     ) -> RESPONSE_TEXT_TYPE:
         """The answer from whole texts in one call; response_kwargs fill other places of the template."""
         request = self._request(query_str, text_chunks, survival, response_kwargs)
-        if not request.numbers:
+        if request.empty:
             return self._empty_response_generator() if self._streaming else self._empty_response
         if self._streaming:
             return request.stream()
-        return request.finish(self._homer.chat(request.messages, **request.options))
+        return request.finish(self._homer.chat(request.messages))
 
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], survival: Survival | None = None, **response_kwargs: Any
     ) -> RESPONSE_TEXT_TYPE:
         """As `get_response`; the event loop goes on meanwhile."""
         request = self._request(query_str, text_chunks, survival, response_kwargs)
-        if not request.numbers:
+        if request.empty:
             return self._empty_response_agenerator() if self._streaming else self._empty_response
         if self._streaming:
             return request.astream()
-        return request.finish(await self._homer.achat(request.messages, **request.options))
+        return request.finish(await self._homer.achat(request.messages))
 
     def _request(
         self, query_str: str, texts: Sequence[str], survival: Survival | None, variables: dict[str, Any]
-    ) -> _Request:
+    ) -> Request:
         if self._streaming and self._homer.output_parser is not None:
             raise InputError("an output parser needs the whole answer: leave it out, or set streaming=False")
         survival = survival or Survival(())
-        return _Request(self._homer, self._text_qa_template, query_str, texts, survival, variables)
+        return Request(self._homer, self._text_qa_template, query_str, texts, survival, variables)
 
     def _get_prompts(self) -> PromptDictType:
         return {"text_qa_template": self._text_qa_template}
@@ -184,59 +180,3 @@ class _Everything(BaseRetriever):
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return list(self._nodes)
-
-
-class _Request:
-    """One question: the messages of the template with a place for the documents, and the documents.
-
-    Attributes:
-        numbers: of the texts that hold any; what is empty stays out.
-    """
-
-    def __init__(
-        self,
-        llm: HomerLLM,
-        template: BasePromptTemplate,
-        query_str: str,
-        texts: Sequence[str],
-        survival: Survival,
-        variables: dict[str, Any],
-    ) -> None:
-        self.numbers = [number for number, text in enumerate(texts) if text.strip()]
-        self._llm, self._query_str, self._survival = llm, query_str, survival
-        place = f"homer-{secrets.token_hex(16)}"
-        variables = variables | {"query_str": query_str}
-        self.messages = llm._get_messages(template, context_str=place, **variables)
-        times = sum((message.content or "").count(place) for message in self.messages)
-        if times != 1:
-            raise InputError(
-                f"text_qa_template puts {{context_str}} {times} times into its messages: it must stand there once"
-            )
-        titles = survival.titles or [None] * len(texts)
-        documents = [Document(texts[n], titles[n], before="Document:\n") for n in self.numbers]
-        self.options: dict[str, Any] = {"documents": documents, "place": place}
-        llm._log_template_data(template, context_str="\n\n".join(texts), **variables)
-        _dispatcher.event(GetResponseStartEvent(query_str=query_str, text_chunks=list(texts)))
-
-    def finish(self, response: ChatResponse) -> str:
-        """The text of the whole response; its figures go to the nodes."""
-        facts = response.raw["homer"] | {"question": self._query_str}  # type: ignore[index]
-        self._survival.answered(facts, self.numbers)
-        _dispatcher.event(GetResponseEndEvent())
-        return self._llm._parse_output(response.message.content or "")
-
-    def stream(self) -> Generator[str, None, None]:
-        """The text as it is generated."""
-        for response in self._llm.stream_chat(self.messages, **self.options):
-            if response.raw is not None:
-                self.finish(response)
-            elif response.delta:
-                yield response.delta
-
-    async def astream(self) -> AsyncGenerator[str, None]:
-        """The text as it is generated; the event loop goes on meanwhile."""
-        async for response in await self._llm.astream_chat(self.messages, **self.options):
-            if response.raw is not None:
-                self.finish(response)
-            elif response.delta:
-                yield response.delta

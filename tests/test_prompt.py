@@ -114,7 +114,7 @@ def test_origins_point_into_the_documents() -> None:
         ("", ["a"], "question is empty"),
         ("Why?", [], "0 documents"),
         ("Why?", "one text", "give a list"),
-        ("Why?", ["a", "  "], "document 2 holds no text"),
+        ("Why?", ["", "  "], "of 2 documents, 0 hold text"),
         ("Why?", [{"title": "a"}], "document 1 is neither"),
         ("Why?", [{"text": "a", "author": "b"}], "'author'"),
         ("Why?", [3], "document 1"),

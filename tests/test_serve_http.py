@@ -27,7 +27,7 @@ from homer.chunk import Chunk
 from homer.cli import main
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.server import Server
-from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, long_documents, running, wait_until
+from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, long_documents, pdf_of, running, wait_until
 
 JSON = {"content-type": "application/json"}
 
@@ -207,6 +207,42 @@ def test_garbage(server: Server, content: bytes) -> None:
         answer = post(server, content, path)
         assert answer.status_code == 400
         assert answer.json()["error"]["message"]
+
+
+NAN = b'{"model": "mini", "messages": [{"role": "user", "content": "Why?"}], "documents": [%s]}'
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (chat_body(temperature=1e-38), 400),
+        (chat_body(temperature=5e-324, seed=1, stream=True), 400),
+        (chat_body(repetition_penalty=1e-40), 400),
+        (chat_body(repetition_penalty=1e300), 400),
+        (chat_body([{"text": "a", "metadata": "s"}]), 400),
+        (chat_body([{"text": "a", "metadata": ["s"]}]), 400),
+        (chat_body(metadata="s"), 200),
+        (chat_body(metadata=["s"], chat_id="c", user={"id": 3}, temperature=1e-4), 200),
+        (NAN % b'{"text": "So.", "title": NaN}', 200),
+        (NAN % b'{"data": {"text": "So.", "title": NaN}, "id": NaN}', 200),
+        (NAN % b'{"text": "So.", "title": "\\ud800"}', 400),
+    ],
+    ids=str,
+)
+def test_what_is_asked_wrongly_is_no_failure(server: Server, content: Any, status: int) -> None:
+    answer = post(server, content)
+    assert answer.status_code == status
+    assert answer.json()
+
+
+@pytest.mark.parametrize("cut", [10, 60, 200, 400])
+def test_damaged_pdfs_are_no_failure(server: Server, cut: int) -> None:
+    pdf = pdf_of("a text")
+    for damaged in (pdf[:cut], pdf[:cut] + b"\xff" + pdf[cut + 1 :], pdf[:cut] + pdf[cut + 20 :]):
+        data = "data:application/pdf;base64," + base64.b64encode(damaged).decode()
+        part = {"type": "file", "file": {"filename": "a.pdf", "file_data": data}}
+        content = [part, {"type": "text", "text": "Why?"}]
+        assert post(server, chat_body(question=content, max_tokens=1)).status_code in (200, 400)
 
 
 def test_the_key(mini: HomerModel) -> None:

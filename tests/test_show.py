@@ -1,9 +1,13 @@
 import dataclasses
+import itertools
 import json
+import math
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -13,11 +17,14 @@ from conftest import random_ids, tiny_llama
 from PIL import Image
 
 import homer
+from docs.picture import photograph, without_documents
 from homer import Answer, CompactCache, HomerConfig, HomerModel, InputError, plan_merge, show
 from homer.answer import make_answer
 from homer.demo import DOCUMENTS as DEMO
 from homer.drawing import draw_tree
 from homer.files import read_documents
+from homer.page import page as draw_page
+from homer.styles import DARK, LIGHT, shades
 
 TEXTS = [document["text"] for document in read_documents([DEMO])]
 ATTACK = (
@@ -200,6 +207,72 @@ def test_in_a_notebook_it_is_displayed(answer: Answer, tmp_path: Path, monkeypat
     assert not list(tmp_path.glob("*.html"))
 
 
+@pytest.mark.parametrize("leaves", [2, 3, 5, 6, 7, 9])
+def test_every_chunk_is_drawn_above_the_chunks_it_was_made_of(answer: Answer, leaves: int) -> None:
+    lens = [300 + 10 * number for number in range(leaves)]
+    plan = plan_merge(
+        4, sum(lens), 5, layers=16, max_chunk_len=512, target_len=512, layers_warmup=6, document_lens=lens
+    )
+    assert len(plan.spans) == leaves
+    source = draw_tree(dataclasses.replace(answer.trace, plan=plan))
+    boxes = re.findall(r"<title>Chunk \d+: .*?</title><rect class=.dropped. x=.([\d.]+).*?width=.([\d.]+)", source)
+    edges = iter([(float(x), float(x) + float(width)) for x, width in boxes])
+    rows = [[next(edges) for _ in row] for row in reversed(plan.lengths)][::-1]
+    assert next(edges, None) is None
+    for level in range(1, plan.height + 1):
+        for index, (start, end) in enumerate(rows[level]):
+            family = [rows[level - 1][child] for child in plan.children(level, index)]
+            assert (start, end) == pytest.approx((family[0][0], family[-1][1]), abs=2)
+    assert (rows[-1][0][0], rows[-1][0][1]) == pytest.approx((230, 1000), abs=2)
+
+
+def test_text_with_line_ends_of_other_systems_is_drawn_as_it_is(mini: HomerModel) -> None:
+    text = "First.\r\nStill first.\r\n\r\nThe door code is 48213.\r\n"
+    found = mini.ask("What is the door code?", [text])
+    assert Reader(found._repr_html_()).texts == [text]
+    assert {passage.text for passage in found.sources[0].passages} == {
+        "First.\r\nStill first.",
+        "The door code is 48213.\r\n",
+    }
+
+
+def lab(colour: tuple[int, ...]) -> tuple[float, float, float]:
+    """A colour of sRGB in CIELAB, where distance is about what the eye sees."""
+    linear = [((c / 255 + 0.055) / 1.055) ** 2.4 if c > 10 else c / 255 / 12.92 for c in colour]
+    rows = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
+    xyz = [sum(a * b for a, b in zip(row, linear, strict=True)) for row in rows]
+    x, y, z = (
+        v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in (xyz[0] / 0.9505, xyz[1], xyz[2] / 1.089)
+    )
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+def luminance(colour: tuple[int, ...]) -> float:
+    linear = [((c / 255 + 0.055) / 1.055) ** 2.4 if c > 10 else c / 255 / 12.92 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(
+    ("stops", "ink", "others"),
+    [
+        (LIGHT, (28, 33, 40), [(230, 233, 238), (255, 178, 36)]),
+        (DARK, (232, 234, 237), [(42, 48, 58), (245, 166, 35)]),
+    ],
+    ids=["light", "dark"],
+)
+@pytest.mark.parametrize("levels", range(2, 9))
+def test_shades_can_be_told_apart_and_bear_text(stops: Any, ink: Any, others: list[Any], levels: int) -> None:
+    colours = shades(levels, stops)
+    assert len(colours) == levels - 1
+    dropped, kept = others
+    row = [dropped, *colours, kept]
+    for first, second in itertools.pairwise(row):
+        assert math.dist(lab(first), lab(second)) > 9
+    for colour in colours:
+        light, dark = sorted((luminance(colour), luminance(ink)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4.5
+
+
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -229,3 +302,14 @@ def test_in_chromium(answer: Answer, tmp_path: Path) -> None:
         assert max(colors, key=colors.__getitem__) == paper
         kept = (255, 178, 36) if scheme == "1" else (245, 166, 35)
         assert colors[kept] > 5000
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Debian's chromium: apt-get install chromium")
+def test_on_a_phone_every_column_is_seen(mini: HomerModel, tmp_path: Path) -> None:
+    source = draw_page(mini.ask(QUESTION, DOCUMENTS[1:]), whole=True)
+    photograph(without_documents(source), tmp_path / "phone.png", 390)
+    with Image.open(tmp_path / "phone.png") as image:
+        assert image.width == 390
+        right = image.convert("RGB").crop((250, 0, 390, image.height))
+        colors = {color: n for n, color in right.getcolors(1 << 24)}
+    assert colors.get((11, 92, 173), 0) > 50  # the bars of attention, which are the last column

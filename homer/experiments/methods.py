@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from homer.calibration import Calibration
 from homer.config import HomerConfig
 from homer.errors import ConfigError, InputError
-from homer.loading import MINI
+from homer.loading import MINI, reason_of
 from homer.model import HomerModel
 
 METHODS = ("plain", "yarn", "homer", "homer-yarn")
@@ -77,16 +77,16 @@ class Setup:
         if isinstance(self.model, HomerModel):
             return self.model.require_tokenizer("run experiments on text")
         try:
-            return AutoTokenizer.from_pretrained(self._source)
+            return AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            first = str(error).strip().split("\n")[0]
-            raise InputError(f"no tokenizer for {str(self.model)!r} ({first}): check the name or folder") from None
+            reason = reason_of(error)
+            raise InputError(f"no tokenizer for {str(self.model)!r} ({reason}): check the name or folder") from None
 
     def window(self) -> int:
         """The model's own window in tokens, YaRN left out."""
         if isinstance(self.model, HomerModel):
             return self.model.window
-        config: Any = AutoConfig.from_pretrained(self._source).get_text_config()
+        config: Any = AutoConfig.from_pretrained(self._source, trust_remote_code=False).get_text_config()
         return int(config.max_position_embeddings)
 
     @property

@@ -25,6 +25,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from homer import HomerError, TimeoutExceededError
+from homer_integrations._ray import without_reports
 from homer_integrations.serve.app import create_app
 from homer_integrations.serve.engine import Engine
 from homer_integrations.serve.errors import Problem, ServeError, problem_of, queue_full
@@ -173,6 +174,7 @@ def run_cluster(settings: ServeSettings, host: str, port: int) -> None:
 
 def start_cluster(settings: ServeSettings, host: str, port: int) -> None:
     """Serve from here on; `ray.serve.shutdown()` ends it."""
+    without_reports()
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     serve.start(http_options={"host": host, "port": port})
