@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -181,3 +182,13 @@ def _join(fragments: list[tuple[int, Encoded]]) -> Encoded:
         joined.ids.extend(encoded.ids)
         joined.offsets.extend([(a + start, b + start) for a, b in encoded.offsets])
     return joined
+
+
+def _renew() -> None:
+    """After a fork: a thread that held the lock did not come along."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

@@ -107,3 +107,13 @@ def _attempt(work: Callable[[], None], path: Path) -> bool:
         logger.warning("the calibration cannot be kept in %s (%s): it will be measured again", path.parent, error)
         return False
     return True
+
+
+def _renew() -> None:
+    """After a fork: a thread that held the lock did not come along."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

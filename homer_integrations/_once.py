@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import types
 import weakref
@@ -49,3 +50,13 @@ def _all_of(documents: Iterable[Any]) -> tuple[Any, ...]:
             f"documents is a {type(documents).__name__} with 0 documents left, perhaps read before: give a list"
         )
     return items
+
+
+def _renew() -> None:
+    """After a fork: a thread that held the lock did not come along."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
