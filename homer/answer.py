@@ -77,7 +77,8 @@ class Answer:
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"this is no answer that Answer.to_dict wrote ({error}): give an Answer, or its to_dict()"
+                f"this is no answer that Answer.to_dict wrote ({error}): give an Answer, its "
+                "to_dict(), or of a wrapper what it tells with trace=True"
             ) from None
 
     def show(self, path: str | os.PathLike[str] | None = None) -> Path | None:
