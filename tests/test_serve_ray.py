@@ -54,7 +54,7 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(process, f"http://127.0.0.1:{port}/v1")
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(180)
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
