@@ -130,7 +130,7 @@ def test_as_json_and_back(answer: Answer, tmp_path: Path) -> None:
     "facts", [{}, {"text": "a"}, {"text": "a", "sources": 3, "usage": {}, "finish_reason": "stop"}]
 )
 def test_what_is_no_answer_is_refused(facts: dict) -> None:
-    with pytest.raises(InputError, match="give an Answer, or its to_dict"):
+    with pytest.raises(InputError, match="give an Answer, its to_dict"):
         show(facts)
 
 
