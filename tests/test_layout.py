@@ -9,11 +9,11 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors arguments tensorfile folder readers config shares schedule attend fused kernels chunk "
+    "_version errors arguments tensorfile folder readers config shares schedule footprint attend fused kernels chunk "
     "significance calibration sentences looking scoring question significances attention architecture views "
     "fingerprint decoder blocks graph fast states ids cache merge encoding synthetic measuring template prompt asking "
     "remembered encoded store leaves trace sources conversation styles drawing page answer streaming sampling "
-    "generation answering loading reuse model compat files indexing demo experiments cli __main__"
+    "generation answering loading reuse model compat files indexing demo experiments doctor cli __main__"
 ).split()
 EXPERIMENTS = (
     "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"
