@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from homer_integrations._settings import HomerSettings
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
 def _names(given: Any) -> Any:
     """Text with commas, as `serve run` hands it over, as a tuple."""
     return tuple(name.strip() for name in given.split(",") if name.strip()) if isinstance(given, str) else given
+
+
+def _origins(given: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in given:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin: give a scheme, a name and maybe a port, http://localhost:3000")
+    return given
 
 
 class ServeSettings(HomerSettings):
@@ -27,10 +37,13 @@ class ServeSettings(HomerSettings):
     timeout: float | None = Field(default=600.0, gt=0)
     served_name: str | None = Field(default=None, description="The name under /v1/models; None: the model's own.")
     api_key: str | None = Field(
-        default=None, min_length=1, repr=False, description="Asked of every request but /healthz."
+        default=None, min_length=1, repr=False, description="Asked of every request but /health."
     )
     allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         default=(), description='Names beside its address by which clients call it, or "*" for any; commas between.'
+    )
+    allowed_origins: Annotated[tuple[str, ...], BeforeValidator(_names), AfterValidator(_origins)] = Field(
+        default=(), description='Sites whose web pages may call the server, or "*" for any; commas between.'
     )
 
     max_body_bytes: int = Field(default=64 * 2**20, gt=0)
