@@ -34,7 +34,7 @@ class ServeSettings(HomerSettings):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
-    timeout: float | None = Field(default=600.0, gt=0)
+    timeout: float | None = Field(default=600.0, gt=0, description="Most seconds of any request, its wait included.")
     served_name: str | None = Field(default=None, description="The name under /v1/models; None: the model's own.")
     api_key: str | None = Field(
         default=None, min_length=1, repr=False, description="Asked of every request but /health."
@@ -46,10 +46,10 @@ class ServeSettings(HomerSettings):
         default=(), description='Sites whose web pages may call the server, or "*" for any; commas between.'
     )
 
-    max_body_bytes: int = Field(default=64 * 2**20, gt=0)
+    max_body_bytes: int = Field(default=64 * 2**20, gt=0, description="Of one request.")
     max_prompt_tokens: int = Field(default=2**20, gt=0, description="Documents and messages, before compression.")
-    max_messages: int = Field(default=1000, gt=0)
-    max_documents: int = Field(default=10_000, gt=0)
+    max_messages: int = Field(default=1000, gt=0, description="Of one conversation.")
+    max_documents: int = Field(default=10_000, gt=0, description="Of one request.")
     max_prompts: int = Field(default=100, gt=0, description="In one request for completions.")
     max_running: int = Field(default=8, gt=0, description="Requests that hold memory at a time, in each process.")
     max_queue: int = Field(default=256, ge=0, description="Requests that wait beyond those; more get status 429.")
@@ -57,16 +57,16 @@ class ServeSettings(HomerSettings):
 
     store_bytes: int = Field(default=2**30, ge=0, description="Compact caches kept for identical requests.")
     store_folder: Path | None = Field(default=None, description="Keep compact caches on disk as well.")
-    store_folder_bytes: int = Field(default=10 * 2**30, ge=0)
+    store_folder_bytes: int = Field(default=10 * 2**30, ge=0, description="Of that folder.")
 
     states_bytes: int = Field(default=0, ge=0, description="States of documents kept in memory, for any question.")
     states_folder: Path | None = Field(default=None, description="Keep states on disk; they are large.")
-    states_folder_bytes: int = Field(default=100 * 2**30, ge=0)
+    states_folder_bytes: int = Field(default=100 * 2**30, ge=0, description="Of that folder.")
 
     replicas: int = Field(default=1, gt=0, description="On Ray: copies of the model.")
     max_replicas: int | None = Field(default=None, gt=0, description="On Ray: above `replicas`, add copies by load.")
-    gpus_per_replica: float = Field(default=0, ge=0)
-    cpus_per_replica: float = Field(default=1, ge=0)
+    gpus_per_replica: float = Field(default=0, ge=0, description="On Ray: reserved for each copy.")
+    cpus_per_replica: float = Field(default=1, ge=0, description="On Ray: reserved for each copy.")
 
     @property
     def max_characters(self) -> int:
