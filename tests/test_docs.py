@@ -1,4 +1,4 @@
-"""The site: every example of every page runs, and says what it promises; references are whole; nothing comes from outside."""
+"""The site: every example of every page runs and says what it promises; references are whole, and nothing is fetched."""
 
 import json
 import re
@@ -43,11 +43,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(DOCUMENTS, tmp_path / "handbook")
     (tmp_path / "minutes.md").write_text("The board met on 3 May. Nobody objected.\n")
     (tmp_path / "book.txt").write_text("The harvest of early potatoes began in May, and it was a good one. " * 400)
-    asked = [
-        ("orrin", "What is the cutover date for the Orrin migration?"),
-        ("party", "Where is the summer party held?"),
-    ]
-    lines = (json.dumps({"id": name, "question": question}) for name, question in asked)
+    asked = {"orrin": "What is the cutover date for the Orrin migration?", "party": "Where is the summer party held?"}
+    lines = (json.dumps({"id": name, "question": question}) for name, question in asked.items())
     (tmp_path / "questions.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path
 
@@ -112,9 +109,9 @@ def test_there_are_examples_of_every_kind() -> None:
 
 def test_no_sentence_of_the_readme_that_a_user_needs_is_lost() -> None:
     told = "".join(path.read_text() for path in READ)
-    for word in ("--strict", "align=\"documents\"", "homer-store", "rope_scaling", "quantization_config", "text-plain",
+    for word in ("--strict", "file_data", "align=\"documents\"", "homer-store", "rope_scaling", "quantization_config", "text-plain",
                  "create_retrieval_chain", "HomerEncoder", "cached_tokens", "Retry-After", "--preset", "--write-data",
-                 "HomerForCausalLM", "bias_path", "homer_calibration.safetensors", "trace=True", "file_data"):  # fmt: skip
+                 "HomerForCausalLM", "bias_path", "homer_calibration.safetensors", "trace=True"):  # fmt: skip
         assert word in told, word
 
 
