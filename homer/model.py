@@ -347,7 +347,7 @@ class HomerModel(Reusing):
             plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
         else:
             plan = self._plan(self._fitting(prompt, config, max_new_tokens), lengths, None)[1]
-        as_sampling(max_new_tokens, {}).room(self.window, plan.suffix_start + lengths[2])
+        as_sampling(max_new_tokens, {}).room(self.window, plan.next_position)
 
     def _fitting(self, prompt: Prompt, config: HomerConfig | None, max_new_tokens: int | None) -> HomerConfig:
         """The settings, or those of one chunk where the prompt needs no compression."""
