@@ -19,10 +19,10 @@ from homer import (
     Standardized,
     scoring,
 )
-from homer.chunk import Chunk, merge
-from homer.merge import Node
-from homer.sentences import LONGEST, Sentences
-from homer.significance import by_sentence, excess, own_norms, pool, running, select, significance
+from homer.merging.chunk import Chunk, merge
+from homer.merging.merge import Node
+from homer.significance.scores import by_sentence, excess, own_norms, pool, running, select, significance
+from homer.significance.sentences import LONGEST, Sentences
 
 SMALL = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2, significance="standardized")
 
