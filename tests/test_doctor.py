@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import homer.doctor
+import homer.cli.doctor
 from homer import HomerConfig, HomerModel, InputError
+from homer.calibrating.on_demand import remembered_path
 from homer.cli import main
-from homer.doctor import environment, lines, of_model
-from homer.remembered import remembered_path
+from homer.cli.doctor import environment, lines, of_model
 from tests.small import save_small
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "speed"
@@ -39,7 +39,7 @@ def test_it_tells_of_versions_and_of_what_is_not_there(monkeypatch: pytest.Monke
 
 
 def test_another_package_named_homer_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(homer.doctor, "_version", lambda name: "1.0")
+    monkeypatch.setattr(homer.cli.doctor, "_version", lambda name: "1.0")
     assert "pip uninstall homer" in dict(environment())["beware"]
 
 
@@ -73,7 +73,7 @@ def test_whether_a_calibration_is_there_is_told_and_nothing_measured(
 @pytest.mark.parametrize(("shape", "heads", "feed_forward"), [("llama-2-7b", 32, 11008), ("llama-3.1-8b", 8, 14336)])
 def test_the_memory_foretold_is_what_was_measured(shape: str, heads: int, feed_forward: int) -> None:
     from homer import plan_merge
-    from homer.footprint import peak_bytes
+    from homer.plan.footprint import peak_bytes
 
     rows = json.loads((RESULTS / f"{shape}-h200.json").read_text())["rows"]
     measured = {row["tokens"]: row["over_weights_gb"] for row in rows if row["method"] == "homer"}
@@ -86,7 +86,7 @@ def test_the_memory_foretold_is_what_was_measured(shape: str, heads: int, feed_f
 
 
 def test_memory_grows_with_the_logarithm_of_the_context(mini: HomerModel) -> None:
-    from homer.footprint import bytes_of, peak_bytes
+    from homer.plan.footprint import bytes_of, peak_bytes
 
     entry, working = bytes_of(mini.model.config, 4)
     sizes = [peak_bytes(mini.plan(16, n, 32), entry, working, 4) for n in (16_000, 64_000, 256_000)]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
-from homer.calibration import Calibration
+from homer.backends.loading import MINI, reason_of
 from homer.config import HomerConfig
 from homer.errors import ConfigError, InputError
-from homer.loading import MINI, reason_of
 from homer.model import HomerModel
+from homer.significance.calibration import Calibration
 
 METHODS = ("plain", "yarn", "homer", "homer-yarn")
 DEFAULT_METHODS = ("plain", "homer")
