@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import homer.cli.doctor
 from homer import HomerConfig, HomerModel, InputError
 from homer.calibrating.on_demand import remembered_path
-from homer.cli import main
+from homer.cli import doctor, main
 from homer.cli.doctor import environment, lines, of_model
 from tests.small import save_small
 
@@ -39,7 +38,7 @@ def test_it_tells_of_versions_and_of_what_is_not_there(monkeypatch: pytest.Monke
 
 
 def test_another_package_named_homer_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(homer.cli.doctor, "_version", lambda name: "1.0")
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0")
     assert "pip uninstall homer" in dict(environment())["beware"]
 
 
@@ -64,7 +63,7 @@ def test_whether_a_calibration_is_there_is_told_and_nothing_measured(
     path = remembered_path(model)
     path.parent.mkdir()
     HomerModel.from_pretrained("mini").calibration.save(path)
-    assert homer.doctor._calibration(model) == f"remembered in {path}"
+    assert doctor._calibration(model) == f"remembered in {path}"
     model.tokenizer = None
     path.unlink()
     assert "without a tokenizer" in told(model)["calibration"]

@@ -1,0 +1,54 @@
+"""Every module is tested by name: a test file is called so, or imports it or something that is defined in it."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import homer
+import homer_integrations
+
+TESTS = Path(__file__).parent
+FOLDERS = [Path(package.__file__).parent for package in (homer, homer_integrations)]
+MODULES = sorted(
+    ".".join(path.relative_to(folder.parent).with_suffix("").parts)
+    for folder in FOLDERS
+    for path in folder.rglob("*.py")
+    if path.stem not in ("__init__", "__main__")
+)
+APART = {"homer_integrations.serve.pdf_text": "test_serve_reading.py"}  # is run as a program, by the module `pdf`
+
+
+def _imports(path: Path) -> set[tuple[str, str]]:
+    found: set[tuple[str, str]] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, "") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {(node.module, alias.name) for alias in node.names}
+    return {(module, name) for module, name in found if module.split(".")[0] in ("homer", "homer_integrations")}
+
+
+def _module_of(module: str, name: str) -> str:
+    """Where what is imported is defined."""
+    thing = getattr(importlib.import_module(module), name, None) if name else None
+    return getattr(thing, "__module__", None) or f"{module}.{name}" if thing is not None else module
+
+
+@pytest.fixture(scope="module")
+def covered() -> set[str]:
+    imported = set().union(*(_imports(path) for path in TESTS.glob("*.py") if path != Path(__file__)))
+    return (
+        {f"{module}.{name}" for module, name in imported}
+        | {module for module, _ in imported}
+        | {_module_of(module, name) for module, name in imported}
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_has_a_test(module: str, covered: set[str]) -> None:
+    name = module.rsplit(".", 1)[1]
+    own = [TESTS / f"test_{name}.py", TESTS / f"test_{module.split('.')[-2]}_{name}.py"]
+    apart = APART.get(module)
+    assert module in covered or any(path.is_file() for path in own) or (apart and (TESTS / apart).is_file()), module
