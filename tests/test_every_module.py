@@ -17,6 +17,9 @@ MODULES = sorted(
     for path in folder.rglob("*.py")
     if path.stem not in ("__init__", "__main__")
 )
+PACKAGES = {
+    ".".join(path.parent.relative_to(folder.parent).parts) for folder in FOLDERS for path in folder.rglob("__init__.py")
+}
 APART = {"homer_integrations.serve.pdf_text": "test_serve_reading.py"}  # is run as a program, by the module `pdf`
 
 
@@ -30,20 +33,19 @@ def _imports(path: Path) -> set[tuple[str, str]]:
     return {(module, name) for module, name in found if module.split(".")[0] in ("homer", "homer_integrations")}
 
 
-def _module_of(module: str, name: str) -> str:
-    """Where what is imported is defined."""
-    thing = getattr(importlib.import_module(module), name, None) if name else None
-    return getattr(thing, "__module__", None) or f"{module}.{name}" if thing is not None else module
+def _named(module: str, name: str) -> set[str]:
+    """What an import covers: the module, and where that is defined which a package gives under its own name."""
+    found = {module, f"{module}.{name}"}
+    if name and module not in MODULES and f"{module}.{name}" not in MODULES and module in PACKAGES:
+        found.add(getattr(getattr(importlib.import_module(module), name, None), "__module__", module))
+    return found
 
 
 @pytest.fixture(scope="module")
 def covered() -> set[str]:
-    imported = set().union(*(_imports(path) for path in TESTS.glob("*.py") if path != Path(__file__)))
-    return (
-        {f"{module}.{name}" for module, name in imported}
-        | {module for module, _ in imported}
-        | {_module_of(module, name) for module, name in imported}
-    )
+    files = (path for path in TESTS.glob("*.py") if path != Path(__file__))
+    imported = set().union(*map(_imports, files))
+    return set().union(*(_named(module, name) for module, name in imported))
 
 
 @pytest.mark.parametrize("module", MODULES)
