@@ -22,7 +22,7 @@ class Says:
     """A backend that always says the same."""
 
     async def stream(self, job: Job) -> AsyncGenerator[Any, None]:
-        yield Accepted()
+        yield Accepted(70)
         yield "48"
         yield " 213"
         yield Finished(ANSWER, 9)

@@ -62,7 +62,10 @@ def test_messages_come_to_one_form_whatever_they_carry() -> None:
 
 def test_nodes_are_documents_and_messages_are_text() -> None:
     node = TextNode(text="said", metadata={"file_name": "a.md"})
-    assert [(d.text, d.title) for d in to_documents([node, "plain"])] == [("said", "a.md"), ("plain", None)]
+    assert [(d.text, d.title) for d in to_documents([node, "plain"])] == [
+        ("file_name: a.md\n\nsaid", "a.md"),
+        ("plain", None),
+    ]
     assert [scored.node.get_content() for scored in whole_nodes(["one", node])] == ["one", "said"]
     with pytest.raises(InputError, match="0 documents"):
         whole_nodes([])
