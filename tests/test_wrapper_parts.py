@@ -74,8 +74,8 @@ def test_nodes_are_documents_and_messages_are_text() -> None:
     with pytest.raises(InputError, match="has the role 'tool'"):
         to_conversation([ChatMessage(role=MessageRole.TOOL, content="x")])
     block = DocumentBlock(data=b"the text", document_mimetype="text/plain", title="t.txt")
-    found = to_conversation([ChatMessage(role=MessageRole.USER, blocks=[block, TextBlock(text="what?")])])
-    assert [document.text for document in found.documents] == ["the text"]
+    talk = to_conversation([ChatMessage(role=MessageRole.USER, blocks=[block, TextBlock(text="what?")])])
+    assert [document.text for document in talk.documents] == ["the text"]
 
 
 def test_every_node_of_a_response_learns_what_became_of_it_and_the_retrievers_does_not() -> None:
