@@ -409,7 +409,8 @@ class HomerModel(Reusing):
             measured = remembered(self)
             if known is not None and measured is not None:
                 measured = dataclasses.replace(
-                    known, question_heads=measured.question_heads, last_heads=measured.last_heads
-                )
+                    known, question_heads=measured.question_heads, last_heads=measured.last_heads,
+                    metadata=known.metadata | {"team": measured.metadata.get("team")},
+                )  # fmt: skip
             self._measures, self.calibration = measured is not None, measured or known
         return self.calibration

@@ -172,10 +172,10 @@ class Decoder:
         stack: Tensor | None = None,
         question: QuestionLook | None = None,
     ) -> LayerOutput:
-        """Run all layers over tokens that stand in for the last ones of a cache.
+        """Run layers over tokens that stand in for the last ones of a cache.
 
         Args:
-            keys, values: one (1, key heads, length, head dim) tensor a layer.
+            keys, values: one (1, key heads, length, head dim) tensor for each layer to run, from the first on.
             ids, position_ids: (1, n).
             stack: the same keys and values as in LayerOutput; the fast path writes the new ones into it.
             question: as in `run`.
@@ -183,7 +183,7 @@ class Decoder:
         body = keys[0].shape[2] - ids.shape[1]
         cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (keys, values)))
         ids, position_ids = ids.to(self.device), position_ids.to(self.device)
-        return self.run_after(self.layers, ids, position_ids, cache, observe, question=question)
+        return self.run_after(len(keys), ids, position_ids, cache, observe, question=question)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.

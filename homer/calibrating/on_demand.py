@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of what is measured; files of another one are left alone
+VERSION = 2  # of what is measured; files of another one are left alone
 FOLDER = "HOMER_CALIBRATIONS"  # the environment's variable that names another folder
 _LOCK = threading.Lock()
 
@@ -63,7 +63,8 @@ def _measure(model: HomerModel, path: Path) -> Calibration | None:
     except HomerError as error:
         logger.warning("%s was not measured (%s): significance='auto' is 'paper' for it", model.name, error)
         return None
-    metadata = {"model": model.name, "found": findings.found, "questions": findings.questions}
+    facts = {"found": findings.found, "team": findings.team, "questions": findings.questions}
+    metadata = {"model": model.name} | facts
     heads = {"question_heads": findings.question_heads, "last_heads": findings.last_heads}
     calibration = Calibration(torch.zeros(model.decoder.layers, 0), metadata, **heads)
     _attempt(functools.partial(_write, calibration, path), path)
