@@ -107,9 +107,11 @@ def _add_strict(command: Any) -> None:
 
 def _add_model(command: Any) -> None:
     """What must be the same when documents are indexed and when they are asked."""
-    command.add_argument("--model", default="mini", help="a hub id, a folder, or mini (default)")
+    command.add_argument("--model", default="mini", help="a hub id, a folder, a GGUF file, or mini (default)")
+    command.add_argument("--gguf-file", help="of a hub id or a folder, the file that holds the model")
     command.add_argument("--system", help="the system message")
-    command.add_argument("--device-map", help="such as auto, cuda or cpu")
+    command.add_argument("--device", help="cpu, cuda or mps")
+    command.add_argument("--device-map", help="such as auto")
     command.add_argument("--dtype", help="such as bfloat16")
     command.add_argument("--calibration", help="a calibration file")
     command.add_argument("--rope-scaling", type=float, help="a factor for YaRN")
@@ -123,7 +125,9 @@ def _load(options: argparse.Namespace) -> HomerModel:
         options.model,
         calibration=options.calibration,
         dtype=options.dtype,
+        device=options.device,
         device_map=options.device_map,
+        gguf_file=options.gguf_file,
         rope_scaling=options.rope_scaling,
     )
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from homer.architecture import check_architecture, final_norm, shortest_sliding_window
+from homer.architecture import check_architecture, final_norm, shortest_sliding_window, unwrapped
 from homer.attention import OBSERVER
 from homer.errors import UnsupportedModelError
 from homer.fingerprint import fingerprint
@@ -68,7 +68,7 @@ class Decoder:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        model = getattr(model, "_orig_mod", model)  # as torch.compile leaves it
+        model = unwrapped(model)
         check_architecture(model)
         self.causal_lm = share_weights(model)
         text_config = model.config.get_text_config()

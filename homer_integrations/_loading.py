@@ -64,8 +64,8 @@ def forget_shared_models() -> None:
 
 
 def _key(model: str | os.PathLike[str], options: Mapping[str, Any]) -> str:
-    """The same for the same folder, wherever it is called from, and for options of the same content."""
-    name = os.path.abspath(model) if os.path.isdir(model) and str(model) != "mini" else str(model)
+    """The same for the same folder or file, wherever it is called from, and for options of the same content."""
+    name = os.path.abspath(model) if os.path.exists(model) and str(model) != "mini" else str(model)
     return digest_of([name, sorted((option, _told_apart(value)) for option, value in options.items())])
 
 
