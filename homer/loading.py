@@ -19,7 +19,9 @@ from homer.config import HomerConfig
 from homer.errors import ConfigError, HomerError, InputError, UnsupportedModelError
 from homer.options import Dtype, check_known, check_options, settle_device, settle_dtype
 from homer.packages import installed, require, require_quantizer
-from homer.source import Source, locate, reason_of
+from homer.source import MINI, Source, locate, reason_of
+
+__all__ = ["CALIBRATION_FILE", "MINI", "SETTINGS_FILE", "LoadedModel", "end_ids", "load_model", "scale_rope"]
 
 logger = logging.getLogger(__name__)
 

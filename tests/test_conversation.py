@@ -9,8 +9,8 @@ from homer import Document, HomerConfig, HomerModel, InputError, Prompt, Timeout
 from homer.conversation import EARLIER_TITLE, Limits, build_conversation, split_text
 from homer.demo import DOCUMENTS as DEMO
 from homer.files import read_documents
+from homer.loading import MINI
 from homer.prompt import PromptBuilder
-from homer.source import MINI
 
 TEXTS = [document["text"] for document in read_documents([DEMO])]
 FACT = "The door code for the northern archive is 48213."

@@ -15,9 +15,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausa
 
 import homer.packages
 from homer import ConfigError, HomerConfig, HomerModel, UnsupportedModelError
+from homer.cli import _parser, main
 from homer.compat import HomerForCausalLM
 from homer.experiments.methods import Setup
 from homer_integrations._settings import HomerSettings
+from homer_integrations.serve.settings import ServeSettings
 
 IDS = [list(range(5)), list(range(40)), list(range(7))]
 WHOLE = torch.tensor([[token for part in IDS for token in part]])
@@ -117,6 +119,21 @@ def test_all_ways_in_take_a_gguf_file(gguf_file: Path) -> None:
     assert Setup(model=gguf_file).window() == 256
     assert Setup(model=gguf_file).tokenizer().chat_template
     assert HomerForCausalLM.from_pretrained(gguf_file, homer_args={}).homer.window == 256
+
+
+def test_commands_take_a_gguf_file(gguf_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("The code is 48213.")
+    (tmp_path / "q.jsonl").write_text('{"question": "What is the code?"}')
+    model = ["--model", str(gguf_file.parent), "--gguf-file", gguf_file.name, "--device", "cpu"]
+    asked = ["ask", str(tmp_path / "a.txt"), "--question", "What is the code?", "--max-new-tokens", "3"]
+    assert main([*asked, *model]) == 0
+    answers = tmp_path / "answers.jsonl"
+    batch = ["batch", str(tmp_path / "q.jsonl"), "--documents", str(tmp_path / "a.txt"), "--out", str(answers)]
+    assert main([*batch, "--max-tokens", "3", "--no-progress", *model]) == 0
+    assert capsys.readouterr().out.startswith(json.loads(answers.read_text())["answer"])
+    served = vars(_parser().parse_args(["serve", *model]))
+    given = {name: served[name] for name in ("model", "gguf_file", "device")}
+    assert ServeSettings(**given).load().window == 256
 
 
 # -- adapters

@@ -14,10 +14,10 @@ from homer import CompactCache, HomerConfig, HomerModel, Prompt
 from homer.answer import Answer, Usage
 from homer.conversation import Limits, build_conversation
 from homer.encoding import Encoder, Piece
+from homer.loading import MINI
 from homer.page import page
 from homer.prompt import PromptBuilder
 from homer.schedule import plan_for
-from homer.source import MINI
 from homer.sources import paragraphs, trace_sources
 from homer.template import Message
 from homer.trace import trace_documents

@@ -19,7 +19,7 @@ from homer import (
 )
 from homer.demo import DOCUMENTS as DEMO
 from homer.files import read_documents
-from homer.source import MINI
+from homer.loading import MINI
 
 TEXTS = [document["text"] for document in read_documents([DEMO])]
 FILLER = TEXTS[0]

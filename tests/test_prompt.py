@@ -7,8 +7,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homer import InputError
 from homer.encoding import Encoder, Piece
+from homer.loading import MINI
 from homer.prompt import DEFAULT_SYSTEM, PromptBuilder
-from homer.source import MINI
 
 LLAMA2_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
