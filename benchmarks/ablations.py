@@ -25,15 +25,15 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from homer import HomerConfig, HomerModel, calibrate
-from homer.chunk import Chunk, merge
 from homer.demo import DOCUMENTS
-from homer.encoding import Encoder, Piece
 from homer.experiments import Case, Setup, needle_cases, passkey_cases
 from homer.experiments.cases import CaseEncoder
 from homer.experiments.report import align, machine, versions, write_csv
 from homer.experiments.retrieval import read_text
-from homer.merge import Walk
-from homer.scoring import Scoring
+from homer.merging.chunk import Chunk, merge
+from homer.merging.merge import Walk
+from homer.significance.base import Scoring
+from homer.text.tokenizing import Encoder, Piece
 
 NEW_TOKENS = 16
 Answer = tuple[str, Tensor]  # what was said, and the places of the prompt's tokens that survived to the top

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from homer import Calibration, HomerModel, Observation, Standardized, load_calibration
-from homer.scoring import Paper, Significance
-from homer.sentences import Sentences
+from homer.significance.base import Paper, Significance
+from homer.significance.sentences import Sentences
 from training.tasks import Tasks
 
 VARIANTS: dict[str, Significance] = {

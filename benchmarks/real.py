@@ -29,7 +29,7 @@ from torch import Tensor
 
 from homer import HomerModel
 from homer.experiments.report import machine, versions
-from homer.prompt import Prompt
+from homer.text.prompt import Prompt
 
 NEEDLE = "The door code for the {place} is {code}."
 PLACES = "boathouse,print shop,north gate,seed store,organ loft,cold chamber,map room,rope walk".split(",")

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from homer import Calibration, HomerModel, calibrate, load_calibration
 from homer.experiments.report import machine, versions
-from homer.sentences import Sentences
+from homer.significance.sentences import Sentences
 from training.evaluate import plain_answer
 from training.levels import Levels, Nodes, even_plan
 from training.tasks import Case, Tasks

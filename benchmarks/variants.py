@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from homer import Observation, Significance, Standardized
-from homer.scoring import Paper
-from homer.significance import running
+from homer.significance.base import Paper
+from homer.significance.scores import running
 
 CALIBRATIONS = ("own", "books", "long")
 MAIN_VARIANTS = 7

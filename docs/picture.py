@@ -16,7 +16,7 @@ from PIL import Image, ImageChops
 
 from homer import Answer, HomerModel, read_documents
 from homer.demo import DOCUMENTS
-from homer.page import page
+from homer.view.page import page
 
 QUESTION = "What is the cutover date for the Orrin migration?"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -1,14 +1,14 @@
 """HOMER for RAG: hand whole documents to a local LLM by hierarchical context merging (ICLR 2024)."""
 
-from homer._version import __version__
-from homer.answer import Answer, Usage, show
-from homer.answering import AnswerStream
-from homer.arguments import as_title
-from homer.cache import CompactCache
-from homer.calibration import Calibration, load_calibration
+from typing import TYPE_CHECKING
+
+from homer.base.arguments import as_title
+from homer.base.folder import StoreFolder
+from homer.base.moved import install, old_names
+from homer.base.version import __version__
+from homer.calibrating.measuring import calibrate
 from homer.compat import HomerForCausalLM, patch
 from homer.config import HomerConfig
-from homer.encoded import EncodedContext
 from homer.errors import (
     CacheError,
     CalibrationError,
@@ -20,18 +20,21 @@ from homer.errors import (
     TimeoutExceededError,
     UnsupportedModelError,
 )
-from homer.files import read_documents
-from homer.folder import StoreFolder
-from homer.measuring import calibrate
+from homer.generation.answer import Answer, Usage, show
+from homer.generation.answer_stream import AnswerStream
+from homer.generation.sampling import Sampling
+from homer.generation.stream import Generation, Stream
+from homer.merging.cache import CompactCache
 from homer.model import HomerModel
-from homer.prompt import Document, Prompt
-from homer.sampling import Sampling
-from homer.schedule import MergePlan, plan_merge
-from homer.scoring import Observation, Significance, Standardized
-from homer.sources import Passage, Source
-from homer.store import StateStore
-from homer.streaming import Generation, Stream
-from homer.trace import Trace, TracedDocument
+from homer.plan.schedule import MergePlan, plan_merge
+from homer.reuse.encoded import EncodedContext
+from homer.reuse.store import StateStore
+from homer.significance.base import Observation, Significance, Standardized
+from homer.significance.calibration import Calibration, load_calibration
+from homer.text.files import read_documents
+from homer.text.prompt import Document, Prompt
+from homer.view.sources import Passage, Source
+from homer.view.trace import Trace, TracedDocument
 
 __all__ = [
     "Answer",
@@ -76,3 +79,7 @@ __all__ = [
     "read_documents",
     "show",
 ]
+
+install()
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__)

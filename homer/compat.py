@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from homer.cache import CompactCache
+from homer.backends.loading import load_model
 from homer.config import HomerConfig
 from homer.errors import GenerationError
-from homer.generation import generate_with_transformers
-from homer.ids import TokenIds
-from homer.loading import load_model
+from homer.generation.loop import generate_with_transformers
+from homer.merging.cache import CompactCache
 from homer.model import HomerModel
+from homer.text.ids import TokenIds
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

@@ -41,8 +41,8 @@ class HomerConfig:
             leaves; what `HomerModel.encode` sets.
         significance: what decides which tokens survive: "question", "standardized", "paper", or "auto" for the one
             that finds most by the model's calibration; or one's own, a Significance or a function of an Observation
-            (see `homer.scoring`). In `to_dict`, and so in a saved cache, one's own is its module and name; such a
-            name tells what was used and cannot be compressed with.
+            (see `homer.significance.base`). In `to_dict`, and so in a saved cache, one's own is its module and
+            name; such a name tells what was used and cannot be compressed with.
 
     Raises:
         ConfigError: a value of the wrong type or below its minimum.

@@ -12,31 +12,31 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from homer.answer import Answer
-from homer.answering import AnswerStream
-from homer.arguments import check_list
-from homer.cache import CompactCache
-from homer.calibration import Calibration, load_calibration
+from homer.backends.fused import make_decoder
+from homer.backends.loading import end_ids, load_model
+from homer.backends.options import Dtype
+from homer.base.arguments import check_list
+from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig, ResolvedConfig
-from homer.conversation import Limits, build_conversation
-from homer.encoded import EncodedContext
 from homer.errors import ConfigError, InputError, UnsupportedModelError
-from homer.fast import make_decoder
-from homer.generation import Streams
-from homer.ids import TokenIds, check_ids
-from homer.loading import end_ids, load_model
-from homer.merge import Watcher
-from homer.options import Dtype
-from homer.prompt import DocumentLike, Prompt, PromptBuilder
-from homer.question import Question
-from homer.remembered import remembered
-from homer.reuse import Reusing
-from homer.sampling import as_sampling
-from homer.schedule import MergePlan, plan_for
-from homer.significances import settled
-from homer.store import StateStore
-from homer.streaming import Generation, Stream
-from homer.template import Message
+from homer.generation.answer import Answer
+from homer.generation.answer_stream import AnswerStream
+from homer.generation.loop import Streams
+from homer.generation.sampling import as_sampling
+from homer.generation.stream import Generation, Stream
+from homer.merging.cache import CompactCache
+from homer.merging.merge import Watcher
+from homer.plan.schedule import MergePlan, plan_for
+from homer.reuse.encoded import EncodedContext
+from homer.reuse.reusing import Reusing
+from homer.reuse.store import StateStore
+from homer.significance.calibration import Calibration, load_calibration
+from homer.significance.choosing import settled
+from homer.significance.question import Question
+from homer.text.conversation import Limits, build_conversation
+from homer.text.ids import TokenIds, check_ids
+from homer.text.prompt import DocumentLike, Prompt, PromptBuilder
+from homer.text.template import Message
 
 
 class HomerModel(Reusing):
@@ -357,7 +357,7 @@ class HomerModel(Reusing):
             plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
         else:
             plan = self._plan(self._fitting(prompt, config, max_new_tokens), lengths, None)[1]
-        as_sampling(max_new_tokens, {}).room(self.window, plan.suffix_start + lengths[2])
+        as_sampling(max_new_tokens, {}).room(self.window, plan.next_position)
 
     def _fitting(self, prompt: Prompt, config: HomerConfig | None, max_new_tokens: int | None) -> HomerConfig:
         """The settings, or those of one chunk where the prompt needs no compression."""

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from homer.loading import MINI
+from homer.backends.loading import MINI
 
 
 def load_benchmark(name: str) -> ModuleType:

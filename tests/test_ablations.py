@@ -12,8 +12,8 @@ from small import load_benchmark
 from homer import HomerModel
 from homer.experiments import Setup, passkey_cases
 from homer.experiments.cases import CaseEncoder
-from homer.merge import Walk
-from homer.scoring import Scoring
+from homer.merging.merge import Walk
+from homer.significance.base import Scoring
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from homer import (
     UnsupportedModelError,
     plan_merge,
 )
-from homer.arguments import as_title
-from homer.prompt import to_document
-from homer_integrations._documents import title_of, to_homer_document
-from homer_integrations._settings import HomerSettings
+from homer.base.arguments import as_title
+from homer.text.prompt import to_document
+from homer_integrations.shared.documents import title_of, to_homer_document
+from homer_integrations.shared.settings import HomerSettings
 
 FACT = "The door code for the north gate is 48213. "
 LONG = FACT * 60

@@ -16,8 +16,8 @@ import pytest
 from homer import HomerModel, read_documents
 from homer.cli import main
 from homer.demo import DOCUMENTS
-from homer_integrations._batch_files import opened_answers, read_questions
 from homer_integrations.batch import Batch
+from homer_integrations.batch.files import opened_answers, read_questions
 
 FACTS = {"north": "48213", "south": "90417", "east": "35528", "west": "71960"}
 QUESTIONS = [{"id": gate, "question": f"What is the door code for the {gate} gate?"} for gate in FACTS]
@@ -177,7 +177,7 @@ def test_answers_never_go_into_what_is_read(folder: Path, capsys: pytest.Capture
 
 def test_cut_off_anywhere_the_rerun_finishes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [{"id": "é", "question": "Où?"}, {"id": 2, "question": "\ud800?"}]
-    monkeypatch.setattr("homer_integrations.batch.Answerer", Echo)
+    monkeypatch.setattr("homer_integrations.batch.run.Answerer", Echo)
     assert ask(folder, asked) == 0
     whole = (folder / "a.jsonl").read_bytes()
     assert [row["id"] for row in rows(folder)] == ["é", 2]
@@ -242,7 +242,7 @@ def test_questions_and_answers_are_no_documents_and_strict_is_strict(
         return Echo()
 
     seen: list[list[str]] = []
-    monkeypatch.setattr("homer_integrations.batch.Answerer", remember)
+    monkeypatch.setattr("homer_integrations.batch.run.Answerer", remember)
     assert ask(folder, QUESTIONS[:1], "--documents", str(folder)) == 0
     (folder / "photo.jpg").write_bytes(b"\xff")
     assert ask(folder, QUESTIONS, "--documents", str(folder)) == 0
@@ -254,7 +254,7 @@ def test_questions_and_answers_are_no_documents_and_strict_is_strict(
 
 
 def test_questions_from_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homer_integrations.batch.Answerer", Echo)
+    monkeypatch.setattr("homer_integrations.batch.run.Answerer", Echo)
     text = json.dumps({"question": "Où?"}, ensure_ascii=False)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     assert main(["batch", "-", "--out", str(folder / "a.jsonl"), "--no-progress"]) == 0

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from homer import CacheError, CompactCache, HomerConfig, HomerModel
-from homer.tensorfile import write_tensors
+from homer.base.tensorfile import write_tensors
 
 
 @pytest.fixture(scope="module")

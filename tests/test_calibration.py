@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import GOLDEN, random_ids, tiny_llama
 
-from homer import Calibration, CalibrationError, HomerConfig, HomerModel, calibrate, load_calibration, measuring
-from homer.measuring import smooth
-from homer.significance import LEAST_DEVIATION
-from homer.synthetic import draw_segments, own_text
+from homer import Calibration, CalibrationError, HomerConfig, HomerModel, calibrate, load_calibration
+from homer.calibrating import measuring
+from homer.calibrating.measuring import smooth
+from homer.calibrating.synthetic import draw_segments, own_text
+from homer.significance.scores import LEAST_DEVIATION
 
 
 def test_it_is_the_mean_of_the_largest_logits(tiny: HomerModel) -> None:

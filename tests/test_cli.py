@@ -12,7 +12,7 @@ from homer import HomerModel, load_calibration
 from homer.cli import main
 from homer.demo import DOCUMENTS, load_questions, run_demo
 from homer.experiments import save_calibration
-from homer.files import read_documents
+from homer.text.files import read_documents
 
 FACT = "The door code for the north gate is 48213."
 TEXTS = [document["text"] for document in read_documents([DOCUMENTS])]
@@ -168,7 +168,7 @@ def test_whoever_reads_may_stop_reading(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     reader, writer = os.pipe()
     os.close(reader)
-    monkeypatch.setattr("homer.cli._demo", write)
+    monkeypatch.setattr("homer.cli.commands._demo", write)
     with open(writer, "w") as broken:
         monkeypatch.setattr(sys, "stdout", broken)
         assert main(["demo"]) == 1
@@ -188,7 +188,7 @@ def test_what_the_system_refuses_is_one_line(
     def fail(_: object) -> int:
         raise error
 
-    monkeypatch.setattr("homer.cli._demo", fail)
+    monkeypatch.setattr("homer.cli.commands._demo", fail)
     assert main(["demo"]) == 2
     assert capsys.readouterr().err.startswith(words)
 

@@ -12,9 +12,9 @@ from small import load_benchmark
 from transformers import AutoTokenizer
 
 from homer import HomerConfig, HomerModel, Observation, Standardized, load_calibration
-from homer.loading import MINI
-from homer.scoring import Paper
-from homer.sentences import Sentences
+from homer.backends.loading import MINI
+from homer.significance.base import Paper
+from homer.significance.sentences import Sentences
 from training.facts import Facts
 from training.levels import Levels, even_plan
 from training.library import tokenize, workplace_passages

@@ -6,11 +6,11 @@ from test_prompt import HOSTILE, LLAMA2_TEMPLATE, NO_SYSTEM_TEMPLATE, byte_token
 from transformers import AutoTokenizer
 
 from homer import Document, HomerConfig, HomerModel, InputError, Prompt, TimeoutExceededError
-from homer.conversation import EARLIER_TITLE, Limits, build_conversation, split_text
+from homer.backends.loading import MINI
 from homer.demo import DOCUMENTS as DEMO
-from homer.files import read_documents
-from homer.loading import MINI
-from homer.prompt import PromptBuilder
+from homer.text.conversation import EARLIER_TITLE, Limits, build_conversation, split_text
+from homer.text.files import read_documents
+from homer.text.prompt import PromptBuilder
 
 TEXTS = [document["text"] for document in read_documents([DEMO])]
 FACT = "The door code for the northern archive is 48213."

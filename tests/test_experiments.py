@@ -10,7 +10,8 @@ import torch
 from small import save_small
 from torch.nn.functional import cross_entropy
 
-from homer import Calibration, ConfigError, HomerConfig, HomerModel, InputError, measuring
+from homer import Calibration, ConfigError, HomerConfig, HomerModel, InputError
+from homer.calibrating import measuring
 from homer.cli import main
 from homer.demo import DOCUMENTS
 from homer.experiments import (

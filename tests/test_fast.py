@@ -8,11 +8,11 @@ from architectures import SUPPORTED, build
 from conftest import random_ids, tiny_llama
 
 from homer import HomerConfig, HomerModel, UnsupportedModelError
-from homer import kernels as kernels_module
-from homer.decoder import Decoder
-from homer.fast import FastDecoder
-from homer.graph import GraphSteps
-from homer.kernels import EAGER, compiled
+from homer.backends.fused import FastDecoder
+from homer.backends.graph import GraphSteps
+from homer.backends.kernels import plain as kernels_module
+from homer.backends.kernels.plain import EAGER, compiled
+from homer.backends.reference import Decoder
 
 KNOWN = ("llama-2", "llama-3.1", "mistral", "qwen2", "qwen3")
 CONFIG = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2, chunk_batch_size=3)

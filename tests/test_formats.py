@@ -13,13 +13,13 @@ from small import save_small
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
-import homer.packages
+import homer.backends.packages
 from homer import ConfigError, HomerConfig, HomerModel, UnsupportedModelError
-from homer.cli import _parser, main
+from homer.cli.commands import _parser, main
 from homer.compat import HomerForCausalLM
 from homer.experiments.methods import Setup
-from homer_integrations._settings import HomerSettings
 from homer_integrations.serve.settings import ServeSettings
+from homer_integrations.shared.settings import HomerSettings
 
 IDS = [list(range(5)), list(range(40)), list(range(7))]
 WHOLE = torch.tensor([[token for part in IDS for token in part]])
@@ -253,19 +253,19 @@ def test_weights_in_buffers_count(folder: Path) -> None:
     ("package", "line"), [("gguf", r"homer-integrations\[gguf\]"), ("accelerate", r"homer-integrations\[accelerate\]")]
 )
 def test_a_missing_package_for_gguf(gguf_file: Path, package: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(homer.packages, "installed", lambda name: name != package)
+    monkeypatch.setattr(homer.backends.packages, "installed", lambda name: name != package)
     with pytest.raises(UnsupportedModelError, match=f"needs the package {package}: pip install {line}"):
         HomerModel.from_pretrained(gguf_file)
 
 
 def test_missing_packages(folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(homer.packages, "installed", lambda name: False)
+    monkeypatch.setattr(homer.backends.packages, "installed", lambda name: False)
     with pytest.raises(UnsupportedModelError, match=r"needs the package peft: pip install homer-integrations\[peft\]"):
         HomerModel.from_pretrained(adapter)
     with pytest.raises(UnsupportedModelError, match=r"device_map needs the package accelerate"):
         HomerModel.from_pretrained(folder, device_map="auto")
     quantized = BitsAndBytesConfig(load_in_8bit=True)
-    monkeypatch.setattr(homer.packages, "installed", lambda name: name != "bitsandbytes")
+    monkeypatch.setattr(homer.backends.packages, "installed", lambda name: name != "bitsandbytes")
     with pytest.raises(UnsupportedModelError, match=r"needs the package bitsandbytes: pip install bitsandbytes"):
         HomerModel.from_pretrained(folder, quantization_config=quantized)
 
@@ -274,7 +274,7 @@ def test_missing_packages(folder: Path, adapter: Path, monkeypatch: pytest.Monke
 def test_a_folder_of_quantized_weights_without_the_package(
     folder: Path, tmp_path: Path, method: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(homer.packages, "installed", lambda name: name != package)
+    monkeypatch.setattr(homer.backends.packages, "installed", lambda name: name != package)
     shutil.copytree(folder, tmp_path / "model")
     settings = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": method}}
     (tmp_path / "model" / "config.json").write_text(json.dumps(settings))

@@ -6,7 +6,7 @@ import torch
 from conftest import random_ids
 
 from homer import CompactCache, GenerationError, HomerModel, InputError
-from homer.streaming import Stream
+from homer.generation.stream import Stream
 
 
 @pytest.fixture(scope="module")

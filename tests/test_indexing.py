@@ -7,8 +7,8 @@ import pytest
 
 from homer import HomerModel, InputError, StateStore, StoreError, read_documents
 from homer.cli import main
-from homer.indexing import encode_from_store, estimate, index, indexed_paths
-from homer.reuse import budget_for
+from homer.cli.indexing import encode_from_store, estimate, index, indexed_paths
+from homer.reuse.reusing import budget_for
 
 FACT = "The door code for the northern archive is 48213."
 QUESTION = "What is the door code for the northern archive?"

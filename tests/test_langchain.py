@@ -21,9 +21,9 @@ from langchain_core.runnables import ConfigurableField, RunnablePassthrough
 import homer
 from homer import ConfigError, GenerationError, HomerModel, InputError, TimeoutExceededError
 from homer.demo import DOCUMENTS as DEMO
-from homer_integrations import _loading
-from homer_integrations._loading import forget_shared_models, shared_model
 from homer_integrations.langchain import ChatHomer, HomerLLM, create_homer_documents_chain
+from homer_integrations.shared import loading
+from homer_integrations.shared.loading import forget_shared_models, shared_model
 
 TEXTS = [document["text"] for document in homer.read_documents([DEMO])]
 FACT = "The door code for the northern archive is 48213."
@@ -424,7 +424,7 @@ async def test_errors_in_the_thread_come_back(chat: ChatHomer) -> None:
 def test_models_are_loaded_late_once_and_shared() -> None:
     forget_shared_models()
     first, second = ChatHomer(), HomerLLM(temperature=0.5)
-    assert _loading._MODELS == {}
+    assert loading._MODELS == {}
     with ThreadPoolExecutor(8) as pool:
         models = list(pool.map(lambda wrapper: wrapper.load(), [first, second] * 4))
     assert len({id(model) for model in models}) == 1

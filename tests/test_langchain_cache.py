@@ -22,8 +22,8 @@ from small import save_small
 
 import homer
 from homer import HomerConfig, HomerModel, InputError, StateStore
-from homer_integrations._loading import forget_shared_models, shared_model
 from homer_integrations.langchain import ChatHomer, HomerLLM, create_homer_documents_chain
+from homer_integrations.shared.loading import forget_shared_models, shared_model
 
 QUESTION = "What is the door code for the northern archive?"
 FACTS = [f"The door code for the northern archive is {code}." for code in ("48213", "77120")]

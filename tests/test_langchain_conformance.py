@@ -6,7 +6,7 @@ import pytest
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from homer.loading import MINI
+from homer.backends.loading import MINI
 from homer_integrations.langchain import ChatHomer
 
 

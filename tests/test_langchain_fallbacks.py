@@ -16,8 +16,8 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 import homer
 from homer import HomerModel, InputError
-from homer_integrations._marks import KEY, PLACE, make_mark, read_mark
 from homer_integrations.langchain import ChatHomer, HomerLLM, create_homer_documents_chain
+from homer_integrations.shared.marks import KEY, PLACE, make_mark, read_mark
 
 FACT = "The door code for the northern archive is 48213."
 QUESTION = "What is the door code for the northern archive?"

@@ -9,19 +9,13 @@ import homer
 
 PACKAGE = Path(homer.__file__).parent
 ORDER = (
-    "_version errors arguments tensorfile folder readers config shares schedule attend fused kernels chunk "
-    "significance calibration sentences looking scoring question significances attention architecture views "
-    "fingerprint decoder blocks graph fast states ids cache merge encoding synthetic measuring template prompt asking "
-    "remembered encoded store leaves trace sources conversation styles drawing page answer streaming sampling "
-    "generation answering loading reuse model compat files indexing demo experiments cli __main__"
+    "errors base config text plan significance backends merging reuse view generation calibrating model compat "
+    "demo experiments cli __main__"
 ).split()
 EXPERIMENTS = (
     "report methods presets cases haystack retrieval passkey needle perplexity calibrating figures commands"
 ).split()
-MAY_IMPORT_TRANSFORMERS = {
-    "attention", "architecture", "fingerprint", "decoder", "fast", "states", "cache", "generation", "sampling",
-    "loading", "model", "compat", "cli", "experiments.report", "experiments.methods", "experiments.perplexity",
-}  # fmt: skip
+MAY_IMPORT_TRANSFORMERS = {"backends", "merging", "generation", "reuse", "model", "compat", "cli", "experiments"}
 
 
 def imported(path: Path) -> set[str]:
@@ -35,23 +29,27 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def modules() -> list[str]:
-    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    return sorted(files | {"demo"} | {f"experiments.{name}" for name in ["__init__", *EXPERIMENTS]})
-
-
-@pytest.mark.parametrize("name", modules())
-def test_a_module_imports_only_those_above_it(name: str) -> None:
-    path = PACKAGE / f"{name.replace('.', '/')}.py" if name != "demo" else PACKAGE / "demo" / "__init__.py"
-    folder = name.split(".")[0]
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_folder_imports_only_those_before_it(path: Path) -> None:
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if own == "__init__":
+        return
     for module in imported(path):
         top, _, rest = module.partition(".")
-        if top == "homer" and rest and not (folder == "experiments" and rest.startswith("experiments.")):
-            assert ORDER.index(rest.split(".")[0]) < ORDER.index(folder), f"{name} imports {module}"
+        if top == "homer":
+            assert ORDER.index(rest.split(".")[0]) <= ORDER.index(own), f"{path} imports {module}"
         if top == "transformers":
-            assert name in MAY_IMPORT_TRANSFORMERS
-    if name in ("schedule", "shares", "config", "errors"):
+            assert own in MAY_IMPORT_TRANSFORMERS
+    if own in ("plan", "text", "base", "config", "errors") and path.name not in (
+        "ids.py",
+        "prompt.py",
+        "conversation.py",
+    ):
         assert not {"torch", "transformers"} & imported(path)
+
+
+def test_the_listing_can_be_read_at_a_glance() -> None:
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 20
 
 
 def test_the_experiments_build_on_one_another_in_order() -> None:

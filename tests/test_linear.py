@@ -11,16 +11,16 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from homer import CompactCache, HomerConfig, HomerModel, Prompt
-from homer.answer import Answer, Usage
-from homer.conversation import Limits, build_conversation
-from homer.encoding import Encoder, Piece
-from homer.loading import MINI
-from homer.page import page
-from homer.prompt import PromptBuilder
-from homer.schedule import plan_for
-from homer.sources import paragraphs, trace_sources
-from homer.template import Message
-from homer.trace import trace_documents
+from homer.backends.loading import MINI
+from homer.generation.answer import Answer, Usage
+from homer.plan.schedule import plan_for
+from homer.text.conversation import Limits, build_conversation
+from homer.text.prompt import PromptBuilder
+from homer.text.template import Message
+from homer.text.tokenizing import Encoder, Piece
+from homer.view.page import page
+from homer.view.sources import paragraphs, trace_sources
+from homer.view.trace import trace_documents
 
 TOKENIZER = AutoTokenizer.from_pretrained(MINI)
 BUILDER = PromptBuilder(TOKENIZER)

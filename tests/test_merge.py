@@ -6,7 +6,7 @@ import torch
 from conftest import random_ids, tiny_llama
 
 from homer import CompactCache, HomerConfig, HomerModel
-from homer.merge import Node, compress
+from homer.merging.merge import Node, compress
 
 
 def test_one_chunk_with_nothing_pruned_is_the_plain_model(tiny: HomerModel) -> None:

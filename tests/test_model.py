@@ -17,9 +17,9 @@ from homer import (
     UnsupportedModelError,
     patch,
 )
+from homer.backends.loading import MINI
 from homer.demo import DOCUMENTS as DEMO
-from homer.files import read_documents
-from homer.loading import MINI
+from homer.text.files import read_documents
 
 TEXTS = [document["text"] for document in read_documents([DEMO])]
 FILLER = TEXTS[0]

@@ -6,9 +6,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homer import InputError
-from homer.encoding import Encoder, Piece
-from homer.loading import MINI
-from homer.prompt import DEFAULT_SYSTEM, PromptBuilder
+from homer.backends.loading import MINI
+from homer.text.prompt import DEFAULT_SYSTEM, PromptBuilder
+from homer.text.tokenizing import Encoder, Piece
 
 LLAMA2_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"

@@ -8,11 +8,11 @@ import torch
 from small import save_small
 
 from homer import Calibration, CalibrationError, HomerConfig, HomerModel, InputError, load_calibration
-from homer.looking import QuestionLook, stretches
-from homer.question import Question, best_heads, density, in_order, runs, votes
-from homer.remembered import calibration_folder
-from homer.sentences import number_parts
-from homer.significances import settled
+from homer.calibrating.on_demand import calibration_folder
+from homer.significance.choosing import settled
+from homer.significance.evidence import QuestionLook, stretches
+from homer.significance.question import Question, best_heads, density, in_order, runs, votes
+from homer.significance.sentences import number_parts
 
 CODE = "The door code for the north gate is 48213."
 

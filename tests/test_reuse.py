@@ -10,7 +10,7 @@ from architectures import SUPPORTED, build
 from conftest import random_ids, tiny_llama
 
 from homer import CacheError, CompactCache, ConfigError, Document, HomerConfig, HomerModel, InputError
-from homer.reuse import _Parts
+from homer.reuse.reusing import _Parts
 
 CONFIG = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2)
 

@@ -23,8 +23,8 @@ from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 
 from homer import HomerModel
-from homer.chunk import Chunk
 from homer.cli import main
+from homer.merging.chunk import Chunk
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.server import Server
 from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, long_documents, pdf_of, running, wait_until

@@ -19,12 +19,12 @@ from PIL import Image
 import homer
 from docs.picture import photograph, without_documents
 from homer import Answer, CompactCache, HomerConfig, HomerModel, InputError, plan_merge, show
-from homer.answer import make_answer
 from homer.demo import DOCUMENTS as DEMO
-from homer.drawing import draw_tree
-from homer.files import read_documents
-from homer.page import page as draw_page
-from homer.styles import DARK, LIGHT, shades
+from homer.generation.answer import make_answer
+from homer.text.files import read_documents
+from homer.view.page import page as draw_page
+from homer.view.styles import DARK, LIGHT, shades
+from homer.view.tree import draw_tree
 
 TEXTS = [document["text"] for document in read_documents([DEMO])]
 ATTACK = (

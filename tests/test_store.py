@@ -19,9 +19,9 @@ import torch
 from conftest import random_ids, tiny_llama
 
 from homer import ConfigError, HomerConfig, HomerModel, StateStore, StoreError
-from homer.folder import MARK
-from homer.states import LeafStates
-from homer.store import leaf_key
+from homer.base.folder import MARK
+from homer.reuse.states import LeafStates
+from homer.reuse.store import leaf_key
 
 CPU = torch.device("cpu")
 PREFIX, CONTEXT, SUFFIX = random_ids(4, 300, 6)
@@ -114,7 +114,7 @@ def test_a_damaged_or_foreign_entry_is_encoded_again(
     files = sorted(tmp_path.glob("*/*.safetensors"))
     assert len(files) == 16
     spoil(files[5])
-    with caplog.at_level(logging.WARNING, "homer.store"):
+    with caplog.at_level(logging.WARNING, "homer.reuse.store"):
         again = encode(tiny, StateStore(tmp_path))
     assert [record.message for record in caplog.records if "encoding it again" in record.message]
     assert 0 < 300 - again.reused_tokens < 30
@@ -153,8 +153,8 @@ def test_a_full_disk_is_a_warning_or_an_error_and_leaves_nothing(
         path.write_bytes(b"half a file")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("homer.tensorfile.save_file", full)
-    with caplog.at_level(logging.WARNING, "homer.store"):
+    monkeypatch.setattr("homer.base.tensorfile.save_file", full)
+    with caplog.at_level(logging.WARNING, "homer.reuse.store"):
         encoded = encode(tiny, StateStore(tmp_path))
     assert "No space left on device" in caplog.text
     assert caplog.text.count("free space there") == 1  # not once a leaf
@@ -296,15 +296,15 @@ torch.set_num_threads(1)
 from conftest import tiny_llama
 from test_store import CONTEXT, PREFIX, SUFFIX
 from homer import HomerConfig, HomerModel, StateStore
-import homer.tensorfile
+import homer.base.tensorfile
 if {slow}:
-    save = homer.tensorfile.save_file
+    save = homer.base.tensorfile.save_file
     def slowly(tensors, path, metadata):
         save(tensors, path, metadata)
         print("written", flush=True)
         import time
         time.sleep(0.2)
-    homer.tensorfile.save_file = slowly
+    homer.base.tensorfile.save_file = slowly
 model = HomerModel(tiny_llama(), config=HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2))
 encoded = model.encode(CONTEXT, prefix=PREFIX, suffix_budget=8, store=StateStore({folder!r}, strict=True))
 print(encoded.reused_tokens, model.compress(encoded, SUFFIX).logits.argmax().item(), flush=True)

@@ -14,8 +14,8 @@ import pytest
 
 import homer
 from homer import Answer, Usage
-from homer_integrations._loading import shared_model
-from homer_integrations._threads import answer_in_thread
+from homer_integrations.shared.loading import shared_model
+from homer_integrations.shared.threads import answer_in_thread
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -94,10 +94,10 @@ def test_workers_are_renewed_in_a_child_and_in_its_child() -> None:
 
 
 def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.HomerModel) -> None:
-    from homer import encoding
-    from homer_integrations import _loading, _once
+    from homer.text import tokenizing
+    from homer_integrations.shared import loading, once
 
-    locks = [encoding._LOCK, _loading._LOCK, _once._LOCK]
+    locks = [tokenizing._LOCK, loading._LOCK, once._LOCK]
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -110,7 +110,7 @@ def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.
 
     def work() -> None:
         assert shared_model("mini", {}).tokenize("word")
-        assert _once.items_of(word for word in "ab") == ("a", "b")
+        assert once.items_of(word for word in "ab") == ("a", "b")
 
     shared_model("mini", {})
     thread = threading.Thread(target=hold)

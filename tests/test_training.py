@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from homer import HomerConfig, HomerModel
-from homer.loading import MINI
+from homer.backends.loading import MINI
 from training import merging
 from training.data import ANSWER, FACT, LENGTH, WEIGHTS, Rows
 from training.facts import ABSENT, Facts

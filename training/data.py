@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from homer.prompt import DEFAULT_SYSTEM
+from homer.text.prompt import DEFAULT_SYSTEM
 from training.facts import ABSENT, Fact, Facts
 from training.library import Texts, fill, load_prose
 from training.tokenizer import ASSISTANT, END, SYSTEM, USER

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from homer import Calibration, HomerModel, MergePlan, Observation, Significance
-from homer.decoder import LayerOutput
-from homer.sentences import Sentences
+from homer.backends.reference import LayerOutput
+from homer.significance.sentences import Sentences
 
 _LEAVES_AT_ONCE = 128
 

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from homer.answer import Answer
 from homer.config import HomerConfig
-from homer.files import read_documents
+from homer.generation.answer import Answer
 from homer.model import HomerModel
-from homer.prompt import Prompt
-from homer.sources import Passage, Source
+from homer.text.files import read_documents
+from homer.text.prompt import Prompt
+from homer.view.sources import Passage, Source
 
 DOCUMENTS = Path(__file__).parent / "documents"
 _QUESTIONS = Path(__file__).parent / "questions.json"

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from homer.calibration import Calibration
+from homer.calibrating.measuring import calibrate
 from homer.errors import CalibrationError, ConfigError, InputError
 from homer.experiments.methods import FilePath, Setup, open_methods
 from homer.experiments.report import align, machine, versions, write_csv
 from homer.experiments.retrieval import read_text
-from homer.measuring import calibrate
+from homer.significance.calibration import Calibration
 
 
 def calibrate_files(

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homer.encoding import Encoder, Piece
 from homer.errors import InputError
+from homer.text.tokenizing import Encoder, Piece
 
 _FIELDS = ("prefix", "context", "postfix", "target")
 

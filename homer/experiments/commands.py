@@ -20,7 +20,7 @@ from homer.experiments.perplexity import AFFIX_LEN, Segments, perplexity
 from homer.experiments.presets import PRESETS
 from homer.experiments.report import Report
 from homer.experiments.retrieval import DEFAULT_DEPTHS
-from homer.files import is_among
+from homer.text.files import is_among
 
 
 def add_commands(commands: Any) -> None:

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from homer.calibration import Calibration
 from homer.errors import InputError
 from homer.experiments.report import Report
+from homer.significance.calibration import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

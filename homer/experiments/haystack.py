@@ -12,7 +12,7 @@ from typing import Any
 
 from homer.errors import InputError
 from homer.experiments.cases import Case, CaseEncoder
-from homer.prompt import Document, PromptBuilder
+from homer.text.prompt import Document, PromptBuilder
 
 _SENTENCE = re.compile(r".+?(?:[.!?][\"'\u201d\u2019)]*\s+|\n\s*\n|\Z)", re.S)
 _SHORTER = re.compile(r".{1,400}(?:\s+|\Z)|.{1,400}", re.S)  # for text without sentences, such as tables

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homer.calibration import Calibration
+from homer.backends.source import locate
 from homer.config import HomerConfig
 from homer.errors import ConfigError
 from homer.model import HomerModel
-from homer.source import locate
+from homer.significance.calibration import Calibration
 
 METHODS = ("plain", "yarn", "homer", "homer-yarn")
 DEFAULT_METHODS = ("plain", "homer")

@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from homer.encoding import Encoder, Piece
 from homer.errors import ConfigError, InputError
 from homer.experiments.methods import FilePath, Method, Setup, open_methods
 from homer.experiments.report import Report
 from homer.experiments.retrieval import default_lengths, read_text
 from homer.model import HomerModel
+from homer.text.tokenizing import Encoder, Piece
 
 logger = logging.getLogger(__name__)
 

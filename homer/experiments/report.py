@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from homer._version import __version__
+from homer.base.version import __version__
 from homer.errors import InputError
 
 

@@ -17,7 +17,7 @@ from homer.experiments.cases import Case, CaseEncoder, read_cases
 from homer.experiments.haystack import Haystack, Question, depths_of
 from homer.experiments.methods import FilePath, Method, Setup, open_methods
 from homer.experiments.report import Report
-from homer.files import read_documents
+from homer.text.files import read_documents
 
 logger = logging.getLogger(__name__)
 

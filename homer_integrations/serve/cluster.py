@@ -25,12 +25,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from homer import HomerError, TimeoutExceededError
-from homer_integrations._ray import without_reports
 from homer_integrations.serve.app import create_app
 from homer_integrations.serve.engine import Engine
 from homer_integrations.serve.errors import Problem, ServeError, problem_of, queue_full
 from homer_integrations.serve.jobs import Accepted, Event, Job
 from homer_integrations.serve.settings import ServeSettings
+from homer_integrations.shared.ray import without_reports
 
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 _RETRIES = 3

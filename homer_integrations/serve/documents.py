@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homer import Document, InputError
-from homer_integrations._documents import agreed, to_homer_document
 from homer_integrations.serve.lanes import Tick
 from homer_integrations.serve.pdf import read_pdf
+from homer_integrations.shared.documents import agreed, to_homer_document
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 

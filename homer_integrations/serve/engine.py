@@ -14,9 +14,6 @@ from typing import Any
 import torch
 
 from homer import AnswerStream, CompactCache, GenerationError, HomerModel, Prompt, StateStore, TimeoutExceededError
-from homer_integrations._loading import shared_store
-from homer_integrations._settings import Call
-from homer_integrations._threads import stream_in_thread
 from homer_integrations.serve.errors import queue_full, too_long
 from homer_integrations.serve.jobs import Accepted, Event, Finished, Job
 from homer_integrations.serve.lanes import Lane, Tick
@@ -24,6 +21,9 @@ from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
 from homer_integrations.serve.turns import Turn, Turns
+from homer_integrations.shared.loading import shared_store
+from homer_integrations.shared.settings import Call
+from homer_integrations.shared.threads import stream_in_thread
 
 _LONG = 100_000  # characters; reading fewer takes a fraction of a second
 

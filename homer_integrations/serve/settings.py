@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from homer_integrations._settings import HomerSettings
+from homer_integrations.shared.settings import HomerSettings
 
 
 def _names(given: Any) -> Any:

@@ -1,0 +1,98 @@
+"""Decoding as one CUDA graph: a token a replay, with no Python between the layers."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from homer.backends.kernels.plain import ROUND
+from homer.backends.reference import present
+
+if TYPE_CHECKING:
+    from homer.backends.fused import FastDecoder
+
+_CAPTURE = threading.Lock()
+
+
+class GraphSteps:
+    """One more token at a time on top of given keys and values, which are copied and left as they are.
+
+    Args:
+        keys, values: one (1, key heads, kept, head dim) tensor a layer.
+        position: position id of the first token.
+        room: how many tokens may come.
+    """
+
+    def __init__(
+        self, decoder: FastDecoder, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int
+    ) -> None:
+        self._decoder = decoder
+        kept, device = keys[0].shape[2], decoder.device
+        capacity = -(-(kept + room) // ROUND) * ROUND
+        self._keys, self._values = ([_places(t.to(device), capacity) for t in side] for side in (keys, values))
+        self.token = torch.zeros(1, 1, dtype=torch.long, device=device)
+        self._position = torch.full((1, 1), position, device=device)
+        self._place = torch.full((1,), kept, device=device)
+        self.logits = torch.zeros(1, decoder.vocabulary, device=device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, token: Tensor) -> Tensor:
+        """Logits (1, vocabulary), float32, after one more token (of any shape, on any device).
+
+        The next call overwrites them.
+        """
+        self.token.copy_(token.view(1, 1), non_blocking=True)
+        if self._graph is None:
+            self._graph = self._capture()
+        self._graph.replay()
+        return self.logits
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Run the token that waits, and move on by one place."""
+        decoder, kernels = self._decoder, self._decoder.kernels
+        residual = decoder.embed(self.token)
+        rotary = decoder.rotary(residual, self._position)
+        delta: Tensor | None = None
+        for block, keys, values in zip(decoder.blocks, self._keys, self._values, strict=True):
+            residual, x = decoder.norm(residual, delta, block.input_norm, block.eps)
+            query, key, value = (
+                t.view(1, 1, -1, block.head_dim) for t in kernels.enter(x, block.query, block.key, block.value)
+            )
+            turned = torch.empty_like(query)
+            kernels.turn(query, block.query_norm, block.eps, *rotary, turned)
+            kernels.store(keys, values, self._place, key, value, block.key_norm, block.eps, *rotary)
+            attended = kernels.attend(turned, keys, values, self._place, block.head_dim**-0.5)
+            attended = kernels.product(attended, *block.output)
+            residual, x = kernels.add_norm(residual, attended, block.middle_norm, block.eps)
+            delta = kernels.product(kernels.swiglu(x, block.gate, block.up), *block.down)
+        self.logits.copy_(decoder.head(residual, present(delta))[:, 0])
+        self._position += 1
+        self._place += 1
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """The graph of one step; the step that warms it up is taken back."""
+        stream: Any = torch.cuda.Stream(self._decoder.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self._decoder.device))
+        graph = torch.cuda.CUDAGraph()
+        with _CAPTURE, torch.cuda.stream(stream):
+            self.step()
+            self._position -= 1
+            self._place -= 1
+            stream.synchronize()
+            graph.capture_begin(capture_error_mode="thread_local")
+            self.step()
+            graph.capture_end()
+        torch.cuda.current_stream(self._decoder.device).wait_stream(stream)
+        return graph
+
+
+def _places(entries: Tensor, capacity: int) -> Tensor:
+    """(1, heads, kept, dim) entries in a tensor of (1, capacity, heads, dim)."""
+    _, heads, kept, dim = entries.shape
+    grown = entries.new_zeros(1, capacity, heads, dim)
+    grown[:, :kept] = entries.transpose(1, 2)
+    return grown

@@ -1,0 +1,1 @@
+"""What the fused backend does between and instead of matrix products: `plain` as functions, the others in Triton."""

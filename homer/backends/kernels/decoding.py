@@ -1,0 +1,84 @@
+"""One token's attention to many places, in two small GPU kernels: each block of places for itself, then together.
+
+Computes what `look`, `probabilities` and `mix` of `plain` do one after the other.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton  # type: ignore[import-not-found, unused-ignore]
+import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
+from torch import Tensor
+
+_BLOCK = 64  # places a program
+_TOGETHER = 64  # blocks that are put together at a time
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _partial(
+    query: tl.tensor, key: tl.tensor, value: tl.tensor, last: tl.tensor, sums: tl.tensor, tops: tl.tensor,
+    weights: tl.tensor, scaling: tl.tensor,
+    key_heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr,
+) -> None:  # fmt: skip
+    head, block = tl.program_id(0), tl.program_id(1)
+    places = block * size + tl.arange(0, size)
+    dims = tl.arange(0, wide)
+    known, real = places <= tl.load(last), dims < dim
+    where = (places[:, None].to(tl.int64) * key_heads + head) * dim + dims[None, :]
+    mask = known[:, None] & real[None, :]
+    keys = tl.load(key + where, mask=mask, other=0.0).to(tl.float32)
+    values = tl.load(value + where, mask=mask, other=0.0).to(tl.float32)
+    for member in tl.static_range(group):
+        number = head * group + member
+        one = tl.load(query + number * dim + dims, mask=real, other=0.0).to(tl.float32)
+        logits = tl.where(known, tl.sum(keys * one[None, :], 1) * scaling, -1e30)
+        top = tl.max(logits, 0)
+        shares = tl.where(known, tl.exp(logits - top), 0.0)
+        row = number * tl.num_programs(1) + block
+        tl.store(sums + row * dim + dims, tl.sum(shares[:, None] * values, 0), mask=real)
+        tl.store(tops + row, top)
+        tl.store(weights + row, tl.sum(shares, 0))
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _together(
+    sums: tl.tensor, tops: tl.tensor, weights: tl.tensor, out: tl.tensor, blocks: tl.tensor,
+    dim: tl.constexpr, wide: tl.constexpr, many: tl.constexpr,
+) -> None:  # fmt: skip
+    head = tl.program_id(0)
+    dims = tl.arange(0, wide)
+    real = dims < dim
+    top, weight, total = tl.full([], -1e30, tl.float32), tl.full([], 0.0, tl.float32), tl.zeros([wide], tl.float32)
+    for start in range(0, blocks, many):
+        places = start + tl.arange(0, many)
+        there = places < blocks
+        rows = head * blocks + places
+        own = tl.load(tops + rows, mask=there, other=-1e30)
+        higher = tl.maximum(top, tl.max(own, 0))
+        factors, before = tl.where(there, tl.exp(own - higher), 0.0), tl.exp(top - higher)
+        parts = tl.load(sums + rows[:, None] * dim + dims[None, :], mask=there[:, None] & real[None, :], other=0.0)
+        total = total * before + tl.sum(parts * factors[:, None], 0)
+        weight = weight * before + tl.sum(tl.load(weights + rows, mask=there, other=0.0) * factors, 0)
+        top = higher
+    tl.store(out + head * dim + dims, (total / weight).to(out.dtype.element_ty), mask=real)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
+    """Attention of one token: (1, 1, heads x head dim).
+
+    Args:
+        query: (1, 1, heads, head dim), rotated and contiguous.
+        keys, values: (1, places, key heads, head dim), contiguous.
+        last: (1,), the last place that counts.
+    """
+    _, places, key_heads, dim = keys.shape
+    heads = query.shape[2]
+    blocks, wide = triton.cdiv(places, _BLOCK), triton.next_power_of_2(dim)
+    sums = torch.empty(heads, blocks, dim, device=query.device, dtype=torch.float32)
+    tops, weights = torch.empty(2, heads, blocks, device=query.device, dtype=torch.float32)
+    out = torch.empty_like(query)
+    _partial[key_heads, blocks](
+        query, keys, values, last, sums, tops, weights, scaling, key_heads, heads // key_heads, dim, wide, _BLOCK
+    )
+    _together[heads,](sums, tops, weights, out, blocks, dim, wide, _TOGETHER)
+    return out.flatten(2)

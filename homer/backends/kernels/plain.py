@@ -1,0 +1,212 @@
+"""What the fast path does between and instead of matrix products, as plain functions that a compiler can fuse.
+
+`EAGER` runs them as they stand; `compiled()` fuses each into one or a few GPU kernels, and takes from
+`pointwise` and `decoding` those that are written by hand. All compute the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Matrix = tuple[Tensor, Tensor | None]  # weight and bias
+
+ROUND = 64  # places for new tokens come in groups of so many
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm over the last dimension, in float32 inside."""
+    wide = x.float()
+    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def add_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The residual stream after an addition, and its norm."""
+    x = x + delta
+    return x, rms_norm(x, weight, eps)
+
+
+def turn(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Rotary positions, after a norm of every head where there is one, as in Qwen3; written to `out`.
+
+    Args:
+        x, out: (batch, length, heads, head dim).
+        cos, sin: (batch, length, head dim).
+    """
+    if norm is not None:
+        x = rms_norm(x, norm, eps)
+    low, high = x.chunk(2, -1)
+    out.copy_(x * cos[:, :, None] + torch.cat((-high, low), -1) * sin[:, :, None])
+
+
+def gate(gate: Tensor, up: Tensor) -> Tensor:
+    """The SwiGLU product."""
+    return F.silu(gate) * up
+
+
+def look(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """Logits of the last query against every key, in float32.
+
+    Args:
+        query: (batch, queries, heads, head dim); query heads share key heads in groups.
+        key: (batch, length, key heads, head dim).
+
+    Returns:
+        (batch, heads, length)
+    """
+    batch, length, heads, dim = key.shape
+    last = query[:, -1].reshape(batch, heads, -1, 1, dim)
+    products = last.float() * key.transpose(1, 2).float()[:, :, None]
+    return (products.sum(-1) * scaling).reshape(batch, -1, length)
+
+
+def pick(out: Tensor, entries: Tensor, indices: Tensor) -> None:
+    """Rows of entries (layers, length, features) at `indices` (kept,), written to `out`."""
+    out.copy_(entries[:, indices])
+
+
+def blend(
+    out: Tensor, left: Tensor, right: Tensor, from_left: Tensor, from_right: Tensor, weight: Tensor, other: Tensor
+) -> None:
+    """Rows of two chunks' entries, each (layers, length, features), weighted and added; written to `out`.
+
+    Args:
+        from_left, from_right: (kept,), which row of each.
+        weight, other: (kept,), the weight of the left and of the right row.
+    """
+    out.copy_(left[:, from_left] * weight[:, None] + right[:, from_right] * other[:, None])
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A matrix and one vector: x (1, 1, features in) to (1, 1, features out). Bound by reading the matrix."""
+    result = (weight.float() * x.float()[0]).sum(-1).to(x.dtype)[None, None]
+    return result if bias is None else result + bias
+
+
+def enter(x: Tensor, query: Matrix, key: Matrix, value: Matrix) -> tuple[Tensor, Tensor, Tensor]:
+    """One token's query, key and value."""
+    return product(x, *query), product(x, *key), product(x, *value)
+
+
+def swiglu(x: Tensor, gate: Matrix, up: Matrix) -> Tensor:
+    """One token's way through the wide part of the feed-forward layer."""
+    return F.silu(product(x, *gate)) * product(x, *up)
+
+
+def store(
+    keys: Tensor, values: Tensor, place: Tensor, key: Tensor, value: Tensor,
+    norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
+) -> None:  # fmt: skip
+    """One token's rotated key and its value (1, 1, key heads, head dim), written to `place` among the others."""
+    turned = torch.empty_like(key)
+    turn(key, norm, eps, cos, sin, turned)
+    keys.index_copy_(1, place, turned)
+    values.index_copy_(1, place, value)
+
+
+def probabilities(logits: Tensor, last: Tensor) -> Tensor:
+    """Softmax of (1, heads, places) over the places up to `last`, a place on the device."""
+    places = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.masked_fill(places > last, -torch.inf).softmax(-1)
+
+
+def mix(weights: Tensor, value: Tensor) -> Tensor:
+    """Values by their weights: one token's attention (1, 1, heads x head dim), in the values' dtype.
+
+    Args:
+        weights: (1, heads, places), from `probabilities`.
+        value: (1, places, key heads, head dim); places in whole groups of `ROUND`, over which sums are split.
+    """
+    _, _, heads, dim = value.shape
+    grouped = weights.reshape(heads, -1, value.shape[1] // ROUND, ROUND).permute(2, 3, 0, 1)
+    parts = grouped[..., None] * value.reshape(-1, ROUND, heads, 1, dim).float()
+    return parts.sum(1).sum(0).to(value.dtype).reshape(1, 1, -1)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
+    """One token's attention (1, 1, heads x head dim) to the places up to `last`: the last three functions in a row."""
+    return mix(probabilities(look(query, keys, scaling), last), values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """The functions above, as they are run."""
+
+    rms_norm: Callable[..., Tensor] = rms_norm
+    add_norm: Callable[..., tuple[Tensor, Tensor]] = add_norm
+    turn: Callable[..., None] = turn
+    gate: Callable[..., Tensor] = gate
+    look: Callable[..., Tensor] = look
+    pick: Callable[..., None] = pick
+    blend: Callable[..., None] = blend
+    product: Callable[..., Tensor] = product
+    enter: Callable[..., tuple[Tensor, Tensor, Tensor]] = enter
+    swiglu: Callable[..., Tensor] = swiglu
+    store: Callable[..., None] = store
+    attend: Callable[..., Tensor] = attend
+
+
+EAGER = Kernels()
+
+# which dimensions of which arguments of what is compiled change from call to call
+_CHANGING: dict[str, dict[int, tuple[int, ...]]] = {
+    "pick": {0: (0, 1), 1: (0, 1), 2: (0,)},
+    "blend": {0: (0, 1), 1: (0, 1), 2: (0, 1), 3: (0,), 4: (0,), 5: (0,), 6: (0,)},
+    "product": {},
+    "enter": {},
+    "swiglu": {},
+    "store": {0: (1,), 1: (1,)},
+}
+_BY_HAND = ("rms_norm", "add_norm", "turn", "gate", "look", "attend")
+
+
+def best(device: torch.device) -> Kernels:
+    """Compiled on a GPU, where Triton is there to do it; the same for all that have no kernels of their own."""
+    return _shared() if _compiles(device) else EAGER
+
+
+def own(device: torch.device) -> Kernels:
+    """As `best`, but compiled anew, since the number of shapes that one compilation serves is limited."""
+    return compiled() if _compiles(device) else EAGER
+
+
+def compiled() -> Kernels:
+    """The functions compiled, each on its first call; on a GPU some are written by hand."""
+    kernels = {name: _compile(getattr(EAGER, name), changing) for name, changing in _CHANGING.items()}
+    return Kernels(**kernels, **(_by_hand() if torch.cuda.is_available() else {}))
+
+
+_shared = functools.cache(compiled)
+
+
+def _compiles(device: torch.device) -> bool:
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def _by_hand() -> dict[str, Callable[..., Any]]:
+    from homer.backends.kernels import decoding, pointwise  # need Triton
+
+    return {name: getattr(decoding if name == "attend" else pointwise, name) for name in _BY_HAND}
+
+
+def _compile(function: Any, changing: dict[int, tuple[int, ...]]) -> Callable[..., Any]:
+    copied = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    fused = torch.compile(copied)
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        for place, dims in changing.items():
+            for dim in dims:
+                if args[place].shape[dim] > 1:
+                    torch._dynamo.maybe_mark_dynamic(args[place], dim)
+        return fused(*args)
+
+    return call

@@ -1,0 +1,140 @@
+"""What lies between matrix products, as GPU kernels by hand, whose launch costs less than a compiled function's.
+
+Each computes what the function of the same name in `plain` does, in float32 inside.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton  # type: ignore[import-not-found, unused-ignore]
+import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
+from torch import Tensor
+
+_BLOCK = 2048  # numbers a program
+_HEADS = 2048  # numbers of a token's heads a program
+_PLACES = 64  # places a program
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _norm(
+    x: tl.tensor, delta: tl.tensor, weight: tl.tensor, total: tl.tensor, out: tl.tensor, eps: tl.tensor,
+    size: tl.constexpr, wide: tl.constexpr, adds: tl.constexpr,
+) -> None:  # fmt: skip
+    places = tl.arange(0, wide)
+    real = places < size
+    row = tl.program_id(0).to(tl.int64) * size + places
+    value = tl.load(x + row, mask=real, other=0.0).to(tl.float32)
+    if adds:
+        value += tl.load(delta + row, mask=real, other=0.0).to(tl.float32)
+        narrow = value.to(total.dtype.element_ty)
+        tl.store(total + row, narrow, mask=real)
+        value = narrow.to(tl.float32)
+    normed = value * tl.rsqrt(tl.sum(value * value, 0) / size + eps)
+    normed = normed.to(out.dtype.element_ty).to(tl.float32)
+    scale = tl.load(weight + places, mask=real, other=0.0).to(tl.float32)
+    tl.store(out + row, (normed * scale).to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _turn(
+    x: tl.tensor, norm: tl.tensor, cos: tl.tensor, sin: tl.tensor, out: tl.tensor, eps: tl.tensor,
+    heads: tl.constexpr, half: tl.constexpr, wide: tl.constexpr, block: tl.constexpr, norms: tl.constexpr,
+) -> None:  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    numbers, places = tl.program_id(1) * block + tl.arange(0, block), tl.arange(0, wide)
+    real = places < half
+    mask = (numbers < heads)[:, None] & real[None, :]
+    low_at = (token * heads + numbers[:, None]) * (2 * half) + places[None, :]
+    low = tl.load(x + low_at, mask=mask, other=0.0).to(tl.float32)
+    high = tl.load(x + low_at + half, mask=mask, other=0.0).to(tl.float32)
+    if norms:
+        factor = tl.rsqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / (2 * half) + eps)[:, None]
+        low = (low * factor).to(out.dtype.element_ty).to(tl.float32)
+        high = (high * factor).to(out.dtype.element_ty).to(tl.float32)
+        low *= tl.load(norm + places, mask=real, other=0.0).to(tl.float32)[None, :]
+        high *= tl.load(norm + half + places, mask=real, other=0.0).to(tl.float32)[None, :]
+    angle = token * (2 * half) + places
+    low_cos = tl.load(cos + angle, mask=real, other=0.0).to(tl.float32)[None, :]
+    low_sin = tl.load(sin + angle, mask=real, other=0.0).to(tl.float32)[None, :]
+    high_cos = tl.load(cos + angle + half, mask=real, other=0.0).to(tl.float32)[None, :]
+    high_sin = tl.load(sin + angle + half, mask=real, other=0.0).to(tl.float32)[None, :]
+    tl.store(out + low_at, (low * low_cos - high * low_sin).to(out.dtype.element_ty), mask=mask)
+    tl.store(out + low_at + half, (high * high_cos + low * high_sin).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _gate(gate: tl.tensor, up: tl.tensor, out: tl.tensor, count: tl.tensor, block: tl.constexpr) -> None:
+    places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    real = places < count
+    value = tl.load(gate + places, mask=real, other=0.0).to(tl.float32)
+    other = tl.load(up + places, mask=real, other=0.0).to(tl.float32)
+    tl.store(out + places, (value / (1.0 + tl.exp(-value)) * other).to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _look(
+    query: tl.tensor, key: tl.tensor, out: tl.tensor, scaling: tl.tensor, queries: tl.tensor, length: tl.tensor,
+    row_stride: tl.tensor, place_stride: tl.tensor, head_stride: tl.tensor,
+    heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr,
+) -> None:  # fmt: skip
+    head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    places, dims = tl.program_id(0) * size + tl.arange(0, size), tl.arange(0, wide)
+    known, real = places < length, dims < dim
+    where = row * row_stride + places[:, None].to(tl.int64) * place_stride + head * head_stride + dims[None, :]
+    keys = tl.load(key + where, mask=known[:, None] & real[None, :], other=0.0).to(tl.float32)
+    for member in tl.static_range(group):
+        number = head * group + member
+        one = tl.load(query + ((row + 1) * queries - 1) * heads * dim + number * dim + dims, mask=real, other=0.0)
+        logits = tl.sum(keys * one.to(tl.float32)[None, :], 1) * scaling
+        tl.store(out + (row * heads + number) * length + places, logits, mask=known)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As in `plain`."""
+    x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    size = x.shape[-1]
+    _norm[x.numel() // size,](x, x, weight, out, out, eps, size, triton.next_power_of_2(size), False, num_warps=8)
+    return out
+
+
+def add_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """As in `plain`."""
+    x, delta = x.contiguous(), delta.contiguous()
+    total, out = torch.empty_like(x), torch.empty_like(x)
+    size = x.shape[-1]
+    wide = triton.next_power_of_2(size)
+    _norm[x.numel() // size,](x, delta, weight, total, out, eps, size, wide, True, num_warps=8)
+    return total, out
+
+
+def turn(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """As in `plain`; `out` must be contiguous."""
+    heads, dim = x.shape[2:]
+    assert out.is_contiguous()
+    x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
+    wide = triton.next_power_of_2(dim // 2)
+    block = min(triton.next_power_of_2(heads), max(1, _HEADS // (2 * wide)))
+    grid = (x.shape[0] * x.shape[1], triton.cdiv(heads, block))
+    _turn[grid](x, x if norm is None else norm, cos, sin, out, eps, heads, dim // 2, wide, block, norm is not None)
+
+
+def gate(gate: Tensor, up: Tensor) -> Tensor:
+    """As in `plain`."""
+    gate, up = gate.contiguous(), up.contiguous()
+    out = torch.empty_like(gate)
+    _gate[triton.cdiv(out.numel(), _BLOCK),](gate, up, out, out.numel(), _BLOCK, num_warps=8)
+    return out
+
+
+def look(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """As in `plain`."""
+    batch, length, key_heads, dim = key.shape
+    heads = query.shape[2]
+    query = query.contiguous()
+    key = key if key.stride(3) == 1 else key.contiguous()
+    out = torch.empty(batch, heads, length, device=key.device, dtype=torch.float32)
+    _look[triton.cdiv(length, _PLACES), key_heads, batch](
+        query, key, out, scaling, query.shape[1], length, key.stride(0), key.stride(1), key.stride(2),
+        heads, heads // key_heads, dim, triton.next_power_of_2(dim), _PLACES,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,119 @@
+"""Calibrations measured when first needed, kept in the user's cache folder: once for every model."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from homer.calibrating.heads import find_heads
+from homer.errors import HomerError
+from homer.significance.calibration import Calibration, load_calibration
+
+if TYPE_CHECKING:
+    from homer.model import HomerModel
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of what is measured; files of another one are left alone
+FOLDER = "HOMER_CALIBRATIONS"  # the environment's variable that names another folder
+_LOCK = threading.Lock()
+
+
+def calibration_folder() -> Path:
+    """Where measured calibrations are kept: the user's cache folder, or what HOMER_CALIBRATIONS names."""
+    given = os.environ.get(FOLDER)
+    return Path(given) if given else user_cache_path("homer-integrations") / "calibrations"
+
+
+def remembered(model: HomerModel) -> Calibration | None:
+    """The model's calibration by its fingerprint, measured if it is not there; None where that cannot be done.
+
+    Safe for several threads and processes at once; where the folder cannot be written to, only the keeping is lost.
+    """
+    path = calibration_folder() / f"{model.decoder.fingerprint}-{min(model.chunk_len, 2048)}-{VERSION}.safetensors"
+    with _LOCK:
+        known = _read(path)
+        if known is not None:
+            return known
+        lock = _lock(path)
+        try:
+            known = _read(path)  # another process may have been quicker
+            return known or _measure(model, path)
+        finally:
+            if lock is not None:
+                lock.release()
+
+
+def _measure(model: HomerModel, path: Path) -> Calibration | None:
+    logger.warning(
+        "measuring which attention heads of %s find what a question asks for, once for this model (calibration=False "
+        "turns it off)", model.name,
+    )  # fmt: skip
+    try:
+        findings = find_heads(model)
+    except HomerError as error:
+        logger.warning("%s was not measured (%s): significance='auto' is 'paper' for it", model.name, error)
+        return None
+    metadata = {"model": model.name, "found": findings.found, "questions": findings.questions}
+    heads = {"question_heads": findings.question_heads, "last_heads": findings.last_heads}
+    calibration = Calibration(torch.zeros(model.decoder.layers, 0), metadata, **heads)
+    _attempt(functools.partial(_write, calibration, path), path)
+    return calibration
+
+
+def _read(path: Path) -> Calibration | None:
+    if not path.is_file():
+        return None
+    try:
+        return load_calibration(path)
+    except HomerError as error:
+        logger.warning("%s: it is measured anew", error)
+        return None
+
+
+def _write(calibration: Calibration, path: Path) -> None:
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        calibration.save(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> FileLock | None:
+    lock = FileLock(f"{path}.lock")
+
+    def acquire() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+
+    return lock if _attempt(acquire, path) else None
+
+
+def _attempt(work: Callable[[], None], path: Path) -> bool:
+    """Whether it could be done; a folder that is full or read-only is no reason to fail."""
+    try:
+        work()
+    except Exception as error:  # safetensors raises errors of its own for a full disk
+        logger.warning("the calibration cannot be kept in %s (%s): it will be measured again", path.parent, error)
+        return False
+    return True
+
+
+def _renew() -> None:
+    """After a fork: a thread that held the lock did not come along."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

@@ -1,0 +1,179 @@
+"""From a compact cache to tokens: the library's own loop, and transformers' `generate` for all it does not know."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from homer.backends.reference import Decoder
+from homer.errors import GenerationError
+from homer.generation.sampling import (
+    DEFAULT_NEW_TOKENS,
+    REFUSED,
+    SAMPLING_NAMES,
+    Sampling,
+    as_sampling,
+    check_handed_on,
+)
+from homer.generation.stream import Stream
+from homer.merging.cache import CompactCache
+
+
+class Streams:
+    """Text that goes on from caches: by the library's own loop, or by transformers' where an option asks for it."""
+
+    def __init__(self, decoder: Decoder, name: str, tokenizer: Any, end_ids: frozenset[int]) -> None:
+        self._decoder, self._name, self._tokenizer, self._end_ids = decoder, name, tokenizer, end_ids
+
+    def open(self, cache: CompactCache, max_new_tokens: int | None, options: Mapping[str, Any]) -> Stream:
+        """A stream with any options: those of Sampling, and those of transformers' `generate`.
+
+        Raises:
+            GenerationError: settings out of range, or more tokens than the window leaves.
+            CacheError: a cache that another model made.
+        """
+        sampling, others = self.check(max_new_tokens, options)
+        if not others:
+            return self.own(cache, sampling)
+        cache.check_made_by(self._decoder.fingerprint, self._name)
+        known = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        chosen: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
+        if not sampling.samples:
+            chosen = {}
+        chosen |= {"do_sample": sampling.samples, "repetition_penalty": sampling.repetition_penalty} | others
+        try:
+            sequences = generate_with_transformers(
+                self._decoder, cache, max_new_tokens=sampling.max_new_tokens, **chosen
+            )
+        except (ValueError, TypeError) as error:  # what only transformers' own processors check
+            raise GenerationError(
+                f"transformers refuses {', '.join(others)} ({error}): change or leave them out"
+            ) from error
+        sequence = sequences[0].tolist()
+        stopped = next((i + 1 for i, token in enumerate(sequence) if token in self._end_ids), None)
+        return Stream(iter(sequence[:stopped]), self._end_ids, self._tokenizer, ())
+
+    def own(self, cache: CompactCache, sampling: Sampling) -> Stream:
+        """A stream by the library's own loop, token by token."""
+        cache.check_made_by(self._decoder.fingerprint, self._name)
+        sampling.room(self._decoder.window, cache.next_position)
+        tokens = generate_tokens(self._decoder, cache, sampling)
+        return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops)
+
+    def check(self, max_new_tokens: int | None, options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any]]:
+        """The settings of Sampling, and the others. Raises GenerationError on what is out of range."""
+        sampling = as_sampling(max_new_tokens, {name: options[name] for name in options if name in SAMPLING_NAMES})
+        others = check_handed_on({name: options[name] for name in options if name not in SAMPLING_NAMES})
+        if others and (sampling.seed is not None or sampling.stops):
+            raise GenerationError("seed and stop cannot be combined with num_beams or other options of transformers")
+        return sampling, others
+
+
+def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -> Iterator[int]:
+    """Tokens that go on from a cache, one at a time, without end but for the window and max_new_tokens."""
+    limit = sampling.room(decoder.window, cache.next_position)
+    ahead = decoder.device.type == "cuda"  # the next step runs while this token is read
+    processors: Any = sampling.processors()
+    generator = _generator(sampling, cache.logits.device)
+    seen, logits = cache.token_ids.to(cache.logits.device), cache.logits
+    step = decoder.steps(cache.keys, cache.values, cache.next_position, limit)
+    for left in range(limit - 1, -1, -1):
+        chosen = processors(seen, logits.float()) if processors else logits  # 16 bits are few for a quotient
+        token = _choose(chosen, sampling.samples, generator)
+        if processors:
+            seen = torch.cat([seen, token.view(1, 1)], 1)
+        read = _reader(token)
+        if ahead and left:
+            logits = step(token)
+        yield read()
+        if left and not ahead:
+            logits = step(token)
+
+
+def generate_with_transformers(decoder: Decoder, cache: CompactCache, **options: Any) -> Tensor:
+    """Go on from a cache by transformers' own `generate`, with whatever options it knows.
+
+    Returns:
+        (sequences, new tokens), the new tokens only, padded as transformers pads.
+
+    Raises:
+        GenerationError: an option that cannot be honoured on top of a compact cache.
+    """
+    for name in REFUSED:
+        if options.get(name) is not None:
+            raise GenerationError(f"{name} cannot be given here: the prompt is the compact cache; leave it out")
+    Sampling(max_new_tokens=options.setdefault("max_new_tokens", None)).room(decoder.window, cache.next_position)
+    if options["max_new_tokens"] is None:
+        options["max_new_tokens"] = min(DEFAULT_NEW_TOKENS, decoder.window - cache.next_position)
+    batch = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
+    ids = cache.token_ids.to(decoder.device)
+    with torch.no_grad(), decoder.exclusive():
+        output = _resuming(decoder, cache).generate(
+            input_ids=ids,
+            position_ids=cache.position_ids.to(decoder.device),
+            attention_mask=torch.ones_like(ids),
+            past_key_values=cache.to_dynamic_cache(batch, end=-1),
+            **options,
+        )
+    sequences: Tensor = getattr(output, "sequences", output)
+    return sequences[:, ids.shape[1] :]
+
+
+def _resuming(decoder: Decoder, cache: CompactCache) -> Any:
+    """The model for one `generate`, whose first forward answers from the cache's last entry and logits.
+
+    Running the last token again would not give the same where its states come from merged chunks.
+    """
+    model = copy.copy(decoder.causal_lm)
+    forward = decoder.causal_lm.forward
+    waiting = [True]
+
+    @functools.wraps(forward)
+    def resume(*args: Any, **kwargs: Any) -> Any:
+        if not waiting:
+            return forward(*args, **kwargs)
+        waiting.clear()
+        states: DynamicCache = kwargs["past_key_values"]
+        batch = kwargs["input_ids"].shape[0]
+        for layer, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
+            states.update(key[:, :, -1:].expand(batch, -1, -1, -1), value[:, :, -1:].expand(batch, -1, -1, -1), layer)
+        logits = cache.logits.to(decoder.device)[:, None].expand(batch, -1, -1)
+        return CausalLMOutputWithPast(logits=logits, past_key_values=states)
+
+    model.forward = resume
+    return model
+
+
+def _choose(logits: Tensor, samples: bool, generator: torch.Generator | None) -> Tensor:
+    if not samples:
+        return logits.argmax(-1)[0]
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0, 0]
+
+
+def _reader(token: Tensor) -> Callable[[], int]:
+    """What gives a token's number; from a GPU, without waiting for what is begun after this call."""
+    if token.device.type != "cuda":
+        return lambda: int(token)
+    host = torch.empty((), dtype=token.dtype, pin_memory=True)
+    host.copy_(token, non_blocking=True)
+    copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(token.device))
+
+    def read() -> int:
+        copied.synchronize()
+        return int(host)
+
+    return read
+
+
+def _generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:
+    return None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)

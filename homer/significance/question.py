@@ -1,0 +1,135 @@
+"""Significance by the question: what its own tokens look at, through the few heads that find what is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from homer.errors import CalibrationError, ConfigError
+from homer.significance.base import Observation, Significance
+from homer.significance.calibration import Calibration
+
+FAINT = 1e-2  # attention that a stretch of the question must give to count: less is noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Question(Significance):
+    """How much of their attention the question's tokens give to a token, by the heads that find what is asked for.
+
+    Each stretch of the question has one vote and spreads it over the context, so that of several questions none wins
+    alone. Whole sentences survive (rows of a table, lines of code), by their own votes and by their passage's: the
+    sentence that answers is often not the one that the question resembles, but it stands beside it. On the way up the
+    tree the attention of the levels adds up; at the root, the real suffix looks once more at all that is left, through
+    all heads.
+
+    Args:
+        most_heads: the best heads by the calibration, so many at most.
+        evidence_heads: only heads whose share of votes on the right passage was at least this part of the best one's.
+        passages: the weight of a passage's votes beside a sentence's own; 0 looks at sentences alone.
+
+    Source: the heads are those of QRHead (Zhang et al., EMNLP 2025) and in-context re-ranking (Chen et al., ICLR
+    2025), which rank documents; votes, sentences and the way up the tree are this library's own.
+    """
+
+    most_heads: int = 4
+    evidence_heads: float = 0.5
+    passages: float = 2.0
+
+    looks_again = True
+
+    def __post_init__(self) -> None:
+        if self.most_heads < 1:
+            raise ConfigError(f"most_heads={self.most_heads} leaves none: give at least 1")
+        if not 0 <= self.evidence_heads <= 1:
+            raise ConfigError(f"evidence_heads={self.evidence_heads} is no share: give a number from 0 to 1")
+        if self.passages < 0:
+            raise ConfigError(f"passages={self.passages} is below 0: give a weight of at least 0")
+
+    def observe(self, first: int, end: int, layers: int) -> Iterable[int]:
+        """None: the last token has no say."""
+        return ()
+
+    def question_heads(self, calibration: Calibration | None) -> Mapping[int, tuple[int, ...]]:
+        """The best heads by the calibration, layer -> heads.
+
+        Raises:
+            CalibrationError: a calibration without them, or none.
+        """
+        if calibration is None or calibration.question_heads is None:
+            raise CalibrationError(
+                "significance='question' needs a calibration that knows the heads which find what a question asks for: "
+                "measure one by `homer calibrate --model MODEL --out DIR` or homer.calibrate, or leave calibration=None"
+            )
+        return best_heads(calibration.question_heads, self.most_heads, self.evidence_heads)
+
+    def score(self, seen: Observation) -> Tensor:
+        """(stretches, length): attention so far, added up over heads; at the last look, each head's share."""
+        heads = [one for layer in sorted(seen.attention) for one in seen.attention[layer][0]]
+        if not heads:
+            return (
+                torch.zeros(1, seen.tokens.shape[1], device=seen.tokens.device) if seen.scores is None else seen.scores
+            )
+        device = heads[-1].device
+        if seen.final:
+            return torch.stack([votes(one.to(device), seen.prefix_len, seen.suffix_len) for one in heads]).mean(0)
+        now = torch.stack([one.to(device) for one in heads]).sum(0)
+        return now if seen.scores is None else now + seen.scores.to(device)
+
+    def rank(self, scores: Tensor, seen: Observation) -> Tensor:
+        """(1, length): the order of survival, whole sentences one after the other."""
+        each = votes(scores, seen.prefix_len, seen.suffix_len).mean(0)
+        if seen.sentences is None or seen.passages is None:
+            return each[None]
+        start, end = seen.prefix_len, len(each) - seen.suffix_len
+        context = each[start:end]
+        sentences, passages = (number[0, start:end].to(each.device) for number in (seen.sentences, seen.passages))
+        worth = density(context, sentences) + self.passages * density(context, passages)
+        ranks = torch.zeros_like(each)
+        ranks[start:end] = in_order(worth, sentences)
+        return ranks[None]
+
+
+def votes(attention: Tensor, prefix_len: int, suffix_len: int) -> Tensor:
+    """Every row's attention to the context as shares of what it gives the context at all: (rows, length)."""
+    inside = attention.clone()
+    inside[:, :prefix_len] = 0
+    inside[:, attention.shape[1] - suffix_len :] = 0
+    return inside / (inside.sum(1, keepdim=True) + FAINT)
+
+
+def density(values: Tensor, groups: Tensor) -> Tensor:
+    """The sum over each token's group, over the square root of the group's length: (length,) each.
+
+    A plain mean would favour fragments, a plain sum the longest group. What is left of a group stands together.
+    """
+    place = runs(groups)
+    sums, lengths = (torch.zeros_like(values).index_add_(0, place, t) for t in (values, torch.ones_like(values)))
+    return (sums / lengths.clamp(min=1).sqrt())[place]
+
+
+def in_order(worth: Tensor, groups: Tensor) -> Tensor:
+    """Ranks (length,) by which groups survive whole, the one of most worth first, and of one its beginning."""
+    place = runs(groups)
+    order = worth.argsort(descending=True, stable=True)
+    position = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    first = torch.full_like(position, len(position)).scatter_reduce_(0, place, position, "amin")[place]
+    inside = torch.arange(len(worth), device=worth.device) / (len(worth) + 1)
+    return -(first.to(worth.dtype) + inside.to(worth.dtype))
+
+
+def runs(groups: Tensor) -> Tensor:
+    """(length,) numbers that count the runs of equal ones: 0, 0, 1, 2, 2 and so on."""
+    return torch.nn.functional.pad((groups.diff() != 0).long().cumsum(0), (1, 0))
+
+
+def best_heads(shares: Tensor, most: int, least: float) -> dict[int, tuple[int, ...]]:
+    """Layer -> heads of the largest of shares (layers, heads): `most` of them, none below `least` of the largest."""
+    values, places = shares.flatten().sort(descending=True)
+    count = min(most, int((values >= least * values[0]).sum()))
+    found: dict[int, list[int]] = {}
+    for place in sorted(places[:count].tolist()):
+        found.setdefault(place // shares.shape[1], []).append(place % shares.shape[1])
+    return {layer: tuple(heads) for layer, heads in found.items()}

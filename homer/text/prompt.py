@@ -1,0 +1,323 @@
+"""Prompts: a question and documents -> prefix, context and suffix ids, with the origin of every token."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import logging
+import secrets
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from homer.base.arguments import as_title, check_list, check_text
+from homer.errors import InputError
+from homer.text.template import ChatTemplate, Message
+from homer.text.tokenizing import Encoded, Encoder, Piece
+
+if TYPE_CHECKING:
+    from homer.reuse.encoded import EncodedContext
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
+_LABEL = "Question: "
+PLACE = f"homer-{secrets.token_hex(16)}"  # where documents belong; no text from outside can hold it
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A text to answer from, its title, and what stands around it in a prompt.
+
+    Attributes:
+        before: what stands before the text; None for a line with the title.
+        after: what stands behind it.
+    """
+
+    text: str
+    title: str | None = None
+    before: str | None = None
+    after: str = "\n\n"
+
+    @functools.cached_property
+    def header(self) -> str:
+        """What stands before the text in a prompt."""
+        if self.before is not None:
+            return self.before
+        return f"Document: {self.title}\n" if self.title else "Document:\n"
+
+    @property
+    def blank(self) -> bool:
+        """Whether it holds nothing to read: then it stands in no prompt."""
+        return not self.text.strip()
+
+    def render(self) -> str:
+        """The document as it stands in a prompt."""
+        return f"{self.header}{self.text}{self.after}"
+
+
+DocumentLike = str | Mapping[str, str] | Document
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """The three parts of a prompt, and where each context token came from.
+
+    Attributes:
+        prefix_ids, context_ids, suffix_ids: (n,) each.
+        documents: what the context was made of; blank ones are among them, and have no tokens.
+        origins: (context tokens, 3): document number, first and end character in the document's text;
+            both are 0 for tokens of the header.
+        question: what is asked, where that is known.
+        question_span: (first, end) of the suffix tokens that ask: of the last message without the template around it.
+        encoded: the same prefix and context with their states, where they were encoded before.
+    """
+
+    prefix_ids: Tensor
+    context_ids: Tensor
+    suffix_ids: Tensor
+    documents: tuple[Document, ...]
+    origins: Tensor
+    question: str = ""
+    question_span: tuple[int, int] | None = None
+    encoded: EncodedContext | None = dataclasses.field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.prefix_ids) + len(self.context_ids) + len(self.suffix_ids)
+
+
+def to_document(document: DocumentLike, number: int = 1) -> Document:
+    """A string, or a mapping with `text` and maybe `title`, as a Document; a Document stays as it is.
+
+    Halves of surrogate pairs become U+FFFD, which leaves every place in the text where it was. A path as title stands
+    for its file name, and what names nothing, such as NaN, for no title.
+
+    Raises:
+        InputError: another type, or another key.
+    """
+    if isinstance(document, str):
+        document = Document(document)
+    elif not isinstance(document, Document):
+        document = _from_mapping(document, number)
+    return _checked(document, f"document {number}")
+
+
+def _from_mapping(document: Mapping[str, str], number: int) -> Document:
+    if not isinstance(document, Mapping) or not isinstance(document.get("text"), str):
+        raise InputError(f"document {number} is neither a string nor a mapping with a string under 'text'")
+    unknown = sorted(map(repr, set(document) - {"title", "text"}))
+    if unknown:
+        raise InputError(f"document {number} has a key {unknown[0]}: only 'title' and 'text' are read")
+    return Document(document["text"], document.get("title"))
+
+
+def _checked(document: Document, name: str) -> Document:
+    """The document with texts that any encoding can hold, and a title that is a text."""
+    title = as_title(document.title)
+    if title is None and isinstance(document.title, Container) and not isinstance(document.title, str):
+        raise InputError(f"the title of {name} is a {type(document.title).__name__}: give a string, or None")
+    before = None if document.before is None else check_text(f"what stands before {name}", document.before)
+    after = check_text(f"what stands behind {name}", document.after)
+    checked = Document(check_text(f"the text of {name}", document.text), title, before, after)
+    return document if checked == document else checked
+
+
+def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:
+    """Every document as a Document; those that are blank are named in the log, and will stand in no prompt.
+
+    Raises:
+        InputError: one that is none, a single one, or none that holds text.
+    """
+    if isinstance(documents, Document):
+        raise InputError("documents is a single Document: give a list of documents")
+    given = check_list("documents", documents, "documents")
+    texts = tuple(to_document(document, number) for number, document in enumerate(given, 1))
+    blank = [document.title or f"document {number}" for number, document in enumerate(texts, 1) if document.blank]
+    if blank:
+        names = ", ".join(blank[:_NAMED]) + (f" and {len(blank) - _NAMED} more" if len(blank) > _NAMED else "")
+        if len(blank) == len(texts):
+            raise InputError(f"of {len(texts)} documents, 0 hold text ({names}): give at least one that does")
+        logger.warning("%d of %d documents hold no text and are left out: %s", len(blank), len(texts), names)
+    return texts
+
+
+_NAMED = 20  # blank documents that a message names
+
+
+class PromptBuilder:
+    """Builds prompts by a tokenizer's own chat template, or a plain one where it has none.
+
+    Args:
+        template_options: variables of the template, such as enable_thinking.
+        tick: called now and then while much is read; what it raises ends the work.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template_options: Mapping[str, Any] | None = None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._template = ChatTemplate(tokenizer, template_options)
+        self._encoder = Encoder(tokenizer, self._template.markers(), tick)
+        self._leading = self._encoder.leading_ids() if self._template.plain else []
+
+    def build(self, question: str, documents: Sequence[DocumentLike], system: str | None = None) -> Prompt:
+        """The prompt that asks `question` of `documents`.
+
+        Args:
+            system: the system message; None for the library's own.
+
+        Raises:
+            InputError: no documents, none that holds text, an empty question.
+        """
+        texts = to_documents(documents)
+        if not texts:
+            raise InputError("0 documents: give at least one, or ask the model without this library")
+        question = _check_question(question)
+        return dataclasses.replace(self.around(_asked(question, system), texts, PLACE), question=question)
+
+    def build_affix(self, question: str, system: str | None = None) -> Affix:
+        """Prefix and suffix of the prompt that asks `question`; the prefix is the same for every question.
+
+        Raises:
+            InputError: an empty question.
+        """
+        return self.affix(_asked(_check_question(question), system), PLACE)
+
+    def affix_texts(self, question: str, system: str | None = None) -> tuple[str, str]:
+        """What stands before and after the documents, as text with the template's control tokens written out."""
+        before, after = _cut(self._template.lay_out(_asked(question, system)), PLACE)
+        return "".join(piece.text for piece in before), "".join(piece.text for piece in after)
+
+    def around(
+        self, messages: Sequence[Message], documents: Sequence[Document], place: str, order: Iterable[int] | None = None
+    ) -> Prompt:
+        """The prompt with the documents where `place` stands, once, in the messages.
+
+        Args:
+            order: the documents' numbers in the order in which they stand there; None for their own order.
+        """
+        prefix_ids, suffix_ids, span = self.affix(messages, place)
+        context_ids, origins = self._context(documents, list(range(len(documents)) if order is None else order))
+        return Prompt(prefix_ids, context_ids, suffix_ids, tuple(documents), origins, question_span=span)
+
+    def affix(self, messages: Sequence[Message], place: str) -> Affix:
+        """Prefix and suffix of messages in one of which `place` stands, once."""
+        before, after = _cut(self._template.lay_out(messages), place)
+        prefix_ids, suffix = self._encoder.encode(*before).ids, self._encoder.encode(*after)
+        span = _tokens_within(suffix.offsets, _question_chars(after))
+        return Affix(_long(self._leading + prefix_ids), _long(suffix.ids), span)
+
+    def whole(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt that is the chat template's, token for token; its context is the last message."""
+        *_, last, end = pieces = self._template.lay_out(messages)
+        ids, offsets = self._encoder.encode(*pieces)
+        stop = sum(len(piece.text) for piece in pieces) - len(end.text)
+        start = stop - len(last.text)
+        inside = [i for i, (a, b) in enumerate(offsets) if b > start and a < stop and i < len(ids) - 1]
+        if not inside:
+            raise InputError("the last message has no token of its own: give it some text")
+        first, after = inside[0], inside[-1] + 1
+        origins = [(0, _clamp(a - start, len(last.text)), _clamp(b - start, len(last.text))) for a, b in offsets]
+        parts = (self._leading + ids[:first], ids[first:after], ids[after:])
+        prefix_ids, context_ids, suffix_ids = map(_long, parts)
+        document = Document(last.text, before="", after="")
+        return Prompt(prefix_ids, context_ids, suffix_ids, (document,), _long(origins[first:after]))
+
+    def question_in(self, suffix_ids: Tensor) -> tuple[int, int]:
+        """(first, end) of what asks in a suffix (n,) of ids: all but what the template puts around it."""
+        closing = self._encoder.encode(self._template.lay_out([{"role": "user", "content": "?"}])[-1]).ids
+        ids = suffix_ids.tolist()
+        end = len(ids) - len(closing) if closing and ids[-len(closing) :] == closing else len(ids)
+        asks = [i for i in range(end) if ids[i] not in self._encoder.control_ids]
+        return (asks[0], asks[-1] + 1) if asks else (0, len(ids))
+
+    def encode(self, *texts: str) -> list[Encoded]:
+        """Texts from outside as tokens, each by itself. Raises InputError on what is none."""
+        return self._encoder.encode_all([[Piece(check_text("what is to be tokenized", text))] for text in texts])
+
+    def _context(self, documents: Sequence[Document], order: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Ids (n,) and origins (n, 3) of the documents in this order."""
+        order = [number for number in order if not documents[number].blank]
+        encoded = self.encode(*(documents[number].render() for number in order))
+        counts = _long([len(one.ids) for one in encoded])
+        rows = [(number, len(documents[number].header), len(documents[number].text)) for number in order]
+        numbers, shifts, lengths = _long(rows).reshape(-1, 3).repeat_interleave(counts, 0).unbind(1)
+        spans = _long([span for one in encoded for span in one.offsets]).reshape(-1, 2) - shifts[:, None]
+        spans = torch.minimum(spans.clamp(min=0), lengths[:, None])
+        return _long([token for one in encoded for token in one.ids]), torch.cat([numbers[:, None], spans], 1)
+
+
+class Affix(NamedTuple):
+    """Prefix and suffix ids (n,) of a prompt, and (first, end) of the suffix tokens that ask."""
+
+    prefix_ids: Tensor
+    suffix_ids: Tensor
+    question_span: tuple[int, int]
+
+
+def asking(messages: Sequence[Message], place: str, first: bool = False) -> list[Message]:
+    """Messages whose last one asks of documents that will stand at `place`; with a system message in any case.
+
+    Args:
+        first: the user's first message asks of them, not the last, so that what stands before stays the same.
+    """
+    arranged = list(messages)
+    users = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    holder = users[0 if first else -1]
+    arranged[holder] = {"role": "user", "content": f"{place}{_LABEL}{messages[holder]['content']}"}
+    if not any(message["role"] == "system" for message in messages):
+        arranged.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
+    return arranged
+
+
+def _check_question(question: str) -> str:
+    if not check_text("the question", question).strip():
+        raise InputError("the question is empty: give one")
+    return check_text("the question", question)
+
+
+def _asked(question: str, system: str | None) -> list[Message]:
+    messages = [] if system is None else [{"role": "system", "content": check_text("system", system)}]
+    return asking([*messages, {"role": "user", "content": question}], PLACE)
+
+
+def _cut(pieces: Sequence[Piece], place: str) -> tuple[list[Piece], list[Piece]]:
+    """The pieces before and behind the only place where `place` stands."""
+    found = [(number, piece) for number, piece in enumerate(pieces) if place in piece.text]
+    times = sum(piece.text.count(place) for piece in pieces)
+    if times != 1:
+        raise InputError(f"the place of the documents stands {times} times in the messages: it must stand there once")
+    ((number, piece),) = found
+    before, after = piece.text.split(place)
+    return [*pieces[:number], Piece(before)], [Piece(after), *pieces[number + 1 :]]
+
+
+def _question_chars(pieces: Sequence[Piece]) -> tuple[int, int]:
+    """(first, end) of the last text from outside in the joined pieces, without the label before it; else of all."""
+    starts = itertools.accumulate((len(piece.text) for piece in pieces), initial=0)
+    texts = [(start, piece) for start, piece in zip(starts, pieces, strict=False) if not piece.trusted]
+    asking = [(start, piece.text) for start, piece in texts if piece.text.strip()]
+    if not asking:
+        return 0, sum(len(piece.text) for piece in pieces)
+    start, text = asking[-1]
+    bare = text.removeprefix(_LABEL)
+    return start + len(text) - len(bare if bare.strip() else text), start + len(text)
+
+
+def _tokens_within(offsets: Sequence[tuple[int, int]], chars: tuple[int, int]) -> tuple[int, int]:
+    """(first, end) of the tokens that share a character with a span; all where none does."""
+    within = [i for i, (a, b) in enumerate(offsets) if a < chars[1] and b > chars[0]]
+    return (within[0], within[-1] + 1) if within else (0, len(offsets))
+
+
+def _long(rows: Sequence[Any]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.long)
+
+
+def _clamp(place: int, length: int) -> int:
+    return max(0, min(place, length))

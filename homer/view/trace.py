@@ -1,0 +1,128 @@
+"""Trace: how far every stretch of every document came up the tree, so that an answer can be drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from homer.plan.schedule import MergePlan
+from homer.text.prompt import Prompt
+
+if TYPE_CHECKING:
+    from homer.merging.cache import CompactCache
+
+
+@dataclasses.dataclass(frozen=True)
+class TracedDocument:
+    """One document, and how many levels of the tree its parts came through.
+
+    Attributes:
+        title, text: as given.
+        context_start, context_tokens: the tokens of the context that it took, its header included.
+        survived: tokens of its text by how many levels they came through, from 0 to all: height + 2 numbers.
+        spans: (start, end, levels) of every stretch that came equally far; together they cover the text.
+            Where tokens share a character, the one that came furthest counts.
+    """
+
+    title: str | None
+    text: str
+    context_start: int
+    context_tokens: int
+    survived: tuple[int, ...]
+    spans: tuple[tuple[int, int, int], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its text."""
+        return sum(self.survived)
+
+    @property
+    def kept(self) -> int:
+        """Tokens of its text that survived the whole tree."""
+        return self.survived[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """The documents in the order they were given, and the plan of the compression."""
+
+    documents: tuple[TracedDocument, ...]
+    plan: MergePlan
+
+    @property
+    def levels(self) -> int:
+        """Levels of the tree, leaves and root included: what a token that survived came through."""
+        return self.plan.height + 1
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> Trace:
+        """The trace whose `dataclasses.asdict` this is, with tuples where that has tuples."""
+        documents = tuple(TracedDocument(**document) for document in facts["documents"])
+        return cls(documents, MergePlan(**facts["plan"]))
+
+
+def trace_documents(prompt: Prompt, cache: CompactCache) -> Trace | None:
+    """How far every document of a prompt came; None where the cache was saved before this was noted."""
+    if cache.survived is None:
+        return None
+    survived = cache.survived[cache.prefix_len : cache.input_tokens - cache.suffix_len].cpu().long()
+    plan = cache.plan
+    numbers, spans = prompt.origins[:, 0], prompt.origins[:, 1:]
+    body = spans[:, 1] > spans[:, 0]
+    lengths = torch.tensor([len(document.text) for document in prompt.documents])
+    stretches = _stretches(lengths, numbers[body], spans[body], survived[body])
+    size = plan.height + 2
+    counts = torch.bincount(numbers[body] * size + survived[body], minlength=len(lengths) * size).view(-1, size)
+    first = torch.zeros_like(lengths).scatter_reduce_(
+        0, numbers, torch.arange(len(numbers)), "amin", include_self=False
+    )
+    tokens = torch.bincount(numbers, minlength=len(lengths))
+    columns = (first.tolist(), tokens.tolist(), map(tuple, counts.tolist()), stretches)
+    rows = zip(prompt.documents, *columns, strict=True)
+    return Trace(tuple(TracedDocument(document.title, document.text, *row) for document, *row in rows), plan)
+
+
+def _stretches(
+    lengths: Tensor, numbers: Tensor, spans: Tensor, survived: Tensor
+) -> list[tuple[tuple[int, int, int], ...]]:
+    """A partition of every document into (start, end, levels) of stretches that came equally far.
+
+    Characters that no token covers, such as spaces of some tokenizers, go with the ones before them.
+
+    Args:
+        lengths: (documents,), characters of each.
+        numbers, spans, survived: (tokens,), (tokens, 2), (tokens,): the document that each token is of, its
+            characters, and the levels it came through.
+    """
+    ends = lengths.cumsum(0)
+    starts = ends - lengths  # of the documents, in all their characters together
+    widths = spans[:, 1] - spans[:, 0]
+    within = torch.arange(int(widths.sum())) - (widths.cumsum(0) - widths).repeat_interleave(widths)
+    places = (spans[:, 0] + starts[numbers]).repeat_interleave(widths) + within
+    levels = torch.full((int(lengths.sum()),), -1).scatter_reduce_(
+        0, places, survived.repeat_interleave(widths), "amax"
+    )
+    levels = levels[_nearest_covered(levels >= 0, starts, lengths)].clamp(min=0)
+    new = torch.cat([levels.new_ones(1), levels.diff()])[: len(levels)] != 0
+    new[starts[lengths > 0]] = True
+    edges = new.nonzero().flatten()
+    counts = torch.searchsorted(edges, ends) - torch.searchsorted(edges, starts)
+    rows = zip(edges.tolist(), [*edges[1:].tolist(), len(levels)], levels[edges].tolist(), strict=True)
+    return [
+        tuple((a - start, b - start, level) for a, b, level in itertools.islice(rows, count))
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
+    ]
+
+
+def _nearest_covered(covered: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    """Of every character, the last covered one up to it in its document; the first one where none is before it."""
+    place = torch.arange(len(covered))
+    found = torch.where(covered, place, len(covered))
+    following = found.flip(0).cummin(0).values.flip(0)  # the next covered one, of whatever document
+    owners = torch.arange(len(lengths)).repeat_interleave(lengths)
+    first = following[starts[owners]].minimum((starts + lengths - 1)[owners])
+    return torch.where(covered, place, first).cummax(0).values

@@ -1,0 +1,12 @@
+"""LangChain: ChatHomer, HomerLLM, and a documents chain that hands whole documents to them."""
+
+try:
+    import langchain_core  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}: pip install homer-integrations[langchain]", name=error.name) from None
+
+from homer_integrations.langchain.chain import create_homer_documents_chain
+from homer_integrations.langchain.chat import ChatHomer
+from homer_integrations.langchain.llm import HomerLLM
+
+__all__ = ["ChatHomer", "HomerLLM", "create_homer_documents_chain"]

@@ -1,0 +1,12 @@
+"""LlamaIndex: HomerLLM, and a synthesizer and a query engine that hand whole nodes to it."""
+
+try:
+    import llama_index.core  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}: pip install homer-integrations[llama-index]", name=error.name) from None
+
+from homer_integrations.llama_index.encoder import TEXT_QA_TEMPLATE, HomerEncoder
+from homer_integrations.llama_index.engine import HomerQueryEngine, HomerSynthesizer
+from homer_integrations.llama_index.llm import HomerLLM
+
+__all__ = ["TEXT_QA_TEMPLATE", "HomerEncoder", "HomerLLM", "HomerQueryEngine", "HomerSynthesizer"]

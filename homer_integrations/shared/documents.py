@@ -1,0 +1,75 @@
+"""Documents by every road a pipeline hands them over, as homer's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from homer import Document, InputError, as_title
+from homer_integrations.shared.once import items_of
+
+_TEXT_KEYS = ("text", "page_content")
+_OTHER_KEYS = ("title", "metadata", "id", "type")
+_TITLES = ("title", "source", "file_name", "file_path")
+
+
+def to_homer_documents(documents: Any) -> tuple[Document, ...]:
+    """Strings, mappings, or objects with `page_content` and `metadata`, as homer's Documents; None is none.
+
+    Raises:
+        InputError: a single document, or one without text; names the number found and the mend.
+    """
+    if documents is None:
+        return ()
+    if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
+        raise InputError(f"documents is a single {type(documents).__name__}: give a list of documents")
+    return tuple(to_homer_document(document, number) for number, document in enumerate(items_of(documents), 1))
+
+
+def to_homer_document(document: Any, number: int) -> Document:
+    """One document; its title is that of its metadata, or else its source."""
+    if isinstance(document, Document):
+        return document
+    if isinstance(document, str):
+        return Document(document)
+    if isinstance(document, Mapping):
+        return _from_mapping(document, number)
+    text = getattr(document, "page_content", None)
+    if not isinstance(text, str):
+        raise InputError(
+            f"document {number} is a {type(document).__name__}: give a string, a mapping with 'text', or a Document"
+        )
+    return Document(text, title_of(getattr(document, "metadata", None) or {}))
+
+
+def title_of(metadata: Mapping[str, Any]) -> str | None:
+    """The title in a document's metadata, or else where it comes from."""
+    titles = (as_title(metadata.get(name)) for name in _TITLES)
+    return next((title for title in titles if title is not None), None)
+
+
+def agreed(roads: Sequence[tuple[str, tuple[Document, ...]]]) -> tuple[Document, ...]:
+    """The documents that came by these roads, by name, most important first; none where all are empty.
+
+    Raises:
+        InputError: two roads with different documents.
+    """
+    taken = [(name, documents) for name, documents in roads if documents]
+    for name, documents in taken[1:]:
+        if documents != taken[0][1]:
+            raise InputError(
+                f"{taken[0][0]} holds {len(taken[0][1])} documents and {name} holds {len(documents)} others: give "
+                f"them by one of the two"
+            )
+    return taken[0][1] if taken else ()
+
+
+def _from_mapping(document: Mapping[str, Any], number: int) -> Document:
+    texts = [document[name] for name in _TEXT_KEYS if name in document]
+    if len(texts) != 1 or not isinstance(texts[0], str):
+        raise InputError(f"document {number} is a mapping without one string under 'text' or 'page_content'")
+    unknown = sorted(set(document) - {*_TEXT_KEYS, *_OTHER_KEYS})
+    if unknown:
+        raise InputError(f"document {number} has a key {unknown[0]!r}: put what is no text or title in 'metadata'")
+    title = as_title(document.get("title"))
+    return Document(texts[0], title if title is not None else title_of(document.get("metadata") or {}))
