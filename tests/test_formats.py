@@ -319,7 +319,7 @@ def test_options_without_effect_are_named(folder: Path, caplog: pytest.LogCaptur
 
 
 def test_options_that_are_honoured(folder: Path) -> None:
-    model = HomerModel.from_pretrained(folder, device="cpu", max_position_embeddings=128)
+    model = HomerModel.from_pretrained(folder, device="cpu", max_position_embeddings=128, local_files_only=True)
     assert (model.window, model.decoder.device.type) == (128, "cpu")
     settings = HomerSettings(model=folder, device="cpu")
     assert settings.load() is HomerSettings(model=folder, device="cpu").load()

@@ -122,14 +122,16 @@ def _weights(
     if source.gguf_file is not None:
         _unpack(source, options)
     kind = dtype or _usual_dtype(source, device, options)
-    model = AutoModelForCausalLM.from_pretrained(source.path, config=config, dtype=kind, **options | source.options)
+    given = {**options, **source.options}
+    model: Any = AutoModelForCausalLM.from_pretrained(source.path, config=config, dtype=kind, **given)
     if source.adapter is not None:
         model.load_adapter(source.adapter, **adapting)
     if source.gguf_file is not None:
         _forget_blocks(model)
     if source.adapter or source.gguf_file:  # transformers names the folder, or what the adapter belongs to
         model.config._name_or_path = source.name
-    return model if device is None or "device_map" in options else model.to(device)
+    placed: PreTrainedModel = model if device is None or "device_map" in options else model.to(device)
+    return placed
 
 
 def _usual_dtype(source: Source, device: torch.device | None, options: Mapping[str, Any]) -> Dtype:
