@@ -203,7 +203,7 @@ def _beside(folder: Path) -> tuple[HomerConfig | None, Path | None]:
 def _read_settings(path: Path) -> HomerConfig:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error}): mend it, or remove it") from None
     if not isinstance(facts, dict):
         raise ConfigError(f"{path} holds a {type(facts).__name__}, not settings by name: mend it, or remove it")

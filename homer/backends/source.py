@@ -136,7 +136,7 @@ def _base_of(path: str, shared: Mapping[str, Any], options: Mapping[str, Any]) -
     require(("peft",), f"the adapter {path}")
     try:
         base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnsupportedModelError(f"{adapter} names no base_model_name_or_path ({error!r}): mend it") from None
     if not isinstance(base, str):
         raise UnsupportedModelError(f"{adapter} names {base!r} as base_model_name_or_path: give a hub id or a folder")

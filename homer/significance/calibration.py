@@ -187,8 +187,8 @@ def _load_safetensors(path: Path) -> Calibration:
     if given.get("sha256", _digest(tensors, facts)) != _digest(tensors, facts):
         raise CalibrationError(f"{path} is damaged, its checksum does not fit: measure it again")
     try:
-        metadata = json.loads(facts)
-    except json.JSONDecodeError as error:
+        metadata = dict(json.loads(facts))
+    except (ValueError, TypeError, RecursionError) as error:
         raise CalibrationError(f"{path} is damaged ({error}): measure it again") from None
     return Calibration(tensors.pop("bias").float(), metadata, **tensors)
 
