@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import functools
 import itertools
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -21,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from homer.backends.architecture import check_architecture, final_norm, shortest_sliding_window
+from homer.backends.architecture import check_architecture, final_norm, shortest_sliding_window, unwrapped
 from homer.backends.attention import OBSERVER
 from homer.backends.fingerprint import fingerprint
 from homer.backends.views import copy_module, replace_module, share_weights
+from homer.base.locks import Lock
 from homer.errors import UnsupportedModelError
 from homer.significance.evidence import QuestionLook
 from homer.significance.scores import last_query_logits
@@ -68,7 +68,7 @@ class Decoder:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        model = getattr(model, "_orig_mod", model)  # as torch.compile leaves it
+        model = unwrapped(model)
         check_architecture(model)
         self.causal_lm = share_weights(model)
         text_config = model.config.get_text_config()
@@ -79,7 +79,7 @@ class Decoder:
         self.vocabulary = int(self.causal_lm.get_input_embeddings().num_embeddings)
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = _input_device(model)
-        self._offload_lock = threading.RLock() if _is_offloaded(model) else None
+        self._offload_lock = Lock() if _is_offloaded(model) else None
         self._probe()
 
     @property
