@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 
 from homer.backends.fused import make_decoder
 from homer.backends.loading import end_ids, load_model
+from homer.backends.options import Dtype
 from homer.base.arguments import check_list
 from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig, ResolvedConfig
-from homer.errors import ConfigError, InputError
+from homer.errors import ConfigError, InputError, UnsupportedModelError
 from homer.generation.answer import Answer
 from homer.generation.answer_stream import AnswerStream
 from homer.generation.loop import Streams
@@ -86,7 +87,8 @@ class HomerModel(Reusing):
         *,
         config: HomerConfig | None = None,
         calibration: str | os.PathLike[str] | Tensor | Calibration | bool | None = None,
-        dtype: str | torch.dtype | None = None,
+        dtype: Dtype = None,
+        device: str | torch.device | None = None,
         device_map: Any = None,
         attn_implementation: str | None = None,
         quantization_config: Any = None,
@@ -97,19 +99,25 @@ class HomerModel(Reusing):
         """Load a model and its tokenizer.
 
         Args:
-            name_or_path: a hub id, a folder, or "mini" for the small model that ships with this package.
-            dtype: None keeps the dtype of the saved weights.
-            device_map, attn_implementation, quantization_config, model_kwargs: as in transformers.
+            name_or_path: a hub id, a folder, a GGUF file, a folder of a PEFT adapter, which names its model, or "mini"
+                for the small model that ships with this package.
+            dtype: None keeps the dtype of the saved weights; those of a GGUF file become bfloat16 on a GPU, else
+                float32. `torch_dtype` is the same.
+            device: "cpu", "cuda" or "mps", for all of the model.
+            device_map, attn_implementation, quantization_config: as in transformers.
+            model_kwargs: all else that transformers' from_pretrained takes, such as gguf_file, revision,
+                local_files_only or trust_remote_code; `model_config` stands for its `config`.
             rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
             fast: as in HomerModel itself.
 
         Raises:
-            UnsupportedModelError: no such model, or one that cannot work; says why.
+            UnsupportedModelError: no such model, one that cannot work, or a missing package; says why.
+            ConfigError: an option that nobody knows, or a device that is not there.
         """
         names = ("device_map", "attn_implementation", "quantization_config")
         given = zip(names, (device_map, attn_implementation, quantization_config), strict=True)
         options = model_kwargs | {name: value for name, value in given if value is not None}
-        loaded = load_model(name_or_path, dtype, rope_scaling, options)
+        loaded = load_model(name_or_path, dtype, rope_scaling, options, device)
         calibration = loaded.calibration if calibration is None else calibration
         return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, fast=fast)
 
@@ -177,10 +185,12 @@ class HomerModel(Reusing):
         self, config: HomerConfig, lengths: Sequence[int], document_lens: Sequence[int] | None
     ) -> tuple[ResolvedConfig, MergePlan]:
         """The settings and the plan; the model is only measured where something is pruned."""
-        resolved = self._resolve(config)
+        whole = None if document_lens else self._needed(config, lengths)
+        resolved = self._resolve(config, whole)
+        self._check_slides(resolved, lengths)
         plan = plan_for(resolved, self.decoder.layers, lengths, document_lens)
         if plan.prunes or resolved.target_len < resolved.max_chunk_len:
-            resolved = self._settle(config)
+            resolved = self._settle(config, whole)
             plan = plan_for(resolved, self.decoder.layers, lengths, document_lens)
         return resolved, plan
 
@@ -355,7 +365,14 @@ class HomerModel(Reusing):
         resolved = self._resolve(given)
         reserved = max(0, resolved.suffix_budget - len(prompt.suffix_ids))
         whole = self._whole(resolved, len(prompt) + reserved, max_new_tokens)
-        return given if whole is resolved else whole
+        return self._cutting(given) if whole is resolved else whole
+
+    def _cutting(self, config: HomerConfig) -> HomerConfig:
+        """The settings for a prompt that leaves new tokens no room: cut though it may fit the window by itself."""
+        if self.decoder.sliding_window is None:
+            return config
+        resolved = self._resolve(config)
+        return dataclasses.replace(config, max_chunk_len=resolved.max_chunk_len, target_len=resolved.target_len)
 
     def _whole(self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None) -> ResolvedConfig:
         """The settings for a prompt of a length: one chunk where it needs no compression."""
@@ -367,8 +384,7 @@ class HomerModel(Reusing):
     def _whole_len(self, max_new_tokens: int | None) -> int:
         """The longest prompt that needs no compression."""
         as_sampling(max_new_tokens, {})  # an error now costs nothing
-        limit = min(self.window, self.decoder.sliding_window or self.window)
-        return limit - (max_new_tokens or min(256, self.window // 8))
+        return self.window - (max_new_tokens or min(256, self.window // 8))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which nothing is a control token."""
@@ -385,18 +401,44 @@ class HomerModel(Reusing):
         """The longest chunk by the model's own settings, in tokens."""
         return self._resolve(self.config).max_chunk_len
 
-    def _resolve(self, config: HomerConfig) -> ResolvedConfig:
+    def _needed(self, config: HomerConfig, lengths: Sequence[int]) -> int:
+        """Tokens of the one chunk that would hold prefix, context and suffix of these lengths."""
+        return lengths[0] + lengths[1] + max(lengths[2], config.suffix_budget)
+
+    def _resolve(
+        self, config: HomerConfig, whole: int | None = None, evidence_layer: int | None = None
+    ) -> ResolvedConfig:
+        """The settings as numbers.
+
+        Args:
+            whole: tokens of the one chunk that would hold a prompt. Where they fit the model's window, a sliding
+                attention window in it is the model's own business, and nothing is cut for its sake.
+        """
         if not isinstance(config, HomerConfig):
             raise ConfigError(f"config is a {type(config).__name__}: give a HomerConfig, or None for the model's own")
-        return config.resolve(self.window, self.decoder.layers, self.decoder.sliding_window)
+        sliding = self.decoder.sliding_window
+        fits = whole is not None and whole <= (config.max_chunk_len or self.window)
+        if sliding and whole and fits and config.max_initial_chunk_len is None:
+            longest = config.max_chunk_len or max(whole, min(sliding, self.window))
+            config, sliding = dataclasses.replace(config, max_chunk_len=longest), None
+        return config.resolve(self.window, self.decoder.layers, sliding, evidence_layer)
 
-    def _settle(self, config: HomerConfig) -> ResolvedConfig:
+    def _settle(self, config: HomerConfig, whole: int | None = None) -> ResolvedConfig:
         """The settings by what the model was measured to find, where they ask for that."""
         significance = settled(config.significance, self._calibrated(config.significance))
         heads = significance == "question" or isinstance(significance, Question)
         layer = self.calibration.evidence_layer if heads and self.calibration else None
-        chosen = dataclasses.replace(config, significance=significance)
-        return chosen.resolve(self.window, self.decoder.layers, self.decoder.sliding_window, layer)
+        return self._resolve(dataclasses.replace(config, significance=significance), whole, layer)
+
+    def _check_slides(self, config: ResolvedConfig, lengths: Sequence[int]) -> None:
+        """Refuse a sliding attention window in which chunks would be hardly more than what they share."""
+        sliding, affix = self.decoder.sliding_window, lengths[0] + lengths[2]
+        if sliding and config.max_chunk_len <= sliding and sum(lengths) > config.max_chunk_len and 2 * affix > sliding:
+            raise UnsupportedModelError(
+                f"{self.name}: {sum(lengths):,} tokens must be read in chunks no longer than its sliding attention "
+                f"window of {sliding} tokens, of which prefix and suffix would take {affix}: give what fits its window "
+                f"of {self.window:,} tokens, or use a model without sliding attention"
+            )
 
     def _calibrated(self, significance: Any) -> Calibration | None:
         """The model's calibration, with what the significance needs of it; measured where it is not there yet."""
@@ -409,7 +451,8 @@ class HomerModel(Reusing):
             measured = remembered(self)
             if known is not None and measured is not None:
                 measured = dataclasses.replace(
-                    known, question_heads=measured.question_heads, last_heads=measured.last_heads
-                )
+                    known, question_heads=measured.question_heads, last_heads=measured.last_heads,
+                    metadata=known.metadata | {"team": measured.metadata.get("team")},
+                )  # fmt: skip
             self._measures, self.calibration = measured is not None, measured or known
         return self.calibration

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import homer
 from homer import Answer, Usage
@@ -93,11 +94,12 @@ def test_workers_are_renewed_in_a_child_and_in_its_child() -> None:
     work()
 
 
-def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.HomerModel) -> None:
+def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.HomerModel, tmp_path: Path) -> None:
     from homer.text import tokenizing
     from homer_integrations.shared import loading, once
 
-    locks = [tokenizing._LOCK, loading._LOCK, once._LOCK]
+    store, states = homer.StateStore(tmp_path), mini.encode([5, 6, 7], prefix=[1]).leaves[0]
+    locks = [tokenizing._LOCK, loading._LOCK, once._LOCK, store._lock, store._folder._folder._lock]
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -111,6 +113,8 @@ def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.
     def work() -> None:
         assert shared_model("mini", {}).tokenize("word")
         assert once.items_of(word for word in "ab") == ("a", "b")
+        store.put("0" * 64, states)  # torch itself may not compute here: its own threads did not come along
+        assert store.get("0" * 64, torch.device("cpu")) is states
 
     shared_model("mini", {})
     thread = threading.Thread(target=hold)

@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import functools
 import itertools
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -21,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from homer.backends.architecture import check_architecture, final_norm, shortest_sliding_window
+from homer.backends.architecture import check_architecture, final_norm, shortest_sliding_window, unwrapped
 from homer.backends.attention import OBSERVER
 from homer.backends.fingerprint import fingerprint
 from homer.backends.views import copy_module, replace_module, share_weights
+from homer.base.locks import Lock
 from homer.errors import UnsupportedModelError
 from homer.significance.evidence import QuestionLook
 from homer.significance.scores import last_query_logits
@@ -68,7 +68,7 @@ class Decoder:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        model = getattr(model, "_orig_mod", model)  # as torch.compile leaves it
+        model = unwrapped(model)
         check_architecture(model)
         self.causal_lm = share_weights(model)
         text_config = model.config.get_text_config()
@@ -79,7 +79,7 @@ class Decoder:
         self.vocabulary = int(self.causal_lm.get_input_embeddings().num_embeddings)
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = _input_device(model)
-        self._offload_lock = threading.RLock() if _is_offloaded(model) else None
+        self._offload_lock = Lock() if _is_offloaded(model) else None
         self._probe()
 
     @property
@@ -172,10 +172,10 @@ class Decoder:
         stack: Tensor | None = None,
         question: QuestionLook | None = None,
     ) -> LayerOutput:
-        """Run all layers over tokens that stand in for the last ones of a cache.
+        """Run layers over tokens that stand in for the last ones of a cache.
 
         Args:
-            keys, values: one (1, key heads, length, head dim) tensor a layer.
+            keys, values: one (1, key heads, length, head dim) tensor for each layer to run, from the first on.
             ids, position_ids: (1, n).
             stack: the same keys and values as in LayerOutput; the fast path writes the new ones into it.
             question: as in `run`.
@@ -183,7 +183,7 @@ class Decoder:
         body = keys[0].shape[2] - ids.shape[1]
         cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (keys, values)))
         ids, position_ids = ids.to(self.device), position_ids.to(self.device)
-        return self.run_after(self.layers, ids, position_ids, cache, observe, question=question)
+        return self.run_after(len(keys), ids, position_ids, cache, observe, question=question)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from homer.base.locks import Lock
 from homer.calibrating.heads import find_heads
 from homer.errors import HomerError
 from homer.significance.calibration import Calibration, load_calibration
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of what is measured; files of another one are left alone
+VERSION = 2  # of what is measured; files of another one are left alone
 FOLDER = "HOMER_CALIBRATIONS"  # the environment's variable that names another folder
-_LOCK = threading.Lock()
+_LOCK = Lock()
 
 
 def calibration_folder() -> Path:
@@ -68,7 +68,8 @@ def _measure(model: HomerModel, path: Path) -> Calibration | None:
     except HomerError as error:
         logger.warning("%s was not measured (%s): significance='auto' is 'paper' for it", model.name, error)
         return None
-    metadata = {"model": model.name, "found": findings.found, "questions": findings.questions}
+    facts = {"found": findings.found, "team": findings.team, "questions": findings.questions}
+    metadata = {"model": model.name} | facts
     heads = {"question_heads": findings.question_heads, "last_heads": findings.last_heads}
     calibration = Calibration(torch.zeros(model.decoder.layers, 0), metadata, **heads)
     _attempt(functools.partial(_write, calibration, path), path)
@@ -112,13 +113,3 @@ def _attempt(work: Callable[[], None], path: Path) -> bool:
         logger.warning("the calibration cannot be kept in %s (%s): it will be measured again", path.parent, error)
         return False
     return True
-
-
-def _renew() -> None:
-    """After a fork: a thread that held the lock did not come along."""
-    global _LOCK
-    _LOCK = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

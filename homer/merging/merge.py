@@ -126,7 +126,21 @@ class Walk:
         if self.plan.layers[level][0] == self.plan.layers[level][1]:
             self.survived.index_fill_(0, chunk.tokens, level + 1)
             return chunk
-        return self._run([chunk], level, [index])[0]
+        return self._unseen(chunk, level, index) if self.blind(level) else self._run([chunk], level, [index])[0]
+
+    def blind(self, level: int) -> bool:
+        """Whether no layer from this level on is watched, nor wanted, since what survives is read anew."""
+        rest = range(self.plan.layers[level][0], self.decoder.layers)
+        look, watched = self.scoring.look, self.scoring.significance.observe(rest.start, rest.stop, self.decoder.layers)
+        return self.plan.reads_anew and not watched and (look is None or look.within(rest) is None)
+
+    def _unseen(self, chunk: Chunk, level: int, index: int) -> Chunk:
+        """A merged chunk pruned by what is known of it, without running its level's layers."""
+        scores, kept = self.choose(chunk, ({}, {}), 0, level, index)
+        chunk = dataclasses.replace(chunk, scores=scores)
+        chunk = chunk.settled() if kept is None else chunk.keep(kept)
+        self.survived.index_fill_(0, chunk.tokens, level + 1)
+        return chunk
 
     def _run(self, chunks: list[Chunk], level: int, indices: list[int]) -> list[Chunk]:
         """Chunks of equal length after their level's layers and their pruning."""
@@ -162,7 +176,7 @@ class Walk:
     def observed(self, level: int) -> Iterable[int]:
         """The layers at which the last query's logits are wanted."""
         first, end = self.plan.layers[level]
-        if level == self.plan.height:
+        if level == self.plan.height and not self.plan.reads_anew:
             return range(first, end)
         return self.scoring.significance.observe(first, end, self.decoder.layers)
 
@@ -182,7 +196,7 @@ class Walk:
         chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
         chunk = chunk.settled() if kept is None else chunk.keep(kept)
         self.survived.index_fill_(0, chunk.tokens, level + 1)  # an assignment would wait for the GPU
-        if level == self.plan.height:
+        if level == self.plan.height and not self.plan.reads_anew:
             assert output.logits is not None
             self.logits = output.logits
             relevance = _relevance(output.observed)
@@ -267,7 +281,7 @@ def _refresh(walk: Walk, root: Compressed) -> Compressed:
     """
     chunk, count, decoder = root.chunk, walk.plan.suffix_len, walk.decoder
     suffix, positions = walk.ids[None, -count:], chunk.position_ids[:, -count:]
-    upper = range(walk.plan.layers[0][1], decoder.layers)
+    upper = range(walk.plan.layers[0][1] if walk.plan.height else 0, decoder.layers)  # a single leaf runs all
     output = decoder.replace_last(chunk.keys, chunk.values, suffix, positions, upper, chunk.stack)
     assert output.logits is not None
     chunk = dataclasses.replace(chunk, keys=output.keys, values=output.values)
