@@ -73,7 +73,7 @@ def backend_of(model: HomerModel) -> str:
         return "fast: fused kernels" + (" and one CUDA graph" if model.decoder.device.type == "cuda" else "")
     if model.decoder.device.type != "cuda":
         where = f"the model lies on {model.decoder.device}"
-        mend = "; give --device-map cuda" if torch.cuda.is_available() else ""
+        mend = "; give --device cuda" if torch.cuda.is_available() else ""
         return f"{_PLAIN}; the fast path is for CUDA, and {where}{mend}"
     try:
         HomerModel(model.model, model.tokenizer, calibration=False, fast=True)
