@@ -43,7 +43,7 @@ def _named(module: str, name: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def covered() -> set[str]:
-    files = (path for path in TESTS.glob("*.py") if path != Path(__file__))
+    files = (path for path in TESTS.rglob("*.py") if path != Path(__file__))
     imported = set().union(*map(_imports, files))
     return set().union(*(_named(module, name) for module, name in imported))
 
@@ -51,6 +51,6 @@ def covered() -> set[str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_has_a_test(module: str, covered: set[str]) -> None:
     name = module.rsplit(".", 1)[1]
-    own = [TESTS / f"test_{name}.py", TESTS / f"test_{module.split('.')[-2]}_{name}.py"]
+    own = {f"test_{name}.py", f"test_{module.split('.')[-2]}_{name}.py"} & {path.name for path in TESTS.rglob("*.py")}
     apart = APART.get(module)
-    assert module in covered or any(path.is_file() for path in own) or (apart and (TESTS / apart).is_file()), module
+    assert module in covered or own or apart in {path.name for path in TESTS.rglob("*.py")}, module

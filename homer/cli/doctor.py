@@ -98,8 +98,9 @@ def _memory(model: HomerModel, tokens: int, plan: MergePlan, batch: int) -> str:
     entry, working = bytes_of(model.model.config.get_text_config(), model.decoder.dtype.itemsize)
     above = peak_bytes(plan, entry, working, batch)
     full = tokens * model.decoder.layers * entry
+    weights: int = model.model.get_memory_footprint()  # type: ignore[no-untyped-call]
     return (
-        f"{_size(model.model.get_memory_footprint())} weights; about {_size(above)} above them for {tokens:,} tokens "
+        f"{_size(weights)} weights; about {_size(above)} above them for {tokens:,} tokens "
         f"(keys and values of them all, as the plain model keeps them: {_size(full)})"
     )
 
