@@ -20,7 +20,6 @@ from homer.errors import (
     TimeoutExceededError,
     UnsupportedModelError,
 )
-from homer.generation.answer import Answer, Usage, show
 from homer.generation.answer_stream import AnswerStream
 from homer.generation.sampling import Sampling
 from homer.generation.stream import Generation, Stream
@@ -33,6 +32,7 @@ from homer.significance.base import Observation, Significance, Standardized
 from homer.significance.calibration import Calibration, load_calibration
 from homer.text.files import read_documents
 from homer.text.prompt import Document, Prompt
+from homer.view.answer import Answer, Usage, show
 from homer.view.sources import Passage, Source
 from homer.view.trace import Trace, TracedDocument
 

@@ -10,9 +10,8 @@ from test_prompt import byte_tokenizer
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
-from homer import CompactCache, HomerConfig, HomerModel, Prompt
+from homer import Answer, CompactCache, HomerConfig, HomerModel, Prompt, Usage
 from homer.backends.loading import MINI
-from homer.generation.answer import Answer, Usage
 from homer.plan.schedule import plan_for
 from homer.text.conversation import Limits, build_conversation
 from homer.text.prompt import PromptBuilder

@@ -10,7 +10,7 @@ from architectures import SUPPORTED, build
 from conftest import random_ids, tiny_llama
 
 from homer import CacheError, CompactCache, ConfigError, Document, HomerConfig, HomerModel, InputError
-from homer.reuse.reusing import _Parts
+from homer.reuse.encode import Context, Where
 
 CONFIG = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2)
 
@@ -33,7 +33,7 @@ def compare(model: HomerModel, lengths: tuple[int, int, int], budget: int, **cha
     settings = CONFIG.to_dict() | changes | {"suffix_budget": budget}
     expected = model.compress(prefix, context, suffix, config=HomerConfig(**settings))
     encoded = model.encode(context, prefix=prefix, suffix_budget=budget, config=HomerConfig(**settings))
-    same(model, model.compress(encoded, suffix), expected)
+    same(model, model.compress_encoded(encoded, suffix), expected)
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
@@ -46,10 +46,14 @@ def test_the_fast_path(name: str) -> None:
     model = HomerModel(build(*SUPPORTED[name]), config=CONFIG, fast=True)
     compare(model, (4, 150, 6), 8)
     prefix, context, suffix = random_ids(4, 150, 6, vocabulary=199)
-    parts = _Parts(prefix, context, (Document("a"), Document("b")), torch.tensor([[n > 99, 0, 0] for n in range(150)]))
-    encoded = model._encode(parts, 8, "documents", CONFIG, None, False, False)
+    parts = Context(prefix, context, (Document("a"), Document("b")), torch.tensor([[n > 99, 0, 0] for n in range(150)]))
+    encoded = model._encode(parts, 8, "documents", CONFIG, Where())
     expected = HomerModel(model.model, config=encoded.config, fast=False)
-    same(expected, model.compress(encoded, suffix), expected.compress(prefix, context, suffix, document_lens=[100, 50]))
+    same(
+        expected,
+        model.compress_encoded(encoded, suffix),
+        expected.compress(prefix, context, suffix, document_lens=[100, 50]),
+    )
 
 
 @pytest.mark.parametrize("refresh", [True, False])
@@ -83,10 +87,10 @@ def test_leaves_that_end_with_documents(tiny: HomerModel, lens: list[int], refre
     config = HomerConfig(**CONFIG.to_dict() | {"suffix_budget": 6, "refresh_suffix": refresh})
     expected = tiny.compress(prefix, context, suffix, document_lens=lens, config=config)
     origins = torch.tensor([[n, 0, 0] for n, length in enumerate(lens) for _ in range(length)])
-    parts = _Parts(prefix, context, tuple(Document("a") for _ in lens), origins)
-    encoded = tiny._encode(parts, 6, "documents", config, None, False, False)
+    parts = Context(prefix, context, tuple(Document("a") for _ in lens), origins)
+    encoded = tiny._encode(parts, 6, "documents", config, Where())
     assert encoded.document_lens == tuple(lens)
-    same(tiny, tiny.compress(encoded, suffix), expected)
+    same(tiny, tiny.compress_encoded(encoded, suffix), expected)
 
 
 @pytest.mark.parametrize("align", ["tokens", "documents"])
@@ -102,11 +106,11 @@ def test_ask_is_the_same_from_documents_and_from_what_was_encoded(mini: HomerMod
     parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
     expected = mini.compress(*parts, config=config, document_lens=encoded.document_lens)
     assert len(expected.plan.spans) > 2
-    same(mini, mini.compress(encoded, prompt.suffix_ids), expected)
+    same(mini, mini.compress_encoded(encoded, prompt.suffix_ids), expected)
     if align == "tokens":
         whole = mini.encode(DOCUMENTS[:2])  # fits the window: one leaf of all layers, as the plain model has it
         assert whole.prefix.layers == mini.decoder.layers
-        found = mini.compress_prompt(mini.build_prompt(QUESTION, whole))
+        found = mini.compress_prompt(mini.build_prompt(QUESTION, whole), encoded=whole)
         budget = HomerConfig(suffix_budget=64)
         same(mini, found, mini.compress_prompt(mini.build_prompt(QUESTION, DOCUMENTS[:2]), config=budget))
         assert len(mini.encode(whole, suffix_budget=80).leaves) == 1  # still one, with more room
@@ -117,7 +121,9 @@ def test_a_stream_and_several_threads(mini: HomerModel) -> None:
     questions = [QUESTION, "What colour was the barn painted?", "When does the north gate close?"]
     expected = [mini.ask(question, encoded, max_new_tokens=8).text for question in questions]
     with ThreadPoolExecutor(3) as pool:
-        streams = [mini.stream_prompt(mini.build_prompt(q, encoded), max_new_tokens=8) for q in questions]
+        streams = [
+            mini.stream_prompt(mini.build_prompt(q, encoded), encoded=encoded, max_new_tokens=8) for q in questions
+        ]
         assert list(pool.map(lambda stream: "".join(stream), streams)) == expected
     assert expected[0] == "48213"
 
@@ -126,13 +132,13 @@ def test_a_suffix_beyond_the_budget(tiny: HomerModel) -> None:
     prefix, context, suffix = random_ids(4, 200, 9)
     encoded = tiny.encode(context, prefix=prefix, suffix_budget=6)
     with pytest.raises(InputError, match="the suffix holds 9 tokens.*suffix_budget=6: encode it with suffix_budget=9"):
-        tiny.compress(encoded, suffix)
+        tiny.compress_encoded(encoded, suffix)
     again = tiny.compress_encoded(encoded, suffix, reencode=True)
     same(tiny, again, tiny.compress(prefix, context, suffix))
     assert again.cached_tokens == 0
     longer = tiny.encode(encoded, suffix_budget=12)
     assert longer.suffix_budget == 12
-    assert tiny.compress(longer, suffix).cached_tokens == 204
+    assert tiny.compress_encoded(longer, suffix).cached_tokens == 204
 
 
 def test_bad_input(tiny: HomerModel, mini: HomerModel) -> None:
@@ -151,12 +157,9 @@ def test_bad_input(tiny: HomerModel, mini: HomerModel) -> None:
         (InputError, "0 documents", lambda: mini.encode([])),
         (InputError, "prefix is for token ids", lambda: mini.encode(["a"], prefix=prefix)),
         (InputError, "from token ids: give compress", lambda: tiny.ask("Why?", encoded)),
-        (InputError, "config was settled", lambda: tiny.compress(encoded, suffix, config=CONFIG)),
-        (InputError, "document_lens was settled", lambda: tiny.compress(encoded, suffix, document_lens=[200])),
         (InputError, "system was settled", lambda: mini.ask("Why?", mini.encode(["A."]), system="Be brief.")),
         (InputError, "config was settled", lambda: mini.ask("Why?", mini.encode(["A."]), config=SMALL)),
-        (InputError, "compress got two parts", lambda: tiny.compress(prefix, context)),
-        (CacheError, "was encoded by", lambda: mini.compress(encoded, suffix)),
+        (CacheError, "was encoded by", lambda: mini.compress_encoded(encoded, suffix)),
     ):
         with pytest.raises(error, match=words):
             call()

@@ -20,11 +20,10 @@ import homer
 from docs.picture import photograph, without_documents
 from homer import Answer, CompactCache, HomerConfig, HomerModel, InputError, plan_merge, show
 from homer.demo import DOCUMENTS as DEMO
-from homer.generation.answer import make_answer
+from homer.generation.answer_stream import make_answer
 from homer.text.files import read_documents
-from homer.view.page import page as draw_page
+from homer.view.page import draw_tree
 from homer.view.styles import DARK, LIGHT, shades
-from homer.view.tree import draw_tree
 
 TEXTS = [document["text"] for document in read_documents([DEMO])]
 ATTACK = (
@@ -306,7 +305,7 @@ def test_in_chromium(answer: Answer, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Debian's chromium: apt-get install chromium")
 def test_on_a_phone_every_column_is_seen(mini: HomerModel, tmp_path: Path) -> None:
-    source = draw_page(mini.ask(QUESTION, DOCUMENTS[1:]), whole=True)
+    source = mini.ask(QUESTION, DOCUMENTS[1:])._page(whole=True)
     photograph(without_documents(source), tmp_path / "phone.png", 390)
     with Image.open(tmp_path / "phone.png") as image:
         assert image.width == 390

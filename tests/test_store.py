@@ -54,7 +54,7 @@ def test_a_second_encoding_finds_every_leaf(tiny: HomerModel, tmp_path: Path, on
     found, expected = tiny.compress(second, SUFFIX), tiny.compress(first, SUFFIX)
     assert torch.equal(found.logits, expected.logits)
     grown = torch.cat([CONTEXT, CONTEXT[:20]])  # other borders of leaves, so that few are found
-    found, expected = (tiny.compress(encode(tiny, kept, grown), SUFFIX) for kept in (store, None))
+    found, expected = (tiny.compress_encoded(encode(tiny, kept, grown), SUFFIX) for kept in (store, None))
     assert found.kept_tokens.tolist() == expected.kept_tokens.tolist()
     torch.testing.assert_close(found.logits, expected.logits)
 
@@ -110,7 +110,7 @@ def replace_by_another(path: Path) -> None:
 def test_a_damaged_or_foreign_entry_is_encoded_again(
     tiny: HomerModel, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
 ) -> None:
-    expected = tiny.compress(encode(tiny, StateStore(tmp_path)), SUFFIX)
+    expected = tiny.compress_encoded(encode(tiny, StateStore(tmp_path)), SUFFIX)
     files = sorted(tmp_path.glob("*/*.safetensors"))
     assert len(files) == 16
     spoil(files[5])
@@ -118,7 +118,7 @@ def test_a_damaged_or_foreign_entry_is_encoded_again(
         again = encode(tiny, StateStore(tmp_path))
     assert [record.message for record in caplog.records if "encoding it again" in record.message]
     assert 0 < 300 - again.reused_tokens < 30
-    torch.testing.assert_close(tiny.compress(again, SUFFIX).logits, expected.logits)
+    torch.testing.assert_close(tiny.compress_encoded(again, SUFFIX).logits, expected.logits)
     assert encode(tiny, StateStore(tmp_path)).reused_tokens == 300  # it was written anew
 
 
@@ -158,7 +158,9 @@ def test_a_full_disk_is_a_warning_or_an_error_and_leaves_nothing(
         encoded = encode(tiny, StateStore(tmp_path))
     assert "No space left on device" in caplog.text
     assert caplog.text.count("free space there") == 1  # not once a leaf
-    assert torch.equal(tiny.compress(encoded, SUFFIX).logits, tiny.compress(encode(tiny, None), SUFFIX).logits)
+    assert torch.equal(
+        tiny.compress_encoded(encoded, SUFFIX).logits, tiny.compress_encoded(encode(tiny, None), SUFFIX).logits
+    )
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [MARK]
     with pytest.raises(StoreError, match="cannot be written"):
         encode(tiny, StateStore(tmp_path, strict=True))
@@ -307,7 +309,7 @@ if {slow}:
     homer.base.tensorfile.save_file = slowly
 model = HomerModel(tiny_llama(), config=HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2))
 encoded = model.encode(CONTEXT, prefix=PREFIX, suffix_budget=8, store=StateStore({folder!r}, strict=True))
-print(encoded.reused_tokens, model.compress(encoded, SUFFIX).logits.argmax().item(), flush=True)
+print(encoded.reused_tokens, model.compress_encoded(encoded, SUFFIX).logits.argmax().item(), flush=True)
 """
 
 
@@ -317,7 +319,7 @@ def start(folder: Path, slow: bool) -> Any:
 
 
 def test_killed_in_the_middle_and_two_at_once(tiny: HomerModel, tmp_path: Path) -> None:
-    expected = str(tiny.compress(encode(tiny, None), SUFFIX).logits.argmax().item())
+    expected = str(tiny.compress_encoded(encode(tiny, None), SUFFIX).logits.argmax().item())
     process = start(tmp_path, slow=True)
     assert process.stdout.readline() == "written\n"
     process.send_signal(signal.SIGKILL)

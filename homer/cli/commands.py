@@ -19,9 +19,9 @@ from homer.cli.indexing import encode_from_store, index, indexed_paths
 from homer.config import SIGNIFICANCES, HomerConfig
 from homer.errors import HomerError, InputError
 from homer.experiments.commands import add_commands
-from homer.generation.answer import Answer
 from homer.model import HomerModel
 from homer.text.files import is_among, read_documents
+from homer.view.answer import Answer
 
 _FILES = "files or folders of text, PDF, HTML, DOCX, PPTX or XLSX; - is standard input"
 

@@ -19,8 +19,8 @@ from homer.config import HomerConfig
 from homer.errors import InputError, StoreError
 from homer.model import HomerModel
 from homer.plan.schedule import document_layer_ranges
+from homer.reuse.encode import budget_for
 from homer.reuse.encoded import EncodedContext
-from homer.reuse.reusing import budget_for
 from homer.reuse.states import bytes_per_token
 from homer.reuse.store import StateStore
 from homer.text.files import read_documents

@@ -8,7 +8,7 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from homer.base.arguments import as_title, check_list, check_text
 from homer.errors import InputError
 from homer.text.template import ChatTemplate, Message
 from homer.text.tokenizing import Encoded, Encoder, Piece
-
-if TYPE_CHECKING:
-    from homer.reuse.encoded import EncodedContext
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +70,6 @@ class Prompt:
             both are 0 for tokens of the header.
         question: what is asked, where that is known.
         question_span: (first, end) of the suffix tokens that ask: of the last message without the template around it.
-        encoded: the same prefix and context with their states, where they were encoded before.
     """
 
     prefix_ids: Tensor
@@ -83,7 +79,6 @@ class Prompt:
     origins: Tensor
     question: str = ""
     question_span: tuple[int, int] | None = None
-    encoded: EncodedContext | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.context_ids) + len(self.suffix_ids)

@@ -7,30 +7,12 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from homer.errors import InputError
-from homer.text.prompt import Prompt
 from homer.view.page import draw, in_notebook, page
-from homer.view.sources import Passage, Source, trace_sources
-from homer.view.trace import Trace, trace_documents
-
-if TYPE_CHECKING:
-    from homer.generation.stream import Generation
-    from homer.merging.cache import CompactCache
-
-
-@dataclasses.dataclass(frozen=True)
-class Usage:
-    """Token counts: of the whole prompt before compression, of the compact cache, and of the answer.
-
-    `cached_tokens` are those of the prompt whose states had been kept from before.
-    """
-
-    input_tokens: int
-    kept_tokens: int
-    output_tokens: int
-    cached_tokens: int = 0
+from homer.view.sources import Passage, Source, Usage
+from homer.view.trace import Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +85,16 @@ class Answer:
         path = Path(path)
         if not path.parent.is_dir():
             raise InputError(f"no folder {path.parent} to write {path.name} to: make it first")
-        path.write_text(page(self, whole=True), encoding="utf-8", errors="xmlcharrefreplace")
+        path.write_text(self._page(whole=True), encoding="utf-8", errors="xmlcharrefreplace")
         return path
 
     def _repr_html_(self) -> str:
         """The drawing as notebooks show it."""
-        return page(self)
+        return self._page(whole=False)
+
+    def _page(self, *, whole: bool) -> str:
+        drawn = self.text, self.question, self.finish_reason, self.sources, self.usage, self.trace
+        return page(*drawn, whole=whole)
 
 
 def show(answer: Answer | Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Path | None:
@@ -118,18 +104,6 @@ def show(answer: Answer | Mapping[str, Any], path: str | os.PathLike[str] | None
         InputError: neither of the two, or a path in a folder that is not there.
     """
     return (answer if isinstance(answer, Answer) else Answer.from_dict(answer)).show(path)
-
-
-def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation) -> Answer:
-    """The answer that a generation from the cache of a prompt gives."""
-    return Answer(
-        text=(generation.text or "").strip(),
-        sources=trace_sources(prompt, cache),
-        usage=Usage(cache.input_tokens, len(cache), len(generation.token_ids), cache.cached_tokens),
-        finish_reason=generation.finish_reason,
-        question=prompt.question,
-        trace=trace_documents(prompt, cache),
-    )
 
 
 def _read_source(facts: dict[str, Any]) -> Source:
