@@ -8,11 +8,11 @@ from architectures import SUPPORTED, build
 from conftest import random_ids, tiny_llama
 
 from homer import HomerConfig, HomerModel, UnsupportedModelError
-from homer.backends.fused import FastDecoder
+from homer.backends.fused import FusedDecoder
 from homer.backends.graph import GraphSteps
 from homer.backends.kernels import plain as kernels_module
 from homer.backends.kernels.plain import EAGER, compiled
-from homer.backends.reference import Decoder
+from homer.backends.reference import ReferenceDecoder
 
 KNOWN = ("llama-2", "llama-3.1", "mistral", "qwen2", "qwen3")
 CONFIG = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2, chunk_batch_size=3)
@@ -22,8 +22,8 @@ def pair(name: str) -> tuple[HomerModel, HomerModel]:
     """The same model by the fast path and by the simple one."""
     model = build(*SUPPORTED[name])
     fast, simple = HomerModel(model, config=CONFIG, fast=True), HomerModel(model, config=CONFIG, fast=False)
-    assert isinstance(fast.decoder, FastDecoder)
-    assert type(simple.decoder) is Decoder
+    assert isinstance(fast.decoder, FusedDecoder)
+    assert type(simple.decoder) is ReferenceDecoder
     return fast, simple
 
 
@@ -48,8 +48,8 @@ def test_steps_on_fixed_places_equal_the_simple_ones(name: str) -> None:
     fast, simple = pair(name)
     cache = simple.compress(*random_ids(4, 200, 6, vocabulary=199))
     entries = (cache.keys, cache.values, cache.next_position, 70)
-    assert isinstance(fast.decoder, FastDecoder)
-    ours, reference = GraphSteps(fast.decoder, *entries), simple.decoder.steps(*entries)
+    assert isinstance(fast.decoder, FusedDecoder)
+    ours, reference = GraphSteps(fast.decoder.parts, *entries), simple.decoder.steps(*entries)
     for token in random_ids(6, vocabulary=199)[0]:
         ours.token.copy_(token)
         ours.step()  # what a GPU replays
@@ -60,7 +60,7 @@ def test_steps_on_fixed_places_equal_the_simple_ones(name: str) -> None:
 @pytest.mark.parametrize("name", ["mixtral", "gemma2", "phi3", "granite"])
 def test_other_families_take_the_simple_path(name: str) -> None:
     model = build(*SUPPORTED[name])
-    assert type(HomerModel(model, config=CONFIG).decoder) is Decoder
+    assert type(HomerModel(model, config=CONFIG).decoder) is ReferenceDecoder
     with pytest.raises(UnsupportedModelError, match=r"no fast path: its family is .*; leave fast=None"):
         HomerModel(model, config=CONFIG, fast=True)
 
@@ -89,8 +89,16 @@ def arguments(length: int) -> dict[str, tuple[Any, ...]]:
     stack, places = torch.randn(4, length, 16), torch.randint(0, length, (5,))
     keys, values = torch.zeros(2, 1, 64 * length, 2, 8)
     return {
-        "blend": (torch.zeros(4, 5, 16), stack, stack.flip(1), places, places.flip(0), torch.rand(5), torch.rand(5)),
-        "store": (keys, values, places[:1], *torch.randn(2, 1, 1, 2, 8), None, 1e-5, *torch.randn(2, 1, 1, 8)),
+        "blend_rows": (
+            torch.zeros(4, 5, 16),
+            stack,
+            stack.flip(1),
+            places,
+            places.flip(0),
+            torch.rand(5),
+            torch.rand(5),
+        ),
+        "write_kv": (keys, values, places[:1], *torch.randn(2, 1, 1, 2, 8), None, 1e-5, *torch.randn(2, 1, 1, 8)),
     }
 
 

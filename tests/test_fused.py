@@ -41,7 +41,7 @@ def test_norms_and_gate(pointwise: ModuleType, dtype: torch.dtype) -> None:
         torch.randn(24, dtype=dtype, device=DEVICE),
     )
     torch.testing.assert_close(pointwise.rms_norm(x, weight, 1e-5), EAGER.rms_norm(x, weight, 1e-5), **CLOSE[dtype])
-    torch.testing.assert_close(pointwise.gate(x, y), EAGER.gate(x, y), **CLOSE[dtype])
+    torch.testing.assert_close(pointwise.silu_and_mul(x, y), EAGER.silu_and_mul(x, y), **CLOSE[dtype])
     ours, plain = pointwise.add_norm(x, y, weight, 1e-5), EAGER.add_norm(x, y, weight, 1e-5)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b, **CLOSE[dtype])
@@ -56,8 +56,8 @@ def test_turn(pointwise: ModuleType, dtype: torch.dtype, shape: tuple[int, ...],
     cos, sin = torch.randn(2, batch, length, dim, dtype=dtype, device=DEVICE)
     norm = torch.randn(dim, dtype=dtype, device=DEVICE) if normed else None
     ours, plain = torch.zeros_like(x), torch.zeros_like(x)
-    pointwise.turn(x, norm, 1e-5, cos, sin, ours)
-    EAGER.turn(x, norm, 1e-5, cos, sin, plain)
+    pointwise.apply_rotary(x, norm, 1e-5, cos, sin, ours)
+    EAGER.apply_rotary(x, norm, 1e-5, cos, sin, plain)
     torch.testing.assert_close(ours, plain, **CLOSE[dtype])
 
 
@@ -67,5 +67,7 @@ def test_look(pointwise: ModuleType, dtype: torch.dtype, shape: tuple[int, ...])
     batch, length, heads, key_heads, dim = shape
     query = torch.randn(batch, 2, heads, dim, dtype=dtype, device=DEVICE)
     for key in (torch.randn(batch, length, key_heads, dim), torch.randn(batch, key_heads, length, dim).transpose(1, 2)):
-        ours, plain = (look(query, key.to(DEVICE, dtype), 0.3) for look in (pointwise.look, EAGER.look))
+        ours, plain = (
+            look(query, key.to(DEVICE, dtype), 0.3) for look in (pointwise.last_query_logits, EAGER.last_query_logits)
+        )
         torch.testing.assert_close(ours, plain, **CLOSE[dtype])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from homer.backends.reference import LayerOutput, cache_of
+from homer.backends.base import LayerOutput, cache_of
 from homer.errors import CalibrationError
 from homer.significance.base import Observation, Paper, Significance, Standardized
 from homer.significance.calibration import Calibration

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from homer.backends.reference import Decoder
+from homer.backends.base import Decoder
 from homer.calibrating.synthetic import Segment, draw_segments, own_text
 from homer.errors import CalibrationError
 from homer.significance.calibration import Calibration

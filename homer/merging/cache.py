@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from homer.backends.reference import cache_of
+from homer.backends.base import cache_of
 from homer.base.tensorfile import read_tensors, write_tensors
 from homer.base.version import __version__
 from homer.config import HomerConfig, ResolvedConfig

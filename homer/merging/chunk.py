@@ -101,10 +101,10 @@ class Chunk:
         out = self.stack.new_empty(lower + self.stack.shape[0], len(indices), self.stack.shape[-1])
         kernels = best(out.device)
         if len(self.stack):
-            kernels.pick(out[lower:], self.stack, indices)
+            kernels.gather_rows(out[lower:], self.stack, indices)
         if lower:
             sources = _sources(indices, left.shape[1], right.shape[1], self.prefix_len, self.suffix_len)
-            kernels.blend(out[:lower], left, right, *sources)
+            kernels.blend_rows(out[:lower], left, right, *sources)
         return out
 
     def _entries(self, take: Callable[[Tensor], Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

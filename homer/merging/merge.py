@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from homer.backends.reference import Decoder, LayerOutput
+from homer.backends.base import Decoder, LayerOutput
 from homer.merging.chunk import Chunk, merge
 from homer.plan.schedule import MergePlan
 from homer.significance.base import Observation, Scoring

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from homer.backends.reference import Decoder
+from homer.backends.base import Decoder
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import ConfigError
 from homer.generation.sampling import as_sampling

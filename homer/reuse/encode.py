@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from homer.backends.reference import Decoder
+from homer.backends.base import Decoder
 from homer.base.arguments import check_whole
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import ConfigError

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homer.backends.reference import Decoder, LayerOutput
+from homer.backends.base import Decoder, LayerOutput
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import InputError
 from homer.merging.chunk import Chunk, unstack
