@@ -7,13 +7,14 @@ import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from homer.backends.base import LayerOutput, cache_of
+from homer.calibrating.base import Measurable
 from homer.errors import CalibrationError
 from homer.significance.base import Observation, Paper, Significance, Standardized
 from homer.significance.calibration import Calibration
@@ -22,9 +23,6 @@ from homer.significance.question import FAINT, Question
 from homer.significance.scores import select
 from homer.significance.sentences import number_parts
 from homer.text.prompt import Prompt, PromptBuilder
-
-if TYPE_CHECKING:
-    from homer.model import HomerModel
 
 LONGEST_CHUNK = 2048  # tokens; heads that find in this company find in a longer one
 KEPT = 8  # one of so many tokens is kept when significances are compared
@@ -65,7 +63,7 @@ def load_pairs() -> tuple[list[dict[str, str]], list[Asked]]:
 
 
 def find_heads(
-    model: HomerModel, calibration: Calibration | None = None, *, progress: bool = False, compare: bool = True
+    model: Measurable, calibration: Calibration | None = None, *, progress: bool = False, compare: bool = True
 ) -> Findings:
     """Try every head, and every significance that can be had, on all questions.
 
@@ -112,7 +110,7 @@ def _rivals(heads: Calibration, calibration: Calibration | None) -> dict[str, tu
     return rivals
 
 
-def _groups(model: HomerModel, documents: Sequence[dict[str, str]]) -> Iterator[tuple[int, list[dict[str, str]]]]:
+def _groups(model: Measurable, documents: Sequence[dict[str, str]]) -> Iterator[tuple[int, list[dict[str, str]]]]:
     """Documents that fit one chunk together, each group with the number of its first."""
     limit = min(LONGEST_CHUNK, model.chunk_len)
     lengths = [len(model.build_prompt("?", [document]).context_ids) for document in documents]
@@ -133,7 +131,7 @@ def _groups(model: HomerModel, documents: Sequence[dict[str, str]]) -> Iterator[
 class _Context:
     """Passages run through all layers once, to be asked."""
 
-    def __init__(self, model: HomerModel, documents: list[dict[str, str]]) -> None:
+    def __init__(self, model: Measurable, documents: list[dict[str, str]]) -> None:
         self.documents, self._model = documents, model
         self._builder = PromptBuilder(model.require_tokenizer("try heads"))
         self._prompt = self._builder.build("?", documents)
