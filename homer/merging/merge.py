@@ -80,10 +80,10 @@ def compress(
         chunk = source.complete(chunk)
     if plan.looks_again:
         chunk = _look_again(walk, chunk)
+    if plan.reads_anew:
+        return _read_anew(walk, chunk)
     result = Compressed(chunk, walk.logits, walk.relevance, walk.survived)
-    if refresh_suffix and plan.prunes:
-        result = _refresh(walk, result)
-    return dataclasses.replace(result, relevance=scores_of(chunk)) if plan.looks_again else result
+    return _refresh(walk, result) if refresh_suffix and plan.prunes else result
 
 
 class Choice(NamedTuple):
@@ -245,10 +245,19 @@ def _look_again(walk: Walk, root: Chunk) -> Chunk:
     return chunk
 
 
-def scores_of(chunk: Chunk) -> Tensor:
-    """(length,): the mean over the rows of a chunk's scores."""
-    assert chunk.scores is not None
-    return chunk.scores.mean(0)
+def _read_anew(walk: Walk, root: Chunk) -> Compressed:
+    """The survivors run through all layers once more, side by side at the positions of a short prompt.
+
+    Their keys and values still speak of what stood around them, at positions that overlap: a model picks the right
+    ones, and then reads them badly. Beside the leaves this costs little; this library's own addition.
+    """
+    decoder, ids = walk.decoder, walk.ids.index_select(0, root.tokens)[None]
+    positions = torch.arange(len(root), device=ids.device)[None]
+    output = decoder.run(0, decoder.layers, ids, positions)
+    assert output.logits is not None
+    assert root.scores is not None
+    chunk = dataclasses.replace(root, keys=output.keys, values=output.values, position_ids=positions, stack=None)
+    return Compressed(chunk, output.logits, root.scores.mean(0), walk.survived)
 
 
 def _refresh(walk: Walk, root: Compressed) -> Compressed:

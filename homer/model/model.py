@@ -212,4 +212,4 @@ class HomerModel(ContextModel):
         else:
             fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
             plan = self._settings.plan(fitting, lengths, None)[1]
-        as_sampling(max_new_tokens, {}).room(self.window, plan.suffix_start + lengths[2])
+        as_sampling(max_new_tokens, {}).room(self.window, plan.next_position)

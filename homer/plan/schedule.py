@@ -32,6 +32,7 @@ class MergePlan:
         targets: tokens that each node keeps, by level.
         suffix_start: position id of the first suffix token, the same in every chunk.
         last_len: tokens that stay after a last look at all that the root keeps; None where there is none.
+        reads_anew: whether what stays is run once more, as a short prompt of its own.
 
     Level 1 joins leaves in pairs as far as they go, and takes the others as they are; above, the tree is perfect.
     """
@@ -44,6 +45,7 @@ class MergePlan:
     targets: tuple[tuple[int, ...], ...]
     suffix_start: int
     last_len: int | None = None
+    reads_anew: bool = False
 
     @property
     def height(self) -> int:
@@ -59,6 +61,11 @@ class MergePlan:
     def prunes(self) -> bool:
         """Whether any token is dropped at all."""
         return self.lengths != self.targets or self.looks_again
+
+    @property
+    def next_position(self) -> int:
+        """Position id of the first token that is generated."""
+        return self.final_len if self.reads_anew else self.suffix_start + self.suffix_len
 
     @property
     def looks_again(self) -> bool:
@@ -106,7 +113,8 @@ def plan_merge(
         suffix_budget: room kept in every leaf, so that all suffixes up to this long get the same leaves.
         document_lens: lengths of the documents in the context, where no leaf may span two of them. The leaves
             then run as many layers in any company, so that a document's leaves are the same in all.
-        last_look: the root keeps all that it holds, until a last look decides which `target_len` tokens stay.
+        last_look: the root keeps all that it holds, until a last look decides which `target_len` tokens stay; these
+            are then read anew, where they fit one chunk.
 
     Raises:
         InputError: an empty context or suffix, an affix that leaves a chunk no room, or documents that are empty
@@ -140,7 +148,7 @@ def plan_merge(
     tree = Tree(ranges, room, [end - start for start, end in spans])
     lengths, targets = tree.fill((max_chunk_len if last_look else target_len) - affix)
     root_len = affix + targets[-1][0]
-    return MergePlan(
+    plan = MergePlan(
         prefix_len=prefix_len,
         suffix_len=suffix_len,
         spans=tuple(spans),
@@ -150,6 +158,8 @@ def plan_merge(
         suffix_start=prefix_len + max(end - start for start, end in spans),
         last_len=min(target_len, root_len) if last_look else None,
     )
+    anew = last_look and plan.prunes and plan.final_len <= max_chunk_len
+    return dataclasses.replace(plan, reads_anew=anew)
 
 
 def plan_for(

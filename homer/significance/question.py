@@ -36,7 +36,7 @@ class Question(Significance):
 
     most_heads: int = 4
     evidence_heads: float = 0.5
-    passages: float = 1.0
+    passages: float = 2.0
 
     looks_again = True
 
