@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import io
 import json
 import os
@@ -70,10 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_integrations(commands: Any) -> None:
-    """`serve` and `batch`, which are built upon this package; what they need is imported when they run."""
-    from homer_integrations.commands import add_commands
-
-    add_commands(commands)
+    """`serve` and `batch`: found by name, since their package is built upon this one, which does not need it."""
+    importlib.import_module("homer_integrations.commands").add_commands(commands)
 
 
 def _add_ask(commands: Any) -> None:
