@@ -30,8 +30,9 @@ from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
 from homer.significance.base import Observation, Significance, Standardized
 from homer.significance.calibration import Calibration, load_calibration
+from homer.text.documents import Document
 from homer.text.files import read_documents
-from homer.text.prompt import Document, Prompt
+from homer.text.prompt import Prompt
 from homer.view.answer import Answer, Usage, show
 from homer.view.sources import Passage, Source
 from homer.view.trace import Trace, TracedDocument

@@ -25,7 +25,7 @@ from homer import (
     plan_merge,
 )
 from homer.base.arguments import as_title
-from homer.text.prompt import to_document
+from homer.text.documents import to_document
 from homer_integrations.shared.documents import title_of, to_homer_document
 from homer_integrations.shared.settings import HomerSettings
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homer import ConfigError, InputError, MergePlan, plan_merge
-from homer.plan.schedule import layer_ranges, split_context
+from homer.plan.layers import layer_ranges
+from homer.plan.spans import split_context
 
 
 @st.composite
@@ -184,7 +185,7 @@ def test_a_short_right_child_keeps_everything() -> None:
 
 
 def test_a_deep_tree_warns(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "homer.plan.schedule"):
+    with caplog.at_level(logging.WARNING, "homer.plan.layers"):
         assert layer_ranges(4, 2, 40) == [(0, 2), *[(2, 2)] * 38, (2, 3), (3, 4)]  # no other test has this height
     assert len(caplog.records) == 1
 

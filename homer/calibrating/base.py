@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from homer.backends.base import Decoder
 from homer.config import HomerConfig
-from homer.text.prompt import DocumentLike, Prompt
+from homer.text.documents import DocumentLike
+from homer.text.prompt import Prompt
 
 
 class Measurable(Protocol):

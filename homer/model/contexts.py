@@ -20,8 +20,9 @@ from homer.plan.schedule import plan_for
 from homer.reuse.encode import DEFAULT_BUDGET, Context, Where, budget_for, check_budget, encode
 from homer.reuse.encoded import EncodedContext, EncodedLeaves
 from homer.reuse.store import StateStore
+from homer.text.documents import DocumentLike
 from homer.text.ids import TokenIds, check_ids
-from homer.text.prompt import DocumentLike, Prompt, PromptBuilder
+from homer.text.prompt import Prompt, PromptBuilder
 
 
 class ContextModel(TokenModel):

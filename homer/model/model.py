@@ -21,7 +21,8 @@ from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
 from homer.significance.calibration import Calibration
 from homer.text.conversation import Limits, build_conversation
-from homer.text.prompt import DocumentLike, Prompt, PromptBuilder
+from homer.text.documents import DocumentLike
+from homer.text.prompt import Prompt, PromptBuilder
 from homer.text.template import Message
 from homer.view.answer import Answer
 

@@ -18,7 +18,8 @@ from homer.plan.schedule import MergePlan
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.leaves import ContextLeaves
 from homer.reuse.store import StateStore
-from homer.text.prompt import Document, Prompt
+from homer.text.documents import Document
+from homer.text.prompt import Prompt
 
 DEFAULT_BUDGET = 64
 _USUAL_SUFFIX = 256  # tokens that the suffix of an ordinary question does not exceed

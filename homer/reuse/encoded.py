@@ -21,7 +21,7 @@ from homer.merging.chunk import Chunk, unstack
 from homer.merging.merge import Walk
 from homer.plan.schedule import MergePlan
 from homer.reuse.states import LeafStates, kept_cache
-from homer.text.prompt import Document
+from homer.text.documents import Document
 
 _TOKENS_AT_ONCE = 65536  # of all leaves that a suffix runs on top of in one batch
 _TOKENS_FETCHED = 16384  # the same where states come from other memory, while others are worked on

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from homer.base.arguments import replace_surrogates
 from homer.errors import InputError
-from homer.text.prompt import PLACE, Document, DocumentLike, Prompt, PromptBuilder, asking, to_documents
+from homer.text.documents import Document, DocumentLike, to_documents
+from homer.text.prompt import PLACE, Prompt, PromptBuilder, asking
 from homer.text.template import Message
 
 EARLIER_TITLE = "Earlier conversation"
