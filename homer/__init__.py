@@ -28,8 +28,9 @@ from homer.model import HomerModel
 from homer.plan.schedule import MergePlan, plan_merge
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
-from homer.significance.base import Observation, Significance, Standardized
+from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration, load_calibration
+from homer.significance.standardized import Standardized
 from homer.text.documents import Document
 from homer.text.files import read_documents
 from homer.text.prompt import Prompt

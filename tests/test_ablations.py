@@ -13,7 +13,7 @@ from homer import HomerModel
 from homer.experiments import Setup, passkey_cases
 from homer.experiments.cases import CaseEncoder
 from homer.merging.merge import Walk
-from homer.significance.base import Scoring
+from homer.significance.scoring import Scoring
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from homer import HomerConfig, HomerModel, Observation, Standardized, load_calibration
 from homer.backends.loading import MINI
-from homer.significance.base import Paper
+from homer.significance.paper import Paper
 from homer.significance.sentences import Sentences
 from training.facts import Facts
 from training.levels import Levels, even_plan

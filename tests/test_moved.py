@@ -28,7 +28,7 @@ def test_an_old_path_gives_the_very_module_and_warns(old: str) -> None:
 def test_the_warning_is_at_the_line_that_imports() -> None:
     source = "from homer.scoring import Standardized\nimport homer\nassert homer.scoring.Standardized is Standardized\n"
     found = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert found.stderr.startswith("<string>:1: DeprecationWarning: homer.scoring is homer.significance.base now")
+    assert found.stderr.startswith("<string>:1: DeprecationWarning: homer.scoring is homer.significance now")
     assert found.stderr.count("DeprecationWarning") == 1
 
 

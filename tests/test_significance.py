@@ -20,7 +20,7 @@ from homer import (
 )
 from homer.merging.chunk import Chunk, merge
 from homer.merging.merge import Node
-from homer.significance import base
+from homer.significance import standardized
 from homer.significance.scores import by_sentence, excess, own_norms, pool, running, select, significance
 from homer.significance.sentences import LONGEST, Sentences
 
@@ -168,7 +168,7 @@ def test_batches_of_leaves_change_nothing() -> None:
 
 
 def test_without_a_calibration_it_works_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    base._warn_of_own_norms.cache_clear()
+    standardized._warn_of_own_norms.cache_clear()
     model = HomerModel(tiny_llama(), config=SMALL)
     with caplog.at_level(logging.WARNING, "homer"):
         for _ in range(2):

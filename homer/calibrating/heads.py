@@ -16,12 +16,14 @@ from tqdm.auto import tqdm
 from homer.backends.base import LayerOutput, cache_of
 from homer.calibrating.base import Measurable
 from homer.errors import CalibrationError
-from homer.significance.base import Observation, Paper, Significance, Standardized
+from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration
 from homer.significance.evidence import QuestionLook, stretches
+from homer.significance.paper import Paper
 from homer.significance.question import FAINT, Question
 from homer.significance.scores import select
 from homer.significance.sentences import number_parts
+from homer.significance.standardized import Standardized
 from homer.text.prompt import Prompt, PromptBuilder
 
 LONGEST_CHUNK = 2048  # tokens; heads that find in this company find in a longer one

@@ -25,9 +25,9 @@ from homer.merging.cache import CompactCache, compact_cache
 from homer.merging.merge import LeafSource, Node, Watcher, compress
 from homer.model.settings import Settings, asks_for_heads
 from homer.plan.schedule import MergePlan
-from homer.significance.base import Scoring, scoring_for
 from homer.significance.calibration import Calibration, load_calibration
 from homer.significance.choosing import as_significance, settled
+from homer.significance.scoring import Scoring, scoring_for
 from homer.text.ids import TokenIds, check_ids
 from homer.text.prompt import PromptBuilder
 
