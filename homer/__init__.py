@@ -34,8 +34,8 @@ from homer.significance.standardized import Standardized
 from homer.text.documents import Document
 from homer.text.files import read_documents
 from homer.text.prompt import Prompt
-from homer.view.answer import Answer, Usage, show
-from homer.view.sources import Passage, Source
+from homer.view.answer import Answer, show
+from homer.view.sources import Passage, Source, Usage
 from homer.view.trace import Trace, TracedDocument
 
 __all__ = [

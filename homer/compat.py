@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from homer.backends.loading import load_model
 from homer.config import HomerConfig
 from homer.errors import GenerationError
 from homer.generation.loop import generate_with_transformers
@@ -63,11 +64,8 @@ class HomerForCausalLM:
     def from_pretrained(
         cls, name_or_path: str | os.PathLike[str], *, homer_args: dict[str, Any], **kwargs: Any
     ) -> PreTrainedModel:
-        """AutoModelForCausalLM.from_pretrained, then `patch` with `homer_args`."""
-        if "torch_dtype" in kwargs:  # the name before transformers 5
-            kwargs["dtype"] = kwargs.pop("torch_dtype")
-        kwargs["trust_remote_code"] = kwargs.get("trust_remote_code") is True  # else transformers asks on the terminal
-        return patch(AutoModelForCausalLM.from_pretrained(name_or_path, **kwargs), **homer_args)
+        """A model of any kind that HomerModel.from_pretrained loads, then `patch` with `homer_args`."""
+        return patch(load_model(name_or_path, kwargs.pop("dtype", None), None, kwargs).model, **homer_args)
 
 
 def patch(

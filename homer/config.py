@@ -27,7 +27,8 @@ class HomerConfig:
 
     Attributes:
         max_chunk_len: longest chunk, affix included. None: half the model's window.
-        target_len: most tokens that the compact cache holds in a layer. None: `max_chunk_len`.
+        target_len: most tokens that the compact cache holds in a layer. None: `max_chunk_len`, or less where new
+            tokens would push the first ones out of a sliding attention window.
         layers_warmup: layers that run before any merging. None: 12 of every 32 layers, or as many more as it takes
             to pass one of the heads that find what a question asks for.
         max_initial_chunk_len: longest leaf, where leaves should be shorter than later chunks.
@@ -71,7 +72,7 @@ class HomerConfig:
         Args:
             window: the model's context window, in tokens.
             layers: how many decoder layers the model has.
-            sliding_window: the shortest sliding attention window of its layers, if any has one.
+            sliding_window: the shortest sliding attention window of its layers, if any has one, and chunks are merged.
             evidence_layer: the lowest layer with a head that finds what a question asks for, where that is known.
 
         Raises:
@@ -82,7 +83,7 @@ class HomerConfig:
         warmup = default_warmup(layers, evidence_layer) if self.layers_warmup is None else self.layers_warmup
         resolved = ResolvedConfig(
             max_chunk_len=chunk,
-            target_len=self.target_len or chunk,
+            target_len=self.target_len or (chunk if sliding_window is None else _within(sliding_window, chunk)),
             layers_warmup=warmup,
             max_initial_chunk_len=self.max_initial_chunk_len,
             refresh_suffix=self.refresh_suffix,
@@ -142,6 +143,11 @@ def default_warmup(layers: int, evidence_layer: int | None) -> int:
     """12 of every 32 layers; more where every head that finds something lies higher."""
     least = max(1, layers * 12 // 32)
     return least if evidence_layer is None else max(least, min(evidence_layer + 1, layers - 1))
+
+
+def _within(sliding_window: int, chunk: int) -> int:
+    """What may be kept of a chunk, so that new tokens too still see all of it."""
+    return max(_MINIMUM["target_len"], min(chunk, sliding_window - min(256, sliding_window // 8)))
 
 
 def _check_whole_number(name: str, value: object, minimum: int) -> None:

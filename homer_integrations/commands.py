@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_LOADING = ("model", "device_map", "dtype", "calibration", "rope_scaling")
+_LOADING = ("model", "device", "device_map", "dtype", "gguf_file", "calibration", "rope_scaling")
 _LENGTHS = ("max_chunk_len", "target_len", "layers_warmup", "max_initial_chunk_len", "chunk_batch_size")
 
 
@@ -66,8 +66,10 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="mini", help="a hub id, a folder, or mini (default)")
-    parser.add_argument("--device-map", help="such as auto, cuda or cpu")
+    parser.add_argument("--model", default="mini", help="a hub id, a folder, a GGUF file, or mini (default)")
+    parser.add_argument("--gguf-file", help="of a hub id or a folder, the file that holds the model")
+    parser.add_argument("--device", help="cpu, cuda or mps")
+    parser.add_argument("--device-map", help="such as auto")
     parser.add_argument("--dtype", help="such as bfloat16")
     parser.add_argument("--calibration", help="a calibration file")
     parser.add_argument("--rope-scaling", type=float, help="a factor for YaRN")

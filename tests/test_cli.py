@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import save_small
 
 import homer
 from homer import HomerModel, load_calibration
 from homer.cli import main
-from homer.demo import DOCUMENTS, load_questions
+from homer.demo import DOCUMENTS, load_questions, run_demo
 from homer.experiments import save_calibration
 from homer.text.files import read_documents
 
@@ -190,3 +191,22 @@ def test_what_the_system_refuses_is_one_line(
     monkeypatch.setattr("homer.cli.commands._demo", fail)
     assert main(["demo"]) == 2
     assert capsys.readouterr().err.startswith(words)
+
+
+def test_the_demo_asks_a_model_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", str(save_small(tmp_path, layers=2)), "--max-chunk-len", "200", "--target-len", "150"]
+    assert main(["demo", *options, "--significance", "paper"]) == 1  # random weights know no answer
+    out = capsys.readouterr().out
+    assert "80 times the model's window of 256." in out
+    assert "compressed to 150 in" in out
+    assert "0 of 5 answers right." in out
+
+
+def test_the_demo_says_where_nothing_is_compressed(mini: HomerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homer.demo.load_questions", lambda: [])
+    lines: list[str] = []
+    run_demo(HomerModel(mini.model, mini.tokenizer), lines.append)
+    assert "20 times the model's window of 1,024." in lines[0]
+    wide = HomerModel.from_pretrained("mini", max_position_embeddings=32_768)
+    run_demo(wide, lines.append)
+    assert "they fit the model's window of 32,768, and nothing is compressed." in lines[2]

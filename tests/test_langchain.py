@@ -494,6 +494,21 @@ async def test_the_string_model(mini: HomerModel) -> None:
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
+async def test_a_bad_input_of_a_batch_costs_no_other(mini: HomerModel) -> None:
+    llm = HomerLLM(model=mini, max_tokens=16)
+    inputs = [f"{FACT} {QUESTION}", "", f"{FACT} {QUESTION}"]
+    for batch in (
+        llm.batch(inputs, return_exceptions=True),
+        await llm.abatch(inputs, return_exceptions=True),
+    ):
+        assert batch[0] == batch[2] == llm.invoke(inputs[0])
+        assert isinstance(batch[1], InputError)
+    with pytest.raises(InputError):
+        llm.batch(inputs)
+    assert llm.batch([]) == await llm.abatch([]) == []
+    assert llm.generate([]).generations == (await llm.agenerate([])).generations == []
+
+
 def test_counts_and_profile(chat: ChatHomer, mini: HomerModel) -> None:
     assert chat.get_num_tokens(FACT) == len(mini.tokenizer(FACT, add_special_tokens=False)["input_ids"])
     assert not set(chat.get_token_ids("<|user|>")) & set(mini.tokenizer.all_special_ids)

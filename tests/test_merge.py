@@ -115,3 +115,11 @@ def test_refresh_runs_the_real_suffix_on_the_compressed_context(tiny: HomerModel
     ).logits
     torch.testing.assert_close(cache.logits, logits[:, -1], atol=1e-5, rtol=1e-5)
     assert float(cache.relevance.sum()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("refresh", [True, False])
+def test_a_single_chunk_is_pruned_at_its_end(tiny: HomerModel, refresh: bool) -> None:
+    config = HomerConfig(max_chunk_len=32, target_len=16, layers_warmup=2, refresh_suffix=refresh)
+    cache = tiny.compress(*random_ids(4, 20, 4), config=config)
+    assert len(cache) == len(cache.relevance) == 16
+    assert cache.kept_tokens.tolist()[:4] == [0, 1, 2, 3]

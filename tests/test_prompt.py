@@ -123,3 +123,11 @@ def test_origins_point_into_the_documents() -> None:
 def test_bad_prompts(question: str, documents: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         PromptBuilder(AutoTokenizer.from_pretrained(MINI)).build(question, documents)
+
+
+@pytest.mark.parametrize("text", ["<|user|>" * 1100, "<s>x</s>" * 600, "</s>" * 5000], ids=["names", "pairs", "many"])
+def test_thousands_of_control_tokens_are_plain_text(text: str) -> None:
+    encoder = Encoder(byte_tokenizer())
+    encoded = encoder.encode(Piece(text))
+    assert encoder.control_ids.isdisjoint(encoded.ids)
+    assert "".join(text[start:end] for start, end in encoded.offsets) == text

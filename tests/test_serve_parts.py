@@ -324,6 +324,12 @@ def test_documents_by_every_road() -> None:
     )
     assert messages == ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why\nso?"})
     assert documents == (Document("é", "a.txt"),)
+    marked = [file(url("\ufeffé日".encode(name))) for name in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le")]
+    _, documents = to_conversation([{"role": "user", "content": [{"type": "text", "text": "Why?"}, *marked]}], [])
+    assert [document.text for document in documents] == ["é日"] * 4
+    said = file(url("é".encode("latin-1"), "text/plain;charset=latin-1"))
+    _, documents = to_conversation([{"role": "user", "content": [{"type": "text", "text": "Why?"}, said]}], [])
+    assert documents[0].text == "é"
 
 
 @pytest.mark.parametrize(
@@ -335,12 +341,15 @@ def test_documents_by_every_road() -> None:
         (file("data:text/plain;base64,???"), "no base64"),
         (file("data:text/plain;base64,YWJjé"), "no base64"),
         (file(url(b"\xff")), "no UTF-8"),
+        (file(url("é".encode("utf-16-le"))), "no UTF-8"),
+        (file(url("ab".encode("utf-16-le"))), "holds a zero at character 1"),
+        (file(url(b"x", "text/plain;charset=klingon")), "'klingon', which is no charset"),
         (file(url(b"x", "image/png")), "type 'image/png'"),
         (file(url(b"%PDF-no", "application/pdf"), "a.pdf"), "'a.pdf' cannot be read as a PDF"),
     ],
 )
 def test_parts_that_cannot_be_read(part: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match="message 1|file|type|UTF-8|PDF") as found:
+    with pytest.raises(InputError, match="message 1|file|type|UTF-8|PDF|zero") as found:
         to_conversation([{"role": "user", "content": [part]}], [])
     assert words in str(found.value)
 

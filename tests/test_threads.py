@@ -93,11 +93,12 @@ def test_workers_are_renewed_in_a_child_and_in_its_child() -> None:
     work()
 
 
-def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.HomerModel) -> None:
+def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.HomerModel, tmp_path: Path) -> None:
     from homer.text import tokenizing
     from homer_integrations.shared import loading, once
 
-    locks = [tokenizing._LOCK, loading._LOCK, once._LOCK]
+    store = homer.StateStore(tmp_path)
+    locks = [tokenizing._LOCK, loading._LOCK, once._LOCK, store._lock, store._folder._folder._lock]
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -111,6 +112,9 @@ def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.
     def work() -> None:
         assert shared_model("mini", {}).tokenize("word")
         assert once.items_of(word for word in "ab") == ("a", "b")
+        encoded = mini.encode(list(range(5, 600)), prefix=[1], store=store)
+        assert all(store.has(key) for key in store._memory._entries)
+        assert len(encoded) == 596
 
     shared_model("mini", {})
     thread = threading.Thread(target=hold)

@@ -13,6 +13,23 @@ _MEND = "use a decoder-only model with rotary positions, such as Llama, Mistral 
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 
 
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside what torch.compile or PEFT made of it; an adapter's layers stay in it.
+
+    Raises:
+        UnsupportedModelError: an adapter that works by more than layers.
+    """
+    model = getattr(model, "_orig_mod", model)
+    if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
+        return model
+    if getattr(model.active_peft_config, "is_prompt_learning", False):
+        raise UnsupportedModelError(
+            f"the adapter puts {model.active_peft_config.num_virtual_tokens} virtual tokens before every prompt, which "
+            f"cannot be compressed with it: train one of layers, such as LoRA"
+        )
+    return model.get_base_model()
+
+
 def check_architecture(model: PreTrainedModel) -> None:
     """Refuse, by what can be read off it, a model whose layers cannot be run piecewise.
 

@@ -6,7 +6,6 @@ import abc
 import contextlib
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from transformers import DynamicCache
 
 from homer.backends.architecture import shortest_sliding_window
 from homer.backends.fingerprint import fingerprint
+from homer.base.locks import Lock
 from homer.significance.evidence import QuestionLook
 
 PROBE_LEN = 8
@@ -66,7 +66,7 @@ class Decoder(abc.ABC):
         self.vocabulary = int(causal_lm.get_input_embeddings().num_embeddings)
         self.dtype: torch.dtype = causal_lm.dtype
         self.device = _input_device(causal_lm)
-        self._offload_lock = threading.RLock() if _is_offloaded(causal_lm) else None
+        self._offload_lock = Lock() if _is_offloaded(causal_lm) else None
 
     @property
     def rope(self) -> dict[str, Any]:

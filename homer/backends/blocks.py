@@ -95,6 +95,8 @@ def _block(layer: Any) -> Block:
 def _projection(module: Any) -> Projection:
     if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks:
         raise UnknownBlockError(f"a projection is a {type(module).__name__}, or carries hooks")
+    if type(module.weight) is not nn.Parameter or not module.weight.is_floating_point():
+        raise UnknownBlockError(f"its weights are quantized ({type(module.weight).__name__})")
     return Projection(module.weight, module.bias)
 
 

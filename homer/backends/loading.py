@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from homer.backends.options import Dtype, check_known, check_options, settle_device, settle_dtype
+from homer.backends.packages import installed, require, require_quantizer
+from homer.backends.source import MINI, Source, locate, reason_of
 from homer.config import HomerConfig
-from homer.errors import ConfigError, UnsupportedModelError
+from homer.errors import ConfigError, HomerError, InputError, UnsupportedModelError
+
+__all__ = ["CALIBRATION_FILE", "MINI", "SETTINGS_FILE", "LoadedModel", "end_ids", "load_model", "scale_rope"]
 
 logger = logging.getLogger(__name__)
 
-MINI = Path(__file__).parents[1] / "demo" / "mini"
 SETTINGS_FILE, CALIBRATION_FILE = "homer.json", "homer_calibration.safetensors"
-_TRUST = "trust_remote_code"
-_SHARED_OPTIONS = ("revision", "token", _TRUST, "cache_dir", "local_files_only", "subfolder")
+_OF_LOADING = ("device_map", "max_memory", "quantization_config", "attn_implementation", "gguf_file", "adapter_kwargs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,40 +41,125 @@ class LoadedModel:
 
 def load_model(
     name_or_path: str | os.PathLike[str],
-    dtype: str | torch.dtype | None,
+    dtype: Dtype,
     rope_scaling: float | Mapping[str, Any] | None,
     options: dict[str, Any],
+    device: str | torch.device | None = None,
 ) -> LoadedModel:
-    """Load by hub id, folder, or the name "mini"; options go to transformers.
+    """Load by hub id, folder, GGUF file, adapter's folder, or the name "mini"; options go to transformers.
 
     Raises:
-        UnsupportedModelError: no such model, or transformers cannot load it.
+        ConfigError: an option that nobody knows, or options that contradict one another or this machine.
+        UnsupportedModelError: no such model, transformers cannot load it, or a package is missing.
     """
-    options[_TRUST] = options.get(_TRUST) is True  # else transformers asks, and may run code
-    mini = str(name_or_path) == "mini"
-    source = str(MINI if mini else name_or_path)
-    shared = {name: options[name] for name in _SHARED_OPTIONS if name in options}
-    try:
-        config = options.pop("model_config", None) or AutoConfig.from_pretrained(source, **shared)
+    check_options(options)
+    dtype, place = settle_dtype(dtype, options), settle_device(device, options)
+    with _explained(name_or_path, options):
+        source = locate(name_or_path, options)
+        config = _configuration(source, options)
         if rope_scaling is not None:
             scale_rope(config, rope_scaling)
-        kind = dtype or (torch.float32 if mini and not torch.cuda.is_available() else "auto")
-        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=kind, **options)
-    except (ConfigError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # what is damaged, or of another kind, makes transformers raise errors of any kind
-        raise UnsupportedModelError(
-            f"cannot load a causal language model from {str(name_or_path)!r} ({reason_of(error)}): "
-            f"give a hub id, a folder that save_pretrained wrote, or 'mini'"
-        ) from error
+        model = _weights(source, config, dtype, place, options)
     model.train(False)
-    settings, calibration = _beside(source)
+    settings, calibration = _beside(source.folder)
     return LoadedModel(
         model,
-        _load_tokenizer(source, shared),
+        _tokenizer(source),
         settings if rope_scaling is None else None,
         calibration if rope_scaling is None else None,
     )
+
+
+def _tokenizer(source: Source) -> Any:
+    """The tokenizer, or None where there is none: token ids then still work."""
+    try:
+        return source.read_tokenizer()
+    except InputError as error:
+        logger.info("%s", error)
+        return None
+
+
+@contextlib.contextmanager
+def _explained(name_or_path: str | os.PathLike[str], options: Mapping[str, Any]) -> Iterator[None]:
+    """Turns what transformers raises into an error of ours."""
+    names = set(options)
+    try:
+        yield
+    except (HomerError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what is damaged, or of another kind, makes transformers raise errors of any kind
+        check_known(error, names)
+        raise UnsupportedModelError(
+            f"cannot load a causal language model from {str(name_or_path)!r} ({reason_of(error)}): "
+            f"give a hub id, a folder that save_pretrained wrote, a GGUF file, or 'mini'"
+        ) from error
+
+
+def _configuration(source: Source, options: dict[str, Any]) -> Any:
+    """The model's configuration; options that are fields of it are taken out of the options."""
+    given = options.pop("model_config", None)
+    if given is not None:
+        return given
+    changes = {name: value for name, value in options.items() if name not in (*_OF_LOADING, *source.options)}
+    config, left = source.read_config(changes)
+    for name in set(changes) - set(left):
+        del options[name]
+    return config
+
+
+def _weights(
+    source: Source, config: Any, dtype: Dtype, device: torch.device | None, options: dict[str, Any]
+) -> PreTrainedModel:
+    """The model with its adapter, on its device."""
+    require_quantizer(options.get("quantization_config") or getattr(config, "quantization_config", None))
+    if options.get("device_map") is not None:
+        require(("accelerate",), "device_map")
+    elif device is not None and device.type != "cpu" and installed("accelerate"):
+        options["device_map"] = {"": device}  # else all of it would lie in the CPU's memory first
+    adapting = {
+        name: options.pop(name) for name in ("adapter_name", "adapter_kwargs") if source.adapter and name in options
+    }
+    if source.gguf_file is not None:
+        _unpack(source, options)
+    kind = dtype or _usual_dtype(source, device, options)
+    given = {**options, **source.options}
+    model: Any = AutoModelForCausalLM.from_pretrained(source.path, config=config, dtype=kind, **given)
+    if source.adapter is not None:
+        model.load_adapter(source.adapter, **adapting)
+    if source.gguf_file is not None:
+        _forget_blocks(model)
+    if source.adapter or source.gguf_file:  # transformers names the folder, or what the adapter belongs to
+        model.config._name_or_path = source.name
+    placed: PreTrainedModel = model if device is None or "device_map" in options else model.to(device)
+    return placed
+
+
+def _usual_dtype(source: Source, device: torch.device | None, options: Mapping[str, Any]) -> Dtype:
+    """As the weights were saved; where that says nothing, 16 bits on a GPU and 32 elsewhere."""
+    if source.name != "mini" and source.gguf_file is None:
+        return "auto"
+    if source.gguf_file is None:
+        return "auto" if torch.cuda.is_available() else torch.float32
+    placed = device if device is not None else options.get("device_map")
+    return torch.float32 if placed is None or "cpu" in str(placed) else torch.bfloat16
+
+
+def _unpack(source: Source, options: dict[str, Any]) -> None:
+    """Have GGUF's blocks unpacked, where transformers could leave them: plain weights run faster, by any code."""
+    options["gguf_file"] = source.gguf_file
+    settings = getattr(transformers, "GgufConfig", None)  # since transformers 5.23
+    if settings is not None and options.get("quantization_config") is None:
+        options["quantization_config"] = settings(dequantize=True)
+
+
+def _forget_blocks(model: Any) -> None:
+    """Let a model of plain weights be one: transformers would still take it for quantized, and not save it."""
+    settings = getattr(model.config, "quantization_config", None)
+    if settings is None or not getattr(settings, "dequantize", False):
+        return
+    del model.config.quantization_config
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        model.__dict__.pop(name, None)
 
 
 def scale_rope(config: Any, scaling: float | Mapping[str, Any]) -> None:
@@ -105,38 +195,16 @@ def end_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _beside(source: str) -> tuple[HomerConfig | None, Path | None]:
-    settings, calibration = Path(source) / SETTINGS_FILE, Path(source) / CALIBRATION_FILE
+def _beside(folder: Path) -> tuple[HomerConfig | None, Path | None]:
+    settings, calibration = folder / SETTINGS_FILE, folder / CALIBRATION_FILE
     return _read_settings(settings) if settings.is_file() else None, calibration if calibration.is_file() else None
 
 
 def _read_settings(path: Path) -> HomerConfig:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error}): mend it, or remove it") from None
     if not isinstance(facts, dict):
         raise ConfigError(f"{path} holds a {type(facts).__name__}, not settings by name: mend it, or remove it")
     return HomerConfig.from_dict(facts)
-
-
-def _load_tokenizer(source: str, options: dict[str, Any]) -> Any:
-    """The tokenizer, or None where there is none: token ids then still work.
-
-    Raises:
-        UnsupportedModelError: one with code of its own that nobody said to trust.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(source, **options)
-    except Exception as error:  # as above
-        if _TRUST in str(error):
-            raise UnsupportedModelError(f"cannot load the tokenizer of {source!r}: {reason_of(error)}") from error
-        logger.info("no tokenizer for %s: %s", source, reason_of(error))
-        return None
-
-
-def reason_of(error: BaseException) -> str:
-    """Why transformers could not load something, in one line."""
-    if _TRUST in str(error):
-        return f"it brings code of its own; give {_TRUST}=True if you trust that code"
-    return str(error).strip().split("\n")[0]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from homer.backends.architecture import check_architecture, final_norm
+from homer.backends.architecture import check_architecture, final_norm, unwrapped
 from homer.backends.attention import OBSERVER
 from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, cache_of, entries, present, take_rows
 from homer.backends.views import copy_module, replace_module, share_weights
@@ -33,7 +33,7 @@ class ReferenceDecoder(Decoder):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        model = getattr(model, "_orig_mod", model)  # as torch.compile leaves it
+        model = unwrapped(model)
         check_architecture(model)
         super().__init__(share_weights(model))
         self._probe()

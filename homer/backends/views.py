@@ -26,6 +26,7 @@ def share_weights(model: nn.Module) -> Any:
     def twin(module: nn.Module) -> nn.Module:
         if id(module) not in twins:
             new = twins[id(module)] = copy_module(module)
+            new.training = False  # no dropout, whatever the user's own model is in the middle of
             if hasattr(module, "config"):
                 new.config = watched_config(module.config)
             new._modules = {name: child and twin(child) for name, child in module._modules.items()}

@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from homer.base.locks import Lock
 from homer.base.tensorfile import DRAFT
 from homer.errors import StoreError
 
@@ -45,7 +45,7 @@ class StoreFolder:
 
     def __init__(self, folder: Path, limit: int, *, nested: bool = False) -> None:
         self.limit, self._nested = limit, nested
-        self._lock, self._writes = threading.Lock(), 0
+        self._lock, self._writes = Lock(), 0
         try:
             self.root = store_root(folder)
             self.root.mkdir(parents=True, exist_ok=True)

@@ -45,18 +45,26 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         OSError: it cannot be read.
         ValueError: it is not as it was written; says why.
     """
-    content = path.read_bytes()
-    try:
-        tensors = safetensors.torch.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata: dict[str, str] = dict(header.get("__metadata__") or {})
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"it is damaged or no safetensors file: {error}") from None
+    metadata, tensors = parse_tensors(path.read_bytes())
     if _CHECKSUM not in metadata:
         raise ValueError("it carries no checksum")
     if metadata.pop(_CHECKSUM) != _digest(tensors, metadata):
         raise ValueError("it is damaged or of another version: its checksum does not fit")
     return metadata, tensors
+
+
+def parse_tensors(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file's content.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return dict(header.get("__metadata__") or {}), tensors
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"it is damaged or no safetensors file: {error}") from None
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from homer.base.locks import Lock
 from homer.calibrating.base import Measurable
 from homer.calibrating.heads import find_heads
 from homer.errors import HomerError
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1  # of what is measured; files of another one are left alone
 FOLDER = "HOMER_CALIBRATIONS"  # the environment's variable that names another folder
-_LOCK = threading.Lock()
+_LOCK = Lock()
 
 
 def calibration_folder() -> Path:
@@ -104,13 +104,3 @@ def _attempt(work: Callable[[], None], path: Path) -> bool:
         logger.warning("the calibration cannot be kept in %s (%s): it will be measured again", path.parent, error)
         return False
     return True
-
-
-def _renew() -> None:
-    """After a fork: a thread that held the lock did not come along."""
-    global _LOCK
-    _LOCK = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

@@ -63,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_ask(commands)
     _add_index(commands)
-    demo = commands.add_parser("demo", help="ask the small model about a folder of documents that ships with it")
+    demo = commands.add_parser("demo", help="ask a model about a folder of documents that ships with this package")
+    _add_model(demo)
     demo.set_defaults(run=_demo)
     add_commands(commands)
     _add_integrations(commands)
@@ -81,6 +82,7 @@ def _add_ask(commands: Any) -> None:
     ask.add_argument("--question", required=True)
     ask.add_argument("--store", metavar="FOLDER", help="find documents there as homer index encoded them, and put new")
     ask.add_argument("--max-new-tokens", type=int)
+    ask.add_argument("--system", help="the system message")
     _add_strict(ask)
     _add_model(ask)
     ask.add_argument("--json", action="store_true", help="print the answer, sources and usage as JSON")
@@ -94,6 +96,7 @@ def _add_index(commands: Any) -> None:
     index.add_argument("files", nargs="+", help=_FILES)
     index.add_argument("--out", required=True, metavar="FOLDER", help="the store; what is there already is kept")
     index.add_argument("--disk-gb", type=float, default=256, help="most gigabytes of the store (default: 256)")
+    index.add_argument("--system", help="the system message, which must be the same when they are asked")
     index.add_argument("--no-progress", action="store_true")
     _add_strict(index)
     _add_model(index)
@@ -105,10 +108,11 @@ def _add_strict(command: Any) -> None:
 
 
 def _add_model(command: Any) -> None:
-    """What must be the same when documents are indexed and when they are asked."""
-    command.add_argument("--model", default="mini", help="a hub id, a folder, or mini (default)")
-    command.add_argument("--system", help="the system message")
-    command.add_argument("--device-map", help="such as auto, cuda or cpu")
+    """The model and how it compresses: the same when documents are indexed and when they are asked."""
+    command.add_argument("--model", default="mini", help="a hub id, a folder, a GGUF file, or mini (default)")
+    command.add_argument("--gguf-file", help="of a hub id or a folder, the file that holds the model")
+    command.add_argument("--device", help="cpu, cuda or mps")
+    command.add_argument("--device-map", help="such as auto")
     command.add_argument("--dtype", help="such as bfloat16")
     command.add_argument("--calibration", help="a calibration file")
     command.add_argument("--rope-scaling", type=float, help="a factor for YaRN")
@@ -122,7 +126,9 @@ def _load(options: argparse.Namespace) -> HomerModel:
         options.model,
         calibration=options.calibration,
         dtype=options.dtype,
+        device=options.device,
         device_map=options.device_map,
+        gguf_file=options.gguf_file,
         rope_scaling=options.rope_scaling,
     )
 
@@ -213,7 +219,8 @@ def _line(text: str, width: int = 100) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def _demo(_: argparse.Namespace) -> int:
+def _demo(options: argparse.Namespace) -> int:
     from homer.demo import run_demo
 
-    return 0 if run_demo() else 1
+    model = _load(options)
+    return 0 if run_demo(model, config=_config(model, options)) else 1

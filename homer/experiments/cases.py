@@ -109,7 +109,7 @@ def read_cases(path: str | os.PathLike[str], encoder: CaseEncoder) -> list[Case]
 def _parse(path: Path, number: int, line: str) -> Case:
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}, line {number}, is no JSON ({error}): mend or remove it") from None
     missing = [name for name in _FIELDS if not isinstance(entry, dict) or name not in entry]
     if missing:

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
 
-from homer.backends.loading import MINI, reason_of
+from homer.backends.source import locate
 from homer.config import HomerConfig
-from homer.errors import ConfigError, InputError
+from homer.errors import ConfigError
 from homer.model import HomerModel
 from homer.significance.calibration import Calibration
 
@@ -76,22 +75,14 @@ class Setup:
         """The model's tokenizer, without loading the model. Raises InputError where there is none."""
         if isinstance(self.model, HomerModel):
             return self.model.require_tokenizer("run experiments on text")
-        try:
-            return AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = reason_of(error)
-            raise InputError(f"no tokenizer for {str(self.model)!r} ({reason}): check the name or folder") from None
+        return locate(self.model, {}).read_tokenizer()
 
     def window(self) -> int:
         """The model's own window in tokens, YaRN left out."""
         if isinstance(self.model, HomerModel):
             return self.model.window
-        config: Any = AutoConfig.from_pretrained(self._source, trust_remote_code=False).get_text_config()
+        config: Any = locate(self.model, {}).read_config({})[0].get_text_config()
         return int(config.max_position_embeddings)
-
-    @property
-    def _source(self) -> str:
-        return str(MINI if str(self.model) == "mini" else self.model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +145,8 @@ def _load(setup: Setup, scaled: bool) -> HomerModel:
     return HomerModel.from_pretrained(
         setup.model,
         dtype=setup.dtype,
-        device_map=None if device == "cpu" else device,  # a map needs accelerate, which is an extra
+        device=None if device == "auto" else device,
+        device_map="auto" if device == "auto" else None,  # which needs accelerate, an extra
         rope_scaling=setup.scale if scaled else None,
     )
 

@@ -268,7 +268,7 @@ def _refresh(walk: Walk, root: Compressed) -> Compressed:
     """
     chunk, count, decoder = root.chunk, walk.plan.suffix_len, walk.decoder
     suffix, positions = walk.ids[None, -count:], chunk.position_ids[:, -count:]
-    upper = range(walk.plan.layers[0][1], decoder.layers)
+    upper = range(walk.plan.layers[0][1] if walk.plan.height else 0, decoder.layers)  # a single leaf runs all
     output = decoder.replace_last(chunk.keys, chunk.values, suffix, positions, upper, chunk.stack)
     assert output.logits is not None
     chunk = dataclasses.replace(chunk, keys=output.keys, values=output.values)

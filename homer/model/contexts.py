@@ -89,7 +89,8 @@ class ContextModel(TokenModel):
             config, progress: as in `encode`.
             tick: called after every batch of leaves; what it raises ends the work.
         """
-        chunk_len = self._settings.resolve(config or self.config).max_chunk_len
+        config = self._settings.cutting(config or self.config)
+        chunk_len = self._settings.resolve(config).max_chunk_len
         budget = budget_for(len(prompt.suffix_ids), len(prompt.prefix_ids), chunk_len)
         where = Where(store, progress=progress, tick=tick)
         encoded = self._encode(Context.of(prompt), budget, "documents", config, where)
@@ -157,9 +158,6 @@ class ContextModel(TokenModel):
         document_lens = context.document_lens(align)
         check_budget(suffix_budget)
         given = dataclasses.replace(config or self.config, suffix_budget=suffix_budget)
-        lengths = len(context.prefix_ids), len(context.context_ids)
-        whole = bool(context.documents) and document_lens is None
-        resolved, plan = self._settings.plan_encoding(given, *lengths, document_lens, whole)
-        return encode(
-            *(self.decoder, self.name, context, plan, resolved, where), given=given, document_lens=document_lens
-        )
+        resolved, plan, lens = self._settings.plan_encoding(given, context, document_lens)
+        made = self.decoder, self.name, context, plan, resolved, where
+        return encode(*made, given=given, document_lens=lens)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from homer.backends.fused import make_decoder
 from homer.backends.loading import end_ids, load_model
+from homer.backends.options import Dtype
 from homer.base.arguments import check_list
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import InputError
@@ -55,7 +56,7 @@ class TokenModel:
         self._measures = calibration is not False
         self.name: str = getattr(model.config, "_name_or_path", "") or type(model).__name__
         self._streams = Streams(self.decoder, self.name, tokenizer, end_ids(model, tokenizer))
-        self._settings = Settings(self.decoder, self._calibrated)
+        self._settings = Settings(self.decoder, self.name, self._calibrated)
         self._settings.resolve(self.config)
         if self.calibration is not None:
             self.calibration.check_fits(self.decoder.layers, 0)
@@ -67,7 +68,8 @@ class TokenModel:
         *,
         config: HomerConfig | None = None,
         calibration: str | os.PathLike[str] | Tensor | Calibration | bool | None = None,
-        dtype: str | torch.dtype | None = None,
+        dtype: Dtype = None,
+        device: str | torch.device | None = None,
         device_map: Any = None,
         attn_implementation: str | None = None,
         quantization_config: Any = None,
@@ -78,19 +80,25 @@ class TokenModel:
         """Load a model and its tokenizer.
 
         Args:
-            name_or_path: a hub id, a folder, or "mini" for the small model that ships with this package.
-            dtype: None keeps the dtype of the saved weights.
-            device_map, attn_implementation, quantization_config, model_kwargs: as in transformers.
+            name_or_path: a hub id, a folder, a GGUF file, a folder of a PEFT adapter, which names its model, or "mini"
+                for the small model that ships with this package.
+            dtype: None keeps the dtype of the saved weights; those of a GGUF file become bfloat16 on a GPU, else
+                float32. `torch_dtype` is the same.
+            device: "cpu", "cuda" or "mps", for all of the model.
+            device_map, attn_implementation, quantization_config: as in transformers.
+            model_kwargs: all else that transformers' from_pretrained takes, such as gguf_file, revision,
+                local_files_only or trust_remote_code; `model_config` stands for its `config`.
             rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
             fast: as in HomerModel itself.
 
         Raises:
-            UnsupportedModelError: no such model, or one that cannot work; says why.
+            UnsupportedModelError: no such model, one that cannot work, or a missing package; says why.
+            ConfigError: an option that nobody knows, or a device that is not there.
         """
         names = ("device_map", "attn_implementation", "quantization_config")
         given = zip(names, (device_map, attn_implementation, quantization_config), strict=True)
         options = model_kwargs | {name: value for name, value in given if value is not None}
-        loaded = load_model(name_or_path, dtype, rope_scaling, options)
+        loaded = load_model(name_or_path, dtype, rope_scaling, options, device)
         calibration = loaded.calibration if calibration is None else calibration
         return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, fast=fast)
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from homer.backends.base import Decoder
 from homer.base.folder import StoreFolder
+from homer.base.locks import Lock
 from homer.base.tensorfile import read_tensors, write_tensors
 from homer.errors import ConfigError, StoreError
 from homer.reuse.states import LeafStates
@@ -77,7 +77,7 @@ class StateStore:
                 raise ConfigError(f"{name}={value} is no number of bytes: it must be at least 0")
         self._device_bytes, self._strict, self._warned = device_bytes, strict, False
         self._device, self._memory = _Tier(device_bytes or 0), _Tier(memory_bytes)
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._folder = None if folder is None else _Files(Path(folder), disk_bytes)
 
     @property

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from homer.base.tensorfile import parse_tensors
 from homer.errors import CalibrationError
 from homer.significance.scores import LEAST_DEVIATION
 
@@ -177,20 +177,18 @@ def _load_pt(path: Path) -> Calibration:
 
 def _load_safetensors(path: Path) -> Calibration:
     try:
-        with safe_open(path, "pt") as file:
-            names = set(file.keys())
-            if "bias" not in names:
-                raise CalibrationError(f"{path} has no tensor 'bias': give a file that Calibration.save wrote")
-            tensors = {name: file.get_tensor(name) for name in _TENSORS if name in names}
-            given = file.metadata() or {}
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        given, found = parse_tensors(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise CalibrationError(f"{path} is damaged or no safetensors file ({error}): measure it again") from None
+    if "bias" not in found:
+        raise CalibrationError(f"{path} has no tensor 'bias': give a file that Calibration.save wrote")
+    tensors = {name: found[name] for name in _TENSORS if name in found}
     facts = given.get("homer_calibration", "{}")
     if given.get("sha256", _digest(tensors, facts)) != _digest(tensors, facts):
         raise CalibrationError(f"{path} is damaged, its checksum does not fit: measure it again")
     try:
-        metadata = json.loads(facts)
-    except json.JSONDecodeError as error:
+        metadata = dict(json.loads(facts))
+    except (ValueError, TypeError, RecursionError) as error:
         raise CalibrationError(f"{path} is damaged ({error}): measure it again") from None
     return Calibration(tensors.pop("bias").float(), metadata, **tensors)
 

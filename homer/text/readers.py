@@ -63,21 +63,28 @@ def _reader(path: Path, content: bytes) -> Callable[[Path, bytes], str]:
     suffix = path.suffix.lower()
     if suffix == ".pdf" or (suffix not in SUFFIXES and content.startswith(b"%PDF-")):
         return _read_pdf
-    return _read_converted if suffix in _CONVERTERS else _read_text
+    return _read_converted if suffix in _CONVERTERS else decode_text
 
 
-def _read_text(path: Path, content: bytes, charset: str = "utf-8") -> str:
-    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), charset)
+def decode_text(name: str | os.PathLike[str], content: bytes, charset: str = "utf-8") -> str:
+    """Text by the mark that it begins with, or by a charset.
+
+    Raises:
+        UnreadableError: it is no text of that kind, or holds zeros, as UTF-16 without a mark does.
+    """
+    encoding = next((codec for mark, codec in _MARKS if content.startswith(mark)), charset)
     try:
         text = content.decode(encoding)
+    except LookupError:
+        raise UnreadableError(name, f"is said to be {charset!r}, which is no charset: convert it to UTF-8") from None
     except UnicodeError as error:
         place = getattr(error, "start", "?")
         problem = f"is no {encoding.upper()} text (byte {place}): convert it to text first"
-        raise UnreadableError(path, problem.replace("-SIG", "")) from None
+        raise UnreadableError(name, problem.replace("-SIG", "")) from None
     place = text.find("\0")
     if place >= 0:
         raise UnreadableError(
-            path,
+            name,
             f"holds a zero at character {place}, so it is no text, or UTF-16 without a byte order mark: convert it to "
             f"UTF-8 first",
         )
@@ -110,7 +117,7 @@ def _read_converted(path: Path, content: bytes) -> str:
         problem = f"is of kind {suffix}: pip install homer-integrations[documents], or convert it to text"
         raise UnreadableError(path, problem) from None
     if _CONVERTERS[suffix] == "HtmlConverter":
-        content = _read_text(path, content, _declared(content)).encode(errors="replace")
+        content = decode_text(path, content, _declared(content)).encode(errors="replace")
     try:
         converter = getattr(converters, _CONVERTERS[suffix])()
         converted = converter.convert(io.BytesIO(content), stream_info(extension=suffix, charset="utf-8"))

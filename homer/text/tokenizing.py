@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import os
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from homer.base.arguments import replace_surrogates
+from homer.base.locks import Lock
 from homer.errors import InputError
 
 _BRACKETED = re.compile(r"[\[<{(|#]\S+[\]>})|#]")
-_LOCK = threading.Lock()  # while one thread changes a fast tokenizer, none other may
+_LOCK = Lock()  # while one thread changes a fast tokenizer, none other may
 _TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1 << 16
 
 Span = tuple[int, int]
@@ -182,13 +181,3 @@ def _join(fragments: list[tuple[int, Encoded]]) -> Encoded:
         joined.ids.extend(encoded.ids)
         joined.offsets.extend([(a + start, b + start) for a, b in encoded.offsets])
     return joined
-
-
-def _renew() -> None:
-    """After a fork: a thread that held the lock did not come along."""
-    global _LOCK
-    _LOCK = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homer import Document, InputError
+from homer.text.readers import decode_text
 from homer_integrations.serve.lanes import Tick
 from homer_integrations.serve.pdf import read_pdf
 from homer_integrations.shared.documents import agreed, to_homer_document
@@ -133,16 +134,14 @@ def _read_file(file: Mapping[str, Any], number: int, tick: Tick) -> Document:
         content = base64.b64decode(data, validate=True)
     except ValueError as error:  # also of characters that are no ASCII
         raise InputError(f"the data of {name!r} in message {number} is no base64 ({error}): encode it again") from None
-    return Document(_text_of(name, kind, content, tick), name)
+    charset = next((detail[8:] for detail in details if detail.startswith("charset=")), "utf-8")
+    return Document(_text_of(name, kind, content, charset, tick), name)
 
 
-def _text_of(name: str, kind: str, content: bytes, tick: Tick) -> str:
+def _text_of(name: str, kind: str, content: bytes, charset: str, tick: Tick) -> str:
     pdf = kind == "application/pdf" or content.startswith(b"%PDF-")
     if not (pdf or kind.startswith("text/") or kind in ("", "application/json")):
         raise InputError(f"{name!r} is of type {kind!r}: send text/plain, or any text/..., JSON or PDF")
     if pdf:
         return read_pdf(name, content, tick)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name!r} is no UTF-8 text (byte {error.start}): convert it to text first") from None
+    return decode_text(repr(name), content, charset)

@@ -43,6 +43,28 @@ def facts_of(answer: Answer, trace: bool) -> dict[str, Any]:
     return {"text": answer.text, "finish_reason": answer.finish_reason, "usage": usage} | sources_of(answer, every=True)
 
 
+def shortened(facts: dict[str, Any]) -> dict[str, Any]:
+    """The same with the most relevant sources alone, where all would take more than 9 kB; whole where there is a trace.
+
+    What was left out is counted as in `sources_of`.
+    """
+    if "trace" in facts:
+        return facts
+    budget, kept = _MOST_BYTES, []
+    for entry in facts["sources"]:
+        budget -= _size(entry)
+        if budget < 0:
+            break
+        kept.append(entry)
+    left = facts.get("left_out", {"sources": 0, "spans": 0})
+    missing = facts["sources"][len(kept) :]
+    counts = {
+        "sources": left["sources"] + len(missing),
+        "spans": left["spans"] + sum(len(entry["spans"]) for entry in missing),
+    }
+    return facts | {"sources": kept} | ({"left_out": counts} if any(counts.values()) else {})
+
+
 def _entry(source: Source) -> dict[str, Any]:
     title = source.title
     if title is not None and len(title) > _LONGEST_TITLE:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from homer import ConfigError, HomerModel, StateStore
+from homer.base.locks import Lock
 from homer_integrations.shared.identity import NotPlainError, digest_of, plain
 
 _STORES: dict[str, StateStore] = {}
 _MODELS: dict[str, tuple[HomerModel, Mapping[str, Any]]] = {}  # the options stay, so that no other takes an address
-_LOCKS: dict[str, threading.Lock] = {}
-_LOCK = threading.Lock()
+_LOCKS: dict[str, Lock] = {}
+_LOCK = Lock()
 
 
 def shared_model(model: str | os.PathLike[str] | HomerModel, options: Mapping[str, Any]) -> HomerModel:
@@ -35,7 +35,7 @@ def shared_model(model: str | os.PathLike[str] | HomerModel, options: Mapping[st
         return model
     key = _key(model, options)
     with _LOCK:
-        lock = _LOCKS.setdefault(key, threading.Lock())
+        lock = _LOCKS.setdefault(key, Lock())
     with lock:
         if key not in _MODELS:
             _MODELS[key] = HomerModel.from_pretrained(model, **options), options
@@ -64,8 +64,8 @@ def forget_shared_models() -> None:
 
 
 def _key(model: str | os.PathLike[str], options: Mapping[str, Any]) -> str:
-    """The same for the same folder, wherever it is called from, and for options of the same content."""
-    name = os.path.abspath(model) if os.path.isdir(model) and str(model) != "mini" else str(model)
+    """The same for the same folder or file, wherever it is called from, and for options of the same content."""
+    name = os.path.abspath(model) if os.path.exists(model) and str(model) != "mini" else str(model)
     return digest_of([name, sorted((option, _told_apart(value)) for option, value in options.items())])
 
 
@@ -74,14 +74,3 @@ def _told_apart(value: Any) -> Any:
         return plain(value)
     except NotPlainError:
         return ["at", id(value)]
-
-
-def _renew() -> None:
-    """After a fork: a thread that held a lock did not come along."""
-    global _LOCK
-    _LOCK = threading.Lock()
-    _LOCKS.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import types
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from homer import InputError
+from homer.base.locks import Lock
 
 
 class _Read:
     """The items of one generator, from the first time they are asked for."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._items: tuple[Any, ...] | None = None
 
     def of(self, generator: Iterator[Any]) -> tuple[Any, ...]:
@@ -27,7 +26,7 @@ class _Read:
 
 
 _READ: weakref.WeakKeyDictionary[types.GeneratorType[Any, Any, Any], _Read] = weakref.WeakKeyDictionary()
-_LOCK = threading.Lock()
+_LOCK = Lock()
 
 
 def items_of(documents: Iterable[Any]) -> tuple[Any, ...]:
@@ -50,13 +49,3 @@ def _all_of(documents: Iterable[Any]) -> tuple[Any, ...]:
             f"documents is a {type(documents).__name__} with 0 documents left, perhaps read before: give a list"
         )
     return items
-
-
-def _renew() -> None:
-    """After a fork: a thread that held the lock did not come along."""
-    global _LOCK
-    _LOCK = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

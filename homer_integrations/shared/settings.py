@@ -12,7 +12,10 @@ from homer import AnswerStream, Document, GenerationError, HomerConfig, HomerMod
 from homer_integrations.shared.identity import identity_of, plain, shown
 from homer_integrations.shared.loading import shared_model, shared_store
 
-_LOADING = ("calibration", "dtype", "device_map", "attn_implementation", "quantization_config", "rope_scaling")
+_LOADING = (
+    "calibration", "dtype", "device", "device_map", "gguf_file", "attn_implementation", "quantization_config",
+    "rope_scaling",
+)  # fmt: skip
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")
 _CONFIG = tuple(field.name for field in dataclasses.fields(HomerConfig))
 _TOKEN_LIMITS = ("max_tokens", "max_new_tokens", "max_completion_tokens")
@@ -25,10 +28,12 @@ _EMPTY = ("tools", "functions", "tool_choice", "function_call")  # which framewo
 class HomerSettings(BaseModel):
     """The model, how it is loaded, how it compresses and how it generates. None leaves a setting to the model."""
 
-    model: Any = Field(default="mini", description='A hub id, a folder, "mini", or a loaded HomerModel.')
+    model: Any = Field(default="mini", description='A hub id, a folder, a file, "mini", or a loaded HomerModel.')
     calibration: Any = None
     dtype: Any = None
+    device: Any = Field(default=None, description='"cpu", "cuda" or "mps", for all of the model.')
     device_map: Any = None
+    gguf_file: str | None = Field(default=None, description="Of a hub id or a folder, the file that holds the model.")
     attn_implementation: str | None = None
     quantization_config: Any = None
     rope_scaling: Any = Field(default=None, description="A factor for YaRN, or RoPE settings of transformers.")
