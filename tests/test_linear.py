@@ -17,7 +17,6 @@ from homer.text.conversation import Limits, build_conversation
 from homer.text.prompt import PromptBuilder
 from homer.text.template import Message
 from homer.text.tokenizing import Encoder, Piece
-from homer.view.page import page
 from homer.view.sources import paragraphs, trace_sources
 from homer.view.trace import trace_documents
 
@@ -74,7 +73,8 @@ def fake_cache(prompt: Prompt) -> CompactCache:
 
 def draw(prompt: Prompt, cache: CompactCache) -> str:
     sources, trace = trace_sources(prompt, cache), trace_documents(prompt, cache)
-    return page(Answer("yes", sources, Usage(len(prompt), len(cache), 1), "stop", prompt.question, trace))
+    answer = Answer("yes", sources, Usage(len(prompt), len(cache), 1), "stop", prompt.question, trace)
+    return answer._repr_html_()
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -121,7 +121,7 @@ def test_the_question_is_hashed_once_for_all_documents_of_a_page() -> None:
         prompt = BUILDER.build("Why? " * size, [fact(i) for i in range(size)])
         cache = fake_cache(BUILDER.build("Why?", [fact(i) for i in range(size)]))
         answer = Answer("yes", trace_sources(prompt, cache), Usage(1, 1, 1), "stop", prompt.question)
-        return lambda: page(answer)
+        return answer._repr_html_
 
     assert growth(draw_asked, 400) < 2.1
 
