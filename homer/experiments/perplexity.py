@@ -117,7 +117,7 @@ def _measure(
     setup: Setup, documents: Sequence[Tensor], segments: Segments, progress: bool
 ) -> tuple[Losses, dict[str, Any]]:
     """The losses of every method, and the settings that it came to."""
-    losses: Losses = dict.fromkeys(setup.methods, [])  # in the order asked for
+    losses: Losses = {name: [] for name in setup.methods}  # in the order asked for
     resolved: dict[str, Any] = {}
     total = len(setup.methods) * sum(map(len, documents))
     with tqdm(total=total, disable=not progress, unit="tok") as bar:
