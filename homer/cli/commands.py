@@ -81,7 +81,7 @@ def _add_ask(commands: Any) -> None:
     ask.add_argument("files", nargs="*", help=f"{_FILES}; default: all of the --store")
     ask.add_argument("--question", required=True)
     ask.add_argument("--store", metavar="FOLDER", help="find documents there as homer index encoded them, and put new")
-    ask.add_argument("--max-new-tokens", type=int)
+    ask.add_argument("--max-tokens", "--max-new-tokens", type=int, dest="max_new_tokens", help="most new tokens")
     ask.add_argument("--system", help="the system message")
     _add_strict(ask)
     _add_model(ask)

@@ -95,12 +95,26 @@ class HomerModel(ContextModel):
         Raises:
             GenerationError: settings out of range.
         """
-        self._streams.check(max_new_tokens, generation)  # an error now costs nothing, one after compression does
+        options: dict[str, Any] = {"config": config, "max_new_tokens": max_new_tokens}
+        options |= {"store": store, "encoded": encoded}
+        self.check_prompt(prompt, **options, **generation)
+        compress = functools.partial(self.compress_prompt, prompt, progress=progress, **options)
+        return AnswerStream(prompt, compress, lambda cache: self._streams.open(cache, max_new_tokens, generation))
+
+    def check_prompt(
+        self,
+        prompt: Prompt,
+        *,
+        config: HomerConfig | None = None,
+        max_new_tokens: int | None = None,
+        store: StateStore | None = None,
+        encoded: EncodedContext | None = None,
+        **generation: Any,
+    ) -> None:
+        """Raise now, at no cost, what `stream_prompt` would raise for these settings. Raises GenerationError."""
+        self._streams.check(max_new_tokens, generation)
         if store is None:  # with one, leaves end with documents and are as long or shorter
             self._check_room(prompt, config, max_new_tokens, encoded)
-        options = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens}
-        compress = functools.partial(self.compress_prompt, prompt, store=store, encoded=encoded, **options)
-        return AnswerStream(prompt, compress, lambda cache: self._streams.open(cache, max_new_tokens, generation))
 
     def compress_prompt(
         self,

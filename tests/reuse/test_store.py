@@ -295,8 +295,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from conftest import tiny_llama
-from test_store import CONTEXT, PREFIX, SUFFIX
+from conftest import random_ids, tiny_llama
 from homer import HomerConfig, HomerModel, StateStore
 import homer.base.tensorfile
 if {slow}:
@@ -307,6 +306,7 @@ if {slow}:
         import time
         time.sleep(0.2)
     homer.base.tensorfile.save_file = slowly
+PREFIX, CONTEXT, SUFFIX = random_ids(4, 300, 6)
 model = HomerModel(tiny_llama(), config=HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2))
 encoded = model.encode(CONTEXT, prefix=PREFIX, suffix_budget=8, store=StateStore({folder!r}, strict=True))
 print(encoded.reused_tokens, model.compress_encoded(encoded, SUFFIX).logits.argmax().item(), flush=True)
@@ -314,7 +314,7 @@ print(encoded.reused_tokens, model.compress_encoded(encoded, SUFFIX).logits.argm
 
 
 def start(folder: Path, slow: bool) -> Any:
-    script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder), slow=slow)
+    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), folder=str(folder), slow=slow)
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from byte_tokenizers import byte_tokenizer
 from counting import growth
-from test_prompt import byte_tokenizer
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_prompt import HOSTILE, LLAMA2_TEMPLATE, NO_SYSTEM_TEMPLATE, byte_tokenizer, control_ids
+from byte_tokenizers import HOSTILE, LLAMA2_TEMPLATE, NO_SYSTEM_TEMPLATE, byte_tokenizer, control_ids
 from transformers import AutoTokenizer
 
 from homer import Document, HomerConfig, HomerModel, InputError, Prompt, TimeoutExceededError
