@@ -31,12 +31,17 @@ def calibration_folder() -> Path:
     return Path(given) if given else user_cache_path("homer-integrations") / "calibrations"
 
 
+def remembered_path(model: Measurable) -> Path:
+    """Where the calibration of a model is kept, whether it was measured yet or not."""
+    return calibration_folder() / f"{model.decoder.fingerprint}-{min(model.chunk_len, 2048)}-{VERSION}.safetensors"
+
+
 def remembered(model: Measurable) -> Calibration | None:
     """The model's calibration by its fingerprint, measured if it is not there; None where that cannot be done.
 
     Safe for several threads and processes at once; where the folder cannot be written to, only the keeping is lost.
     """
-    path = calibration_folder() / f"{model.decoder.fingerprint}-{min(model.chunk_len, 2048)}-{VERSION}.safetensors"
+    path = remembered_path(model)
     with _LOCK:
         known = _read(path)
         if known is not None:
