@@ -31,6 +31,7 @@ $(REAL)/SmolLM2-135M-Instruct.Q4_1.gguf: | $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

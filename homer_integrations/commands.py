@@ -74,7 +74,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="such as bfloat16")
     parser.add_argument("--calibration", help="a calibration file")
     parser.add_argument("--rope-scaling", type=float, help="a factor for YaRN")
-    parser.add_argument("--max-tokens", type=int, help="most new tokens where a request names none")
+    parser.add_argument("--max-tokens", "--max-new-tokens", type=int, help="most new tokens where a request names none")
     for name in _LENGTHS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="see HomerConfig")
 

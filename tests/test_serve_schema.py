@@ -5,10 +5,10 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import ValidationError
+from tests.test_serve_security import asking
 
 from homer_integrations.serve import ServeSettings
 from tests.serving import DOCUMENTS_OF_FACT, chat_body
-from tests.test_serve_security import asking
 
 SITE = "http://localhost:3000"
 PREFLIGHT = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import io
 import json
 import os
@@ -19,9 +20,9 @@ from homer.cli.indexing import encode_from_store, index, indexed_paths
 from homer.config import SIGNIFICANCES, HomerConfig
 from homer.errors import HomerError, InputError
 from homer.experiments.commands import add_commands
-from homer.generation.answer import Answer
 from homer.model import HomerModel
 from homer.text.files import is_among, read_documents
+from homer.view.answer import Answer
 
 _FILES = "files or folders of text, PDF, HTML, DOCX, PPTX or XLSX; - is standard input"
 
@@ -72,10 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_integrations(commands: Any) -> None:
-    """`serve` and `batch`, which are built upon this package; what they need is imported when they run."""
-    from homer_integrations.commands import add_commands
-
-    add_commands(commands)
+    """`serve` and `batch`: found by name, since their package is built upon this one, which does not need it."""
+    importlib.import_module("homer_integrations.commands").add_commands(commands)
 
 
 def _add_ask(commands: Any) -> None:
@@ -83,7 +82,7 @@ def _add_ask(commands: Any) -> None:
     ask.add_argument("files", nargs="*", help=f"{_FILES}; default: all of the --store")
     ask.add_argument("--question", required=True)
     ask.add_argument("--store", metavar="FOLDER", help="find documents there as homer index encoded them, and put new")
-    ask.add_argument("--max-new-tokens", type=int)
+    ask.add_argument("--max-tokens", "--max-new-tokens", type=int, dest="max_new_tokens", help="most new tokens")
     ask.add_argument("--system", help="the system message")
     _add_strict(ask)
     _add_model(ask)

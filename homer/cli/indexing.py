@@ -18,13 +18,14 @@ from homer.base.folder import store_root
 from homer.config import HomerConfig
 from homer.errors import InputError, StoreError
 from homer.model import HomerModel
-from homer.plan.schedule import document_layer_ranges
+from homer.plan.layers import document_layer_ranges
+from homer.reuse.encode import budget_for
 from homer.reuse.encoded import EncodedContext
-from homer.reuse.reusing import budget_for
 from homer.reuse.states import bytes_per_token
 from homer.reuse.store import StateStore
+from homer.text.documents import DocumentLike, to_document
 from homer.text.files import read_documents
-from homer.text.prompt import DocumentLike, PromptBuilder, to_document
+from homer.text.prompt import PromptBuilder
 
 logger = logging.getLogger(__name__)
 
