@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from homer.backends.fused import FastDecoder
+from homer.backends.fused import FusedDecoder
 from homer.base.arguments import check_whole
 from homer.base.version import __version__
 from homer.calibrating.on_demand import remembered_path
@@ -69,7 +69,7 @@ def of_model(model: HomerModel, tokens: int = 65_536) -> Iterator[Line]:
 
 def backend_of(model: HomerModel) -> str:
     """Which code runs the model's layers; where it is not the fast one, why not."""
-    if isinstance(model.decoder, FastDecoder):
+    if isinstance(model.decoder, FusedDecoder):
         return "fast: fused kernels" + (" and one CUDA graph" if model.decoder.device.type == "cuda" else "")
     if model.decoder.device.type != "cuda":
         where = f"the model lies on {model.decoder.device}"
