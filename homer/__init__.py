@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from homer.base.arguments import as_title
 from homer.base.folder import StoreFolder
+from homer.base.locks import Lock
 from homer.base.moved import install, old_names
 from homer.base.version import __version__
 from homer.calibrating.measuring import calibrate
@@ -33,6 +34,7 @@ from homer.significance.base import Observation, Significance, Standardized
 from homer.significance.calibration import Calibration, load_calibration
 from homer.text.files import read_documents
 from homer.text.prompt import Document, Prompt
+from homer.text.readers import decode_text
 from homer.view.sources import Passage, Source
 from homer.view.trace import Trace, TracedDocument
 
@@ -53,6 +55,7 @@ __all__ = [
     "HomerForCausalLM",
     "HomerModel",
     "InputError",
+    "Lock",
     "MergePlan",
     "Observation",
     "Passage",
@@ -73,6 +76,7 @@ __all__ = [
     "__version__",
     "as_title",
     "calibrate",
+    "decode_text",
     "load_calibration",
     "patch",
     "plan_merge",

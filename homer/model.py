@@ -18,7 +18,7 @@ from homer.backends.options import Dtype
 from homer.base.arguments import check_list
 from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig, ResolvedConfig
-from homer.errors import ConfigError, InputError, UnsupportedModelError
+from homer.errors import InputError
 from homer.generation.answer import Answer
 from homer.generation.answer_stream import AnswerStream
 from homer.generation.loop import Streams
@@ -27,6 +27,7 @@ from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache
 from homer.merging.merge import Watcher
 from homer.plan.schedule import MergePlan, plan_for
+from homer.plan.sight import Sight, needed
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.reusing import Reusing
 from homer.reuse.store import StateStore
@@ -75,8 +76,9 @@ class HomerModel(Reusing):
         )
         self._measures = calibration is not False
         self.name: str = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        self._sight = Sight(self.name, self.decoder.layers, self.decoder.window, self.decoder.sliding_window)
         self._streams = Streams(self.decoder, self.name, tokenizer, end_ids(model, tokenizer))
-        self._resolve(self.config)
+        self._sight.resolve(self.config)
         if self.calibration is not None:
             self.calibration.check_fits(self.decoder.layers, 0)
 
@@ -103,8 +105,7 @@ class HomerModel(Reusing):
                 for the small model that ships with this package.
             dtype: None keeps the dtype of the saved weights; those of a GGUF file become bfloat16 on a GPU, else
                 float32. `torch_dtype` is the same.
-            device: "cpu", "cuda" or "mps", for all of the model.
-            device_map, attn_implementation, quantization_config: as in transformers.
+            device: "cpu", "cuda" or "mps"; device_map, attn_implementation, quantization_config: as in transformers.
             model_kwargs: all else that transformers' from_pretrained takes, such as gguf_file, revision,
                 local_files_only or trust_remote_code; `model_config` stands for its `config`.
             rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
@@ -185,9 +186,9 @@ class HomerModel(Reusing):
         self, config: HomerConfig, lengths: Sequence[int], document_lens: Sequence[int] | None
     ) -> tuple[ResolvedConfig, MergePlan]:
         """The settings and the plan; the model is only measured where something is pruned."""
-        whole = None if document_lens else self._needed(config, lengths)
-        resolved = self._resolve(config, whole)
-        self._check_slides(resolved, lengths)
+        whole = None if document_lens else needed(config, lengths)
+        resolved = self._sight.resolve(config, whole)
+        self._sight.check(resolved, lengths)
         plan = plan_for(resolved, self.decoder.layers, lengths, document_lens)
         if plan.prunes or resolved.target_len < resolved.max_chunk_len:
             resolved = self._settle(config, whole)
@@ -318,7 +319,7 @@ class HomerModel(Reusing):
             InputError: messages that are no conversation, or a bad document.
         """
         builder = PromptBuilder(self.require_tokenizer("chat"), tick=tick)
-        limits = Limits(self._whole_len(max_new_tokens), self._resolve(config or self.config).max_chunk_len)
+        limits = Limits(self._whole_len(max_new_tokens), self._sight.resolve(config or self.config).max_chunk_len)
         return build_conversation(builder, messages, documents, limits, place, documents_first)
 
     def compress_prompt(
@@ -362,17 +363,10 @@ class HomerModel(Reusing):
     def _fitting(self, prompt: Prompt, config: HomerConfig | None, max_new_tokens: int | None) -> HomerConfig:
         """The settings, or those of one chunk where the prompt needs no compression."""
         given = config or self.config
-        resolved = self._resolve(given)
+        resolved = self._sight.resolve(given)
         reserved = max(0, resolved.suffix_budget - len(prompt.suffix_ids))
         whole = self._whole(resolved, len(prompt) + reserved, max_new_tokens)
-        return self._cutting(given) if whole is resolved else whole
-
-    def _cutting(self, config: HomerConfig) -> HomerConfig:
-        """The settings for a prompt that leaves new tokens no room: cut though it may fit the window by itself."""
-        if self.decoder.sliding_window is None:
-            return config
-        resolved = self._resolve(config)
-        return dataclasses.replace(config, max_chunk_len=resolved.max_chunk_len, target_len=resolved.target_len)
+        return self._sight.cutting(given) if whole is resolved else whole
 
     def _whole(self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None) -> ResolvedConfig:
         """The settings for a prompt of a length: one chunk where it needs no compression."""
@@ -399,46 +393,14 @@ class HomerModel(Reusing):
     @property
     def chunk_len(self) -> int:
         """The longest chunk by the model's own settings, in tokens."""
-        return self._resolve(self.config).max_chunk_len
-
-    def _needed(self, config: HomerConfig, lengths: Sequence[int]) -> int:
-        """Tokens of the one chunk that would hold prefix, context and suffix of these lengths."""
-        return lengths[0] + lengths[1] + max(lengths[2], config.suffix_budget)
-
-    def _resolve(
-        self, config: HomerConfig, whole: int | None = None, evidence_layer: int | None = None
-    ) -> ResolvedConfig:
-        """The settings as numbers.
-
-        Args:
-            whole: tokens of the one chunk that would hold a prompt. Where they fit the model's window, a sliding
-                attention window in it is the model's own business, and nothing is cut for its sake.
-        """
-        if not isinstance(config, HomerConfig):
-            raise ConfigError(f"config is a {type(config).__name__}: give a HomerConfig, or None for the model's own")
-        sliding = self.decoder.sliding_window
-        fits = whole is not None and whole <= (config.max_chunk_len or self.window)
-        if sliding and whole and fits and config.max_initial_chunk_len is None:
-            longest = config.max_chunk_len or max(whole, min(sliding, self.window))
-            config, sliding = dataclasses.replace(config, max_chunk_len=longest), None
-        return config.resolve(self.window, self.decoder.layers, sliding, evidence_layer)
+        return self._sight.resolve(self.config).max_chunk_len
 
     def _settle(self, config: HomerConfig, whole: int | None = None) -> ResolvedConfig:
         """The settings by what the model was measured to find, where they ask for that."""
         significance = settled(config.significance, self._calibrated(config.significance))
         heads = significance == "question" or isinstance(significance, Question)
         layer = self.calibration.evidence_layer if heads and self.calibration else None
-        return self._resolve(dataclasses.replace(config, significance=significance), whole, layer)
-
-    def _check_slides(self, config: ResolvedConfig, lengths: Sequence[int]) -> None:
-        """Refuse a sliding attention window in which chunks would be hardly more than what they share."""
-        sliding, affix = self.decoder.sliding_window, lengths[0] + lengths[2]
-        if sliding and config.max_chunk_len <= sliding and sum(lengths) > config.max_chunk_len and 2 * affix > sliding:
-            raise UnsupportedModelError(
-                f"{self.name}: {sum(lengths):,} tokens must be read in chunks no longer than its sliding attention "
-                f"window of {sliding} tokens, of which prefix and suffix would take {affix}: give what fits its window "
-                f"of {self.window:,} tokens, or use a model without sliding attention"
-            )
+        return self._sight.resolve(dataclasses.replace(config, significance=significance), whole, layer)
 
     def _calibrated(self, significance: Any) -> Calibration | None:
         """The model's calibration, with what the significance needs of it; measured where it is not there yet."""

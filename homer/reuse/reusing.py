@@ -19,6 +19,7 @@ from homer.errors import CacheError, ConfigError, InputError
 from homer.merging.cache import CompactCache
 from homer.merging.merge import LeafSource, Node, Watcher, compress
 from homer.plan.schedule import MergePlan, plan_for
+from homer.plan.sight import Sight, needed
 from homer.reuse.encoded import EncodedContext, EncodedLeaves
 from homer.reuse.leaves import ContextLeaves
 from homer.reuse.store import StateStore
@@ -57,16 +58,9 @@ class Reusing:
     name: str
 
     if TYPE_CHECKING:  # HomerModel's
-
-        def _needed(self, config: HomerConfig, lengths: Sequence[int]) -> int: ...
-
-        def _resolve(self, config: HomerConfig, whole: int | None = None) -> ResolvedConfig: ...
+        _sight: Sight
 
         def _settle(self, config: HomerConfig, whole: int | None = None) -> ResolvedConfig: ...
-
-        def _cutting(self, config: HomerConfig) -> HomerConfig: ...
-
-        def _check_slides(self, config: ResolvedConfig, lengths: Sequence[int]) -> None: ...
 
         def _whole(self, config: ResolvedConfig, length: int) -> ResolvedConfig: ...
 
@@ -194,8 +188,8 @@ class Reusing:
             config, progress: as in `encode`.
             tick: called after every batch of leaves; what it raises ends the work.
         """
-        config = self._cutting(config or self.config)
-        chunk_len = self._resolve(config).max_chunk_len
+        config = self._sight.cutting(config or self.config)
+        chunk_len = self._sight.resolve(config).max_chunk_len
         budget = budget_for(len(prompt.suffix_ids), len(prompt.prefix_ids), chunk_len)
         parts = _Parts(prompt.prefix_ids, prompt.context_ids, prompt.documents, prompt.origins)
         encoded = self._encode(parts, budget, "documents", config, store, False, progress, tick)
@@ -231,15 +225,15 @@ class Reusing:
         check_whole("suffix_budget", suffix_budget, 1, error=ConfigError)
         given = dataclasses.replace(config or self.config, suffix_budget=suffix_budget)
         lengths = len(parts.prefix_ids), len(parts.context_ids), 1  # leaves are the same for any suffix in budget
-        whole = self._needed(given, lengths)
-        resolved = self._resolve(given, whole)
+        whole = needed(given, lengths)
+        resolved = self._sight.resolve(given, whole)
         cut = self.decoder.sliding_window is None or whole > resolved.max_chunk_len
         lens = _document_lens(parts) if align == "documents" and cut else None
         if parts.documents and lens is None:
             resolved = self._whole(resolved, whole)
-        if resolved == self._resolve(given, whole):
+        if resolved == self._sight.resolve(given, whole):
             resolved = self._settle(given, whole)
-        self._check_slides(resolved, (lengths[0], lengths[1], suffix_budget))
+        self._sight.check(resolved, (lengths[0], lengths[1], suffix_budget))
         plan = plan_for(resolved, self.decoder.layers, lengths, lens)
         self._check_rope(plan.suffix_start + suffix_budget)
         states = ContextLeaves(self.decoder, parts.prefix_ids, parts.context_ids, plan, store, pinned)
