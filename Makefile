@@ -6,7 +6,7 @@ REAL := .real
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test real real-model lint types notebooks picture setup clean
+.PHONY: demo test real real-model lint types docs notebooks picture setup clean
 
 demo: $(VENV)/.demo
 	$(BIN)/homer demo
@@ -31,9 +31,15 @@ $(REAL)/SmolLM2-135M-Instruct.Q4_1.gguf: | $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# the site, in build/site: strictly, and with nothing fetched from elsewhere
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 # runs the notebooks in place, and keeps their outputs
 notebooks: $(VENV)/.dev

@@ -32,7 +32,7 @@ from homer.experiments.report import align, machine, versions, write_csv
 from homer.experiments.retrieval import read_text
 from homer.merging.chunk import Chunk, merge
 from homer.merging.merge import Walk
-from homer.significance.base import Scoring
+from homer.significance.scoring import Scoring
 from homer.text.tokenizing import Encoder, Piece
 
 NEW_TOKENS = 16

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from homer import Calibration, HomerModel, Observation, Standardized, load_calibration
-from homer.significance.base import Paper, Significance
+from homer.significance.base import Significance
+from homer.significance.paper import Paper
 from homer.significance.sentences import Sentences
 from training.tasks import Tasks
 

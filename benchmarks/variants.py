@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from homer import Observation, Significance, Standardized
-from homer.significance.base import Paper
+from homer.significance.paper import Paper
 from homer.significance.scores import running
 
 CALIBRATIONS = ("own", "books", "long")

@@ -16,7 +16,6 @@ from PIL import Image, ImageChops
 
 from homer import Answer, HomerModel, read_documents
 from homer.demo import DOCUMENTS
-from homer.view.page import page
 
 QUESTION = "What is the cutover date for the Orrin migration?"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "answer.png")
     parser.add_argument("--width", type=int, default=_WIDTH, help="in pixels; about 390 for a phone")
     arguments = parser.parse_args()
-    photograph(without_documents(page(ask(), whole=True)), arguments.out, arguments.width)
+    photograph(without_documents(ask()._page(whole=True)), arguments.out, arguments.width)
 
 
 if __name__ == "__main__":

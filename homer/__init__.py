@@ -21,7 +21,6 @@ from homer.errors import (
     TimeoutExceededError,
     UnsupportedModelError,
 )
-from homer.generation.answer import Answer, Usage, show
 from homer.generation.answer_stream import AnswerStream
 from homer.generation.sampling import Sampling
 from homer.generation.stream import Generation, Stream
@@ -30,12 +29,15 @@ from homer.model import HomerModel
 from homer.plan.schedule import MergePlan, plan_merge
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
-from homer.significance.base import Observation, Significance, Standardized
+from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration, load_calibration
+from homer.significance.standardized import Standardized
+from homer.text.documents import Document
 from homer.text.files import read_documents
-from homer.text.prompt import Document, Prompt
+from homer.text.prompt import Prompt
 from homer.text.readers import decode_text
-from homer.view.sources import Passage, Source
+from homer.view.answer import Answer, show
+from homer.view.sources import Passage, Source, Usage
 from homer.view.trace import Trace, TracedDocument
 
 __all__ = [

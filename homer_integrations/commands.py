@@ -25,6 +25,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--served-name", help="what clients call the model (default: as given by --model)")
     parser.add_argument("--api-key", help="asked of every client (default: $HOMER_API_KEY, or none)")
     parser.add_argument("--allowed-hosts", nargs="+", metavar="NAME", help="other names by which clients call it")
+    parser.add_argument("--allowed-origins", nargs="+", metavar="ORIGIN", help="sites whose web pages may call it")
     parser.add_argument("--max-body-bytes", type=int)
     parser.add_argument("--max-prompt-tokens", type=int, help="documents included")
     parser.add_argument("--max-messages", type=int, help="of one conversation")
@@ -73,7 +74,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="such as bfloat16")
     parser.add_argument("--calibration", help="a calibration file")
     parser.add_argument("--rope-scaling", type=float, help="a factor for YaRN")
-    parser.add_argument("--max-tokens", type=int, help="most new tokens where a request names none")
+    parser.add_argument("--max-tokens", "--max-new-tokens", type=int, help="most new tokens where a request names none")
     for name in _LENGTHS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="see HomerConfig")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from homer import Calibration, HomerModel, MergePlan, Observation, Significance
-from homer.backends.reference import LayerOutput
+from homer.backends.base import LayerOutput
 from homer.significance.sentences import Sentences
 
 _LEAVES_AT_ONCE = 128

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homer.plan.schedule import layer_ranges
+from homer.plan.layers import layer_ranges
 from training.network import FIRST_EVIDENCE_LAYER, answer_loss, evidence_loss, read_layer, run_layer
 from training.trees import LEAVES, QUESTIONS, READING
 

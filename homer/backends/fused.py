@@ -1,6 +1,6 @@
 """The fast path: the layers of common families run by few, fused kernels instead of by the model's own code.
 
-What it computes is what `Decoder` computes; that one stays the reference, and serves every other model.
+What it computes is what `reference` computes, which serves every other model.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from homer.backends.attention import watched
-from homer.backends.blocks import Block, UnknownBlockError, read_blocks
+from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, entries, present, take_rows
+from homer.backends.blocks import UnknownBlockError
 from homer.backends.graph import GraphSteps
-from homer.backends.kernels.plain import EAGER, Kernels, own
-from homer.backends.reference import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, entries, present, take_rows
+from homer.backends.kernels.plain import EAGER, own
+from homer.backends.layers import FusedLayers
+from homer.backends.reference import ReferenceDecoder
 from homer.errors import UnsupportedModelError
 from homer.significance.evidence import QuestionLook
 
 logger = logging.getLogger(__name__)
-
-Rotary = tuple[Tensor, Tensor]
-
 
 # (layer, query, new key, new value) to all keys, all values and what the query makes of them
 Earlier = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -51,31 +50,36 @@ def make_decoder(model: PreTrainedModel, fast: bool | None) -> Decoder:
     Raises:
         UnsupportedModelError: the model cannot be run piecewise; or `fast` is True and its family is not known.
     """
+    reference = ReferenceDecoder(model)
     if fast is False or (fast is None and model.device.type != "cuda"):
-        return Decoder(model)
+        return reference
     try:
-        return FastDecoder(model)
+        return FusedDecoder(reference)
     except UnknownBlockError as reason:
         if fast:
             raise UnsupportedModelError(f"{type(model).__name__} has no fast path: {reason}; leave fast=None") from None
         logger.info("%s takes the simple path: %s", type(model).__name__, reason)
-        return Decoder(model)
+        return reference
 
 
-class FastDecoder(Decoder):
-    """A decoder whose layers are read as weights and run by `Kernels`.
+class FusedDecoder(Decoder):
+    """A decoder whose layers are read as weights and run by kernels.
+
+    Args:
+        reference: the same model by its own code, which does what the kernels cannot.
 
     Raises:
-        UnsupportedModelError: as `Decoder`. UnknownBlockError: the layers are of a kind not known here.
+        UnknownBlockError: the layers are of a kind not known here.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        self.blocks = read_blocks(self.causal_lm)
+    def __init__(self, reference: ReferenceDecoder) -> None:
+        super().__init__(reference.causal_lm)
+        self._reference = reference
+        self.parts = FusedLayers(self.causal_lm, EAGER)  # the plain kernels, for speed, while it is compared
         if self.causal_lm.config.get_text_config()._attn_implementation != watched("sdpa"):
             raise UnknownBlockError("its attention is not sdpa")
-        self.kernels: Kernels = own(self.device)
         self._compare()
+        self.parts.kernels = own(self.device)
 
     def run(
         self,
@@ -88,11 +92,9 @@ class FastDecoder(Decoder):
         question: QuestionLook | None = None,
     ) -> LayerOutput:
         """As `Decoder.run`; what is not kept skips the last layer's feed-forward part."""
-        if not hasattr(self, "blocks"):  # while the reference checks itself
-            return super().run(first, end, inputs, position_ids, observe, keep, question)
         with torch.no_grad(), self._here():
-            residual = self.embed(inputs) if first == 0 else inputs
-            stack = self._room(end - first, residual)
+            residual = self.parts.embed(inputs) if first == 0 else inputs
+            stack = self.parts.room(end - first, residual)
             done = self._layers(range(first, end), residual, position_ids, stack, observe, keep=keep, question=question)
             hidden, logits = self._result(end, done)
         sides = stack.transpose(2, 3)
@@ -104,7 +106,7 @@ class FastDecoder(Decoder):
         with torch.no_grad(), self._here():
             done = self._on_top(self.layers, ids, position_ids, cache)
             rows = slice(-keep if keep else None, None)
-            return self.head(done.residual[:, rows], present(done.delta)[:, rows])
+            return self.parts.head(done.residual[:, rows], present(done.delta)[:, rows])
 
     def run_after(
         self,
@@ -134,8 +136,8 @@ class FastDecoder(Decoder):
     ) -> LayerOutput:
         """As `Decoder.replace_last`; in place where the keys and values are views of a stack."""
         if stack is None:
-            return super().replace_last(keys, values, ids, position_ids, observe, None, question)
-        places = stack.unflatten(-1, (-1, self.blocks[0].head_dim))[:, None]  # type: ignore[no-untyped-call]
+            return self._reference.replace_last(keys, values, ids, position_ids, observe, None, question)
+        places = stack.unflatten(-1, (-1, self.parts.blocks[0].head_dim))[:, None]  # type: ignore[no-untyped-call]
         mask = _mask(ids.shape[1], stack.shape[1], stack.device)
 
         def behind(number: int, query: Tensor, new_key: Tensor, new_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,7 +147,7 @@ class FastDecoder(Decoder):
         with torch.no_grad(), self._here():
             room = places[:, :, -ids.shape[1] :]
             done = self._layers(
-                range(len(keys)), self.embed(ids), position_ids, room, observe, behind, question=question
+                range(len(keys)), self.parts.embed(ids), position_ids, room, observe, behind, question=question
             )
             hidden, logits = self._result(len(keys), done)
         return LayerOutput(hidden, logits, tuple(keys), tuple(values), done.observed, done.attention, stack=stack)
@@ -153,44 +155,8 @@ class FastDecoder(Decoder):
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
         if self.device.type == "cuda":
-            return GraphSteps(self, keys, values, position, room)
-        return super().steps(keys, values, position, room)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Hidden states (batch, length, hidden size) of token ids."""
-        hidden: Tensor = self._root.embed_tokens(ids)
-        return hidden
-
-    def project(self, block: Block, x: Tensor, rotary: Rotary, key: Tensor, value: Tensor) -> Tensor:
-        """Rotated queries (batch, length, heads, head dim); rotated keys and values are written to `key`, `value`."""
-        queries, keys = (p(x).view(*x.shape[:-1], -1, block.head_dim) for p in (block.query, block.key))
-        turned = torch.empty_like(queries)
-        self.kernels.turn(queries, block.query_norm, block.eps, *rotary, turned)
-        self.kernels.turn(keys, block.key_norm, block.eps, *rotary, key)
-        block.value.into(x, value)
-        return turned
-
-    def finish(self, block: Block, residual: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer behind its attention: the residual stream, and what its last part adds to it."""
-        residual, x = self.kernels.add_norm(residual, block.output(attended), block.middle_norm, block.eps)
-        return residual, block.down(self.kernels.gate(block.gate(x), block.up(x)))
-
-    def head(self, residual: Tensor, delta: Tensor) -> Tensor:
-        """Logits (batch, length, vocabulary) in the model's dtype."""
-        _, x = self.kernels.add_norm(residual, delta, self._root.norm.weight, self._root.norm.variance_epsilon)
-        logits: Tensor = self.causal_lm.lm_head(x)
-        return logits
-
-    def rotary(self, hidden: Tensor, position_ids: Tensor) -> Rotary:
-        """Cosines and sines (batch, length, head dim) of positions (batch, length)."""
-        result: Rotary = self._root.rotary_emb(hidden, position_ids)
-        return result
-
-    def norm(self, residual: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """The residual stream with what is still to be added to it, and its norm."""
-        if delta is None:
-            return residual, self.kernels.rms_norm(residual, weight, eps)
-        return self.kernels.add_norm(residual, delta, weight, eps)
+            return GraphSteps(self.parts, keys, values, position, room)
+        return self._reference.steps(keys, values, position, room)
 
     def _layers(
         self,
@@ -205,26 +171,26 @@ class FastDecoder(Decoder):
     ) -> _Done:
         """Some layers in a row; their keys and values are written to `room`, and seen behind earlier ones if any."""
         wanted, observed, attention = frozenset(observe), {}, {}
-        rotary = self.rotary(residual, position_ids)
+        rotary = self.parts.rotary(residual, position_ids)
         delta: Tensor | None = None
         kept: Tensor | None = None
         for place, number in enumerate(numbers):
-            block, (key, value) = self.blocks[number], room[2 * place : 2 * place + 2]
-            residual, x = self.norm(residual, delta, block.input_norm, block.eps)
-            query = self.project(block, x, rotary, key, value)
+            block, (key, value) = self.parts.blocks[number], room[2 * place : 2 * place + 2]
+            residual, x = self.parts.norm(residual, delta, block.input_norm, block.eps)
+            query = self.parts.project(block, x, rotary, key, value)
             if earlier is None:
                 attended = _attend(query, key, value)
             else:
                 key, value, attended = earlier(number, query, key, value)
             if number in wanted:
-                observed[number] = self.kernels.look(query, key, block.head_dim**-0.5)
+                observed[number] = self.parts.kernels.last_query_logits(query, key, block.head_dim**-0.5)
             if question is not None and number in question.heads:
                 sides = query.transpose(1, 2), key.transpose(1, 2)
                 attention[number] = question.attention(number, *sides, block.head_dim**-0.5)
             if number == numbers[-1] and keep is not None:
                 kept = keep(observed, attention)
                 residual, attended = take_rows(residual, kept), take_rows(attended, kept)
-            residual, delta = self.finish(block, residual, attended)
+            residual, delta = self.parts.finish(block, residual, attended)
         return _Done(residual, delta, observed, attention, kept)
 
     def _on_top(
@@ -249,33 +215,25 @@ class FastDecoder(Decoder):
                 mask = mask if padding is None else mask & padding[:, None, None].bool()
             return key.transpose(1, 2), value.transpose(1, 2), _attend_in_groups(query, key, value, mask)
 
-        residual = self.embed(ids)
-        room = self._room(end, residual)
+        residual = self.parts.embed(ids)
+        room = self.parts.room(end, residual)
         return self._layers(range(end), residual, position_ids, room, observe, behind, question=question)
 
     def _result(self, end: int, done: _Done) -> tuple[Tensor | None, Tensor | None]:
         """Hidden states after layer end-1; or, of the last layer, the next token's logits in float32."""
         if end == self.layers:
-            return None, self.head(done.residual[:, -1:], present(done.delta)[:, -1:])[:, -1].float()
+            return None, self.parts.head(done.residual[:, -1:], present(done.delta)[:, -1:])[:, -1].float()
         return (done.residual if done.delta is None else done.residual + done.delta), None
 
     def _here(self) -> contextlib.AbstractContextManager[Any]:
         """What makes the model's GPU the current one, which kernels written by hand are launched on."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
-    def _room(self, layers: int, hidden: Tensor) -> Tensor:
-        """Where the layers' keys and values go, in turn: (2 x layers, batch, length, key heads, head dim)."""
-        block = self.blocks[0]
-        heads = block.key.weight.shape[0] // block.head_dim
-        return hidden.new_empty(2 * layers, *hidden.shape[:2], heads, block.head_dim)
-
     def _compare(self) -> None:
-        """Run a few tokens both ways: what disagrees is of a kind not known here. On the plain kernels, for speed."""
+        """Run a few tokens both ways: what disagrees is of a kind not known here."""
         ids = torch.arange(PROBE_LEN, device=self.device)[None] % self.vocabulary
         positions = torch.arange(PROBE_LEN, device=self.device)[None]
-        kernels, self.kernels = self.kernels, EAGER
-        ours, reference = self.run(0, self.layers, ids, positions), super().run(0, self.layers, ids, positions)
-        self.kernels = kernels
+        ours, reference = (decoder.run(0, self.layers, ids, positions) for decoder in (self, self._reference))
         gap = present(ours.logits).sub(present(reference.logits)).abs().max().item()
         if not gap <= 0.02 * max(1.0, present(reference.logits).abs().max().item()):
             raise UnknownBlockError(f"its logits differ by {gap:.3g} from those of its own code")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from homer.backends.base import present
 from homer.backends.kernels.plain import ROUND
-from homer.backends.reference import present
-
-if TYPE_CHECKING:
-    from homer.backends.fused import FastDecoder
+from homer.backends.layers import FusedLayers
 
 _CAPTURE = threading.Lock()
 
@@ -27,16 +25,16 @@ class GraphSteps:
     """
 
     def __init__(
-        self, decoder: FastDecoder, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int
+        self, layers: FusedLayers, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int
     ) -> None:
-        self._decoder = decoder
-        kept, device = keys[0].shape[2], decoder.device
+        self._layers = layers
+        kept, device = keys[0].shape[2], layers.device
         capacity = -(-(kept + room) // ROUND) * ROUND
         self._keys, self._values = ([_places(t.to(device), capacity) for t in side] for side in (keys, values))
         self.token = torch.zeros(1, 1, dtype=torch.long, device=device)
         self._position = torch.full((1, 1), position, device=device)
         self._place = torch.full((1,), kept, device=device)
-        self.logits = torch.zeros(1, decoder.vocabulary, device=device)
+        self.logits = torch.zeros(1, layers.vocabulary, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, token: Tensor) -> Tensor:
@@ -53,30 +51,30 @@ class GraphSteps:
     @torch.no_grad()
     def step(self) -> None:
         """Run the token that waits, and move on by one place."""
-        decoder, kernels = self._decoder, self._decoder.kernels
-        residual = decoder.embed(self.token)
-        rotary = decoder.rotary(residual, self._position)
+        layers, kernels = self._layers, self._layers.kernels
+        residual = layers.embed(self.token)
+        rotary = layers.rotary(residual, self._position)
         delta: Tensor | None = None
-        for block, keys, values in zip(decoder.blocks, self._keys, self._values, strict=True):
-            residual, x = decoder.norm(residual, delta, block.input_norm, block.eps)
+        for block, keys, values in zip(layers.blocks, self._keys, self._values, strict=True):
+            residual, x = layers.norm(residual, delta, block.input_norm, block.eps)
             query, key, value = (
-                t.view(1, 1, -1, block.head_dim) for t in kernels.enter(x, block.query, block.key, block.value)
+                t.view(1, 1, -1, block.head_dim) for t in kernels.qkv_proj(x, block.query, block.key, block.value)
             )
             turned = torch.empty_like(query)
-            kernels.turn(query, block.query_norm, block.eps, *rotary, turned)
-            kernels.store(keys, values, self._place, key, value, block.key_norm, block.eps, *rotary)
-            attended = kernels.attend(turned, keys, values, self._place, block.head_dim**-0.5)
-            attended = kernels.product(attended, *block.output)
+            kernels.apply_rotary(query, block.query_norm, block.eps, *rotary, turned)
+            kernels.write_kv(keys, values, self._place, key, value, block.key_norm, block.eps, *rotary)
+            attended = kernels.decode_attention(turned, keys, values, self._place, block.head_dim**-0.5)
+            attended = kernels.matvec(attended, *block.output)
             residual, x = kernels.add_norm(residual, attended, block.middle_norm, block.eps)
-            delta = kernels.product(kernels.swiglu(x, block.gate, block.up), *block.down)
-        self.logits.copy_(decoder.head(residual, present(delta))[:, 0])
+            delta = kernels.matvec(kernels.gate_up_proj(x, block.gate, block.up), *block.down)
+        self.logits.copy_(layers.head(residual, present(delta))[:, 0])
         self._position += 1
         self._place += 1
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """The graph of one step; the step that warms it up is taken back."""
-        stream: Any = torch.cuda.Stream(self._decoder.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._decoder.device))
+        stream: Any = torch.cuda.Stream(self._layers.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self._layers.device))
         graph = torch.cuda.CUDAGraph()
         with _CAPTURE, torch.cuda.stream(stream):
             self.step()
@@ -86,7 +84,7 @@ class GraphSteps:
             graph.capture_begin(capture_error_mode="thread_local")
             self.step()
             graph.capture_end()
-        torch.cuda.current_stream(self._decoder.device).wait_stream(stream)
+        torch.cuda.current_stream(self._layers.device).wait_stream(stream)
         return graph
 
 

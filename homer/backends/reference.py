@@ -1,67 +1,32 @@
 """The seam to transformers: run some of a model's layers, by the model's own code.
 
-The one file that knows how models are built. A `Decoder` holds a second tree of modules that shares
-every weight with the user's model but has a configuration of its own, in which the attention can be
-watched. Views of it hold a slice of the layers. The user's model is never changed, and nothing changes
-during a call, so any number of threads may run at once.
+It knows how models are built. A decoder holds a second tree of modules that shares every weight with the user's model
+but has a configuration of its own, in which the attention can be watched. Views of it hold a slice of the layers. The
+user's model is never changed, and nothing changes during a call, so any number of threads may run at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from homer.backends.architecture import check_architecture, final_norm, shortest_sliding_window, unwrapped
+from homer.backends.architecture import check_architecture, final_norm, unwrapped
 from homer.backends.attention import OBSERVER
-from homer.backends.fingerprint import fingerprint
+from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, cache_of, entries, present, take_rows
 from homer.backends.views import copy_module, replace_module, share_weights
-from homer.base.locks import Lock
 from homer.errors import UnsupportedModelError
 from homer.significance.evidence import QuestionLook
 from homer.significance.scores import last_query_logits
 
-PROBE_LEN = 8
-T = TypeVar("T")
-Steps = Callable[[Tensor], Tensor]
-Keep = Callable[[dict[int, Tensor], dict[int, Tensor]], Tensor | None]
 
-
-@dataclasses.dataclass(frozen=True)
-class LayerOutput:
-    """What a run of some layers gives.
-
-    Attributes:
-        hidden_states: (batch, length or kept, hidden size) after the last; None where it is the model's last.
-        logits: (batch, vocabulary), float32, of the token after the last; None below the model's last layer.
-        keys, values: one (batch, key heads, length, head dim) tensor for each layer run.
-        observed: layer -> (batch, heads, length), the last query's logits where they were asked for.
-        attention: layer -> (batch, heads, stretches, length), the question's attention where it was asked for.
-        kept: (batch, kept), which tokens hidden_states are of; None: all.
-        stack: keys and values of the same layers in turn, side by side in one tensor
-            (2 x layers, batch, length, key heads x head dim), where the fast path ran.
-    """
-
-    hidden_states: Tensor | None
-    logits: Tensor | None
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    observed: dict[int, Tensor]
-    attention: dict[int, Tensor] = dataclasses.field(default_factory=dict)
-    kept: Tensor | None = None
-    stack: Tensor | None = None
-
-
-class Decoder:
-    """A causal language model whose layers can be run piecewise.
+class ReferenceDecoder(Decoder):
+    """A decoder that runs layers by the model's own code.
 
     Raises:
         UnsupportedModelError: the model cannot be run piecewise; says why.
@@ -70,31 +35,8 @@ class Decoder:
     def __init__(self, model: PreTrainedModel) -> None:
         model = unwrapped(model)
         check_architecture(model)
-        self.causal_lm = share_weights(model)
-        text_config = model.config.get_text_config()
-        self.layers: int = len(_layers(self._root))
-        self.window: int = text_config.max_position_embeddings
-        self.sliding_window = shortest_sliding_window(text_config)
-        self.heads: int = text_config.num_attention_heads
-        self.vocabulary = int(self.causal_lm.get_input_embeddings().num_embeddings)
-        self.dtype: torch.dtype = model.dtype
-        self.device: torch.device = _input_device(model)
-        self._offload_lock = Lock() if _is_offloaded(model) else None
+        super().__init__(share_weights(model))
         self._probe()
-
-    @property
-    def rope(self) -> dict[str, Any]:
-        """The model's RoPE settings, as transformers writes them."""
-        return dict(getattr(self.causal_lm.config.get_text_config(), "rope_parameters", None) or {})
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A digest of what keys and values depend on: shapes, RoPE, dtype, and sums over all rows of every weight."""
-        return fingerprint(self.causal_lm, self.dtype)
-
-    @property
-    def _root(self) -> Any:
-        return self.causal_lm.get_decoder()
 
     def run(
         self,
@@ -106,15 +48,7 @@ class Decoder:
         keep: Keep | None = None,
         question: QuestionLook | None = None,
     ) -> LayerOutput:
-        """Run layers first..end-1, causally, over one batch of chunks of equal length.
-
-        Args:
-            inputs: token ids (batch, length) where first is 0, else hidden states (batch, length, hidden size).
-            position_ids: (batch, length); they may repeat.
-            observe: layers whose last-query logits are wanted.
-            keep: says by what was seen which tokens (batch, kept) go on, in order; None: all do.
-            question: the heads whose attention from the question's tokens is wanted.
-        """
+        """As `Decoder.run`."""
         cache = DynamicCache()
         observer = _Observer(observe, question)
         arguments = self._arguments(first, inputs, position_ids, cache, observer)
@@ -126,15 +60,7 @@ class Decoder:
         return LayerOutput(hidden, logits, keys[first:end], values[first:end], *seen, kept)
 
     def extend(self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0) -> Tensor:
-        """Run all layers over new tokens on top of a cache, which grows.
-
-        Args:
-            ids, position_ids: (batch, n).
-            keep: how many last rows of logits are wanted; 0 means all.
-
-        Returns:
-            Logits (batch, n or keep, vocabulary) in the model's dtype.
-        """
+        """As `Decoder.extend`."""
         arguments = self._arguments(0, ids, position_ids, cache, _Observer())
         with torch.no_grad(), self.exclusive():
             logits: Tensor = self.causal_lm(**arguments, logits_to_keep=keep).logits
@@ -150,14 +76,7 @@ class Decoder:
         mask: Tensor | None = None,
         question: QuestionLook | None = None,
     ) -> LayerOutput:
-        """Run layers 0..end-1 over new tokens on top of a cache of those layers.
-
-        Args:
-            ids, position_ids: (batch, n).
-            cache: grows as its layers please; the output's keys and values are what it holds afterwards.
-            mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
-            question: as in `run`.
-        """
+        """As `Decoder.run_after`."""
         observer = _Observer(observe, question)
         arguments = self._arguments(0, ids, position_ids, cache, observer) | {"attention_mask": mask}
         return LayerOutput(*self._forward(0, end, arguments), *entries(cache), observer.logits, observer.attention)
@@ -172,27 +91,14 @@ class Decoder:
         stack: Tensor | None = None,
         question: QuestionLook | None = None,
     ) -> LayerOutput:
-        """Run layers over tokens that stand in for the last ones of a cache.
-
-        Args:
-            keys, values: one (1, key heads, length, head dim) tensor for each layer to run, from the first on.
-            ids, position_ids: (1, n).
-            stack: the same keys and values as in LayerOutput; the fast path writes the new ones into it.
-            question: as in `run`.
-        """
+        """As `Decoder.replace_last`."""
         body = keys[0].shape[2] - ids.shape[1]
         cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (keys, values)))
         ids, position_ids = ids.to(self.device), position_ids.to(self.device)
         return self.run_after(len(keys), ids, position_ids, cache, observe, question=question)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
-        """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
-
-        Args:
-            keys, values: one (1, key heads, length, head dim) tensor a layer; they are left as they are.
-            position: position id of the first token; each call moves on by one.
-            room: how many tokens may come at most.
-        """
+        """As `Decoder.steps`."""
         cache, places = cache_of(keys, values), itertools.count(position)
 
         def step(token: Tensor) -> Tensor:
@@ -200,10 +106,6 @@ class Decoder:
             return self.extend(token.view(1, 1).to(self.device), place, cache, keep=1)[:, -1].float()
 
         return step
-
-    def exclusive(self) -> contextlib.AbstractContextManager[Any]:
-        """A lock where weights are offloaded, since loading them in and out is not for two threads at once."""
-        return self._offload_lock or contextlib.nullcontext()
 
     def _forward(self, first: int, end: int, arguments: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
         """Hidden states after layers first..end-1; or, of the last layer, the next token's logits in float32."""
@@ -280,46 +182,3 @@ class _Observer:
             self.logits[layer] = last_query_logits(query, key, scaling)
         if layer in self._asked:
             self.attention[layer] = present(self._question).attention(layer, query, key, scaling)
-
-
-def cache_of(keys: Iterable[Tensor], values: Iterable[Tensor]) -> DynamicCache:
-    """A new transformers cache of these keys and values, one tensor a layer."""
-    cache = DynamicCache()
-    for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-        cache.update(key, value, layer)
-    return cache
-
-
-def entries(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Keys and values of every layer of a cache; layers that did not run have none."""
-    layers: list[Any] = cache.layers
-    return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
-
-
-def _layers(root: Any) -> nn.ModuleList:
-    layers: nn.ModuleList = root.layers
-    return layers
-
-
-def take_rows(x: Any, kept: Tensor | None) -> Any:
-    """Of x (batch, length, ...) the tokens at kept (batch, kept); all where either is None."""
-    if x is None or kept is None:
-        return x
-    if len(kept) == 1:
-        return x.index_select(1, kept[0])
-    return x[torch.arange(len(kept), device=kept.device)[:, None], kept]
-
-
-def present(value: T | None) -> T:
-    """What is there."""
-    assert value is not None
-    return value
-
-
-def _is_offloaded(model: nn.Module) -> bool:
-    return any(parameter.device.type == "meta" for parameter in model.parameters())
-
-
-def _input_device(model: PreTrainedModel) -> torch.device:
-    devices = (p.device for p in model.parameters() if p.device.type != "meta")
-    return next(devices, torch.device("cpu"))

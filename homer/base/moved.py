@@ -18,17 +18,17 @@ _FOLDERS = {
     "calibrating": "measuring synthetic asking=heads remembered=on_demand",
     "cli": "indexing",
     "demo": "mini",
-    "generation": "answer sampling answering=answer_stream generation=loop streaming=stream",
+    "generation": "sampling answering=answer_stream generation=loop streaming=stream",
     "merging": "cache chunk merge",
     "plan": "schedule shares",
-    "reuse": "encoded leaves states store reuse=reusing",
-    "significance": "calibration question sentences looking=evidence scoring=base significance=scores "
-    "significances=choosing",
+    "reuse": "encoded leaves states store reuse=encode",
+    "significance": "calibration question sentences looking=evidence significance=scores significances=choosing",
     "text": "conversation files ids prompt readers template encoding=tokenizing",
-    "view": "page sources styles trace drawing=tree",
+    "view": "answer page sources styles trace drawing=tree",
 }
 _PAIRS = [(*entry.partition("=")[::2], folder) for folder, entries in _FOLDERS.items() for entry in entries.split()]
 MOVED = {f"homer.{old}": f"homer.{folder}.{new or old}" for old, new, folder in _PAIRS}
+MOVED["homer.scoring"] = "homer.significance"
 _PACKAGES = {name for name in MOVED if name.partition(".")[2] in _FOLDERS}  # old modules whose name a folder has now
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from homer.calibrating.base import Measurable
 from homer.calibrating.team import choose_team, hits
 from homer.calibrating.trials import Look, Passages, load_pairs
 from homer.errors import CalibrationError
 from homer.significance.calibration import Calibration
-
-if TYPE_CHECKING:
-    from homer.model import HomerModel
 
 LONGEST_CHUNK = 2048  # tokens; heads that find in this company find in a longer one
 
@@ -39,7 +36,7 @@ class Findings:
     questions: int
 
 
-def find_heads(model: HomerModel, calibration: Calibration | None = None, *, progress: bool = False) -> Findings:
+def find_heads(model: Measurable, calibration: Calibration | None = None, *, progress: bool = False) -> Findings:
     """Try every head, and every significance that can be had, on all questions.
 
     Passages stand together in chunks as long as the model's, 2,048 tokens at most. The context of a chunk runs once,
@@ -80,7 +77,7 @@ def _padded(rows: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.nn.functional.pad(row, (0, most - row.shape[1])) for row in rows])
 
 
-def _groups(model: HomerModel, documents: Sequence[dict[str, str]]) -> Iterator[tuple[int, list[dict[str, str]]]]:
+def _groups(model: Measurable, documents: Sequence[dict[str, str]]) -> Iterator[tuple[int, list[dict[str, str]]]]:
     """Documents that fit one chunk together, each group with the number of its first."""
     limit = min(LONGEST_CHUNK, model.chunk_len)
     lengths = [len(model.build_prompt("?", [document]).context_ids) for document in documents]

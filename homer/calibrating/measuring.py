@@ -6,22 +6,20 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from homer.backends.reference import Decoder
+from homer.backends.base import Decoder
+from homer.calibrating.base import Measurable
 from homer.calibrating.synthetic import Segment, draw_segments, own_text
 from homer.errors import CalibrationError
 from homer.significance.calibration import Calibration
 from homer.significance.scores import LEAST_DEVIATION, excess
 from homer.text.tokenizing import Encoder, Piece
-
-if TYPE_CHECKING:
-    from homer.model import HomerModel
 
 SMOOTHED = 31  # distances; a single one sees only as many tokens as there are prompts
 _NEEDLES = 100
@@ -29,7 +27,7 @@ Text = Iterable[str | Sequence[int] | Tensor] | str | Tensor
 
 
 def calibrate(
-    model: HomerModel,
+    model: Measurable,
     texts_or_ids: Text | None = None,
     *,
     segments: int = 100,
@@ -149,7 +147,7 @@ def _observed(decoder: Decoder, ids: Tensor) -> Tensor:
     return torch.stack([observed[layer].cpu() for layer in range(decoder.layers)], 1).double()
 
 
-def _prompts(model: HomerModel, ids: Tensor, rows: Tensor, length: int, count: int) -> list[Segment]:
+def _prompts(model: Measurable, ids: Tensor, rows: Tensor, length: int, count: int) -> list[Segment]:
     """Prompts without the answer; without a tokenizer, rows of text."""
     if model.tokenizer is not None:
         return draw_segments(model, ids.tolist(), length, count)
@@ -157,7 +155,7 @@ def _prompts(model: HomerModel, ids: Tensor, rows: Tensor, length: int, count: i
     return [Segment(row, inside, ~inside) for row in rows[:count]]
 
 
-def _needles(model: HomerModel, ids: Tensor, length: int) -> list[Segment]:
+def _needles(model: Measurable, ids: Tensor, length: int) -> list[Segment]:
     """Prompts with the answer, where it was not cut off."""
     model.require_tokenizer("find evidence heads")
     drawn = draw_segments(model, ids.tolist(), length, _NEEDLES, needles=True, seed=1)
@@ -171,7 +169,7 @@ def _batches(items: Sequence[Segment], size: int) -> Iterator[Sequence[Segment]]
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def _all_ids(model: HomerModel, source: Any) -> Tensor:
+def _all_ids(model: Measurable, source: Any) -> Tensor:
     parts = [source] if isinstance(source, str | Tensor) else list(source)
     if parts and isinstance(parts[0], int):
         parts = [parts]

@@ -7,19 +7,16 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
 
 from homer.base.locks import Lock
+from homer.calibrating.base import Measurable
 from homer.calibrating.heads import find_heads
 from homer.errors import HomerError
 from homer.significance.calibration import Calibration, load_calibration
-
-if TYPE_CHECKING:
-    from homer.model import HomerModel
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +31,17 @@ def calibration_folder() -> Path:
     return Path(given) if given else user_cache_path("homer-integrations") / "calibrations"
 
 
-def remembered(model: HomerModel) -> Calibration | None:
+def remembered_path(model: Measurable) -> Path:
+    """Where the calibration of a model is kept, whether it was measured yet or not."""
+    return calibration_folder() / f"{model.decoder.fingerprint}-{min(model.chunk_len, 2048)}-{VERSION}.safetensors"
+
+
+def remembered(model: Measurable) -> Calibration | None:
     """The model's calibration by its fingerprint, measured if it is not there; None where that cannot be done.
 
     Safe for several threads and processes at once; where the folder cannot be written to, only the keeping is lost.
     """
-    path = calibration_folder() / f"{model.decoder.fingerprint}-{min(model.chunk_len, 2048)}-{VERSION}.safetensors"
+    path = remembered_path(model)
     with _LOCK:
         known = _read(path)
         if known is not None:
@@ -53,7 +55,7 @@ def remembered(model: HomerModel) -> Calibration | None:
                 lock.release()
 
 
-def _measure(model: HomerModel, path: Path) -> Calibration | None:
+def _measure(model: Measurable, path: Path) -> Calibration | None:
     logger.warning(
         "measuring which attention heads of %s find what a question asks for, once for this model (calibration=False "
         "turns it off)", model.name,

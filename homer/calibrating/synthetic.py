@@ -8,16 +8,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from homer.calibrating.base import Measurable
 from homer.errors import CalibrationError
-
-if TYPE_CHECKING:
-    from homer.model import HomerModel
-    from homer.text.prompt import Prompt
+from homer.text.prompt import Prompt
 
 _ATTRIBUTES = (
     "door code,account number,part number,daily limit,deadline,opening time,notice period,discount,owner,manager,"
@@ -74,7 +72,7 @@ def own_text(random: Random) -> str:
 
 
 def draw_segments(
-    model: HomerModel, ids: Sequence[int], length: int, count: int, *, needles: bool = False, seed: int = 0
+    model: Measurable, ids: Sequence[int], length: int, count: int, *, needles: bool = False, seed: int = 0
 ) -> list[Segment]:
     """Prompts of `length` tokens in the model's own format, about stretches of the text `ids`.
 
@@ -90,7 +88,7 @@ def draw_segments(
 
 
 def _segment(
-    model: HomerModel, tokenizer: Any, random: Random, ids: Sequence[int], length: int, needle: bool
+    model: Measurable, tokenizer: Any, random: Random, ids: Sequence[int], length: int, needle: bool
 ) -> Segment:
     thing = f"{random.choice(_KINDS)} {random.choice(_THINGS)}"
     words = {"a": random.choice(_ATTRIBUTES), "o": thing, "v": str(random.randrange(10000, 100000))}

@@ -6,22 +6,22 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from homer.backends.reference import LayerOutput, cache_of
-from homer.significance.base import Observation, Paper, Significance, Standardized
+from homer.backends.base import LayerOutput, cache_of
+from homer.calibrating.base import Measurable
+from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration
 from homer.significance.evidence import QuestionLook, stretches
+from homer.significance.paper import Paper
 from homer.significance.question import FAINT, Question
 from homer.significance.scores import select
 from homer.significance.sentences import number_parts
+from homer.significance.standardized import Standardized
 from homer.text.prompt import Prompt, PromptBuilder
-
-if TYPE_CHECKING:
-    from homer.model import HomerModel
 
 KEPT = 8  # one of so many tokens is kept when significances are compared
 _QUERIES = 8  # question tokens that look at a time, so that every stretch is one or a few of them
@@ -65,7 +65,7 @@ def load_pairs() -> tuple[list[dict[str, str]], list[Asked]]:
 class Passages:
     """Passages run through all layers once, to be asked."""
 
-    def __init__(self, model: HomerModel, documents: list[dict[str, str]]) -> None:
+    def __init__(self, model: Measurable, documents: list[dict[str, str]]) -> None:
         self.documents, self._model = documents, model
         self._builder = PromptBuilder(model.require_tokenizer("try heads"))
         self._prompt = self._builder.build("?", documents)

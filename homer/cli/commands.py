@@ -1,9 +1,10 @@
-"""The command line: homer ask, index, serve, batch, demo; and passkey, needle, perplexity, calibrate."""
+"""The command line: homer ask, index, serve, batch, demo, doctor; and passkey, needle, perplexity, calibrate."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import io
 import json
 import os
@@ -19,9 +20,9 @@ from homer.cli.indexing import encode_from_store, index, indexed_paths
 from homer.config import SIGNIFICANCES, HomerConfig
 from homer.errors import HomerError, InputError
 from homer.experiments.commands import add_commands
-from homer.generation.answer import Answer
 from homer.model import HomerModel
 from homer.text.files import is_among, read_documents
+from homer.view.answer import Answer
 
 _FILES = "files or folders of text, PDF, HTML, DOCX, PPTX or XLSX; - is standard input"
 
@@ -65,16 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="ask a model about a folder of documents that ships with this package")
     _add_model(demo)
     demo.set_defaults(run=_demo)
+    _add_doctor(commands)
     add_commands(commands)
     _add_integrations(commands)
     return parser
 
 
 def _add_integrations(commands: Any) -> None:
-    """`serve` and `batch`, which are built upon this package; what they need is imported when they run."""
-    from homer_integrations.commands import add_commands
-
-    add_commands(commands)
+    """`serve` and `batch`: found by name, since their package is built upon this one, which does not need it."""
+    importlib.import_module("homer_integrations.commands").add_commands(commands)
 
 
 def _add_ask(commands: Any) -> None:
@@ -82,7 +82,7 @@ def _add_ask(commands: Any) -> None:
     ask.add_argument("files", nargs="*", help=f"{_FILES}; default: all of the --store")
     ask.add_argument("--question", required=True)
     ask.add_argument("--store", metavar="FOLDER", help="find documents there as homer index encoded them, and put new")
-    ask.add_argument("--max-new-tokens", type=int)
+    ask.add_argument("--max-tokens", "--max-new-tokens", type=int, dest="max_new_tokens", help="most new tokens")
     ask.add_argument("--system", help="the system message")
     _add_strict(ask)
     _add_model(ask)
@@ -102,6 +102,13 @@ def _add_index(commands: Any) -> None:
     _add_strict(index)
     _add_model(index)
     index.set_defaults(run=_index)
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser("doctor", help="say what is installed, how a model will run, and what it will take")
+    doctor.add_argument("--tokens", type=int, default=65_536, help="of the context to plan for (default: 65536)")
+    _add_model(doctor)
+    doctor.set_defaults(run=_doctor)
 
 
 def _add_strict(command: Any) -> None:
@@ -218,6 +225,18 @@ def _report(answer: Answer) -> str:
 def _line(text: str, width: int = 100) -> str:
     text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from homer.cli.doctor import environment, lines, of_model
+
+    for line in lines(environment()):
+        print(line, flush=True)  # now, since loading may take long, or fail
+    model = _load(options)
+    model.config = _config(model, options)
+    for line in lines(of_model(model, options.tokens)):
+        print(line, flush=True)
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -18,13 +18,14 @@ from homer.base.folder import store_root
 from homer.config import HomerConfig
 from homer.errors import InputError, StoreError
 from homer.model import HomerModel
-from homer.plan.schedule import document_layer_ranges
+from homer.plan.layers import document_layer_ranges
+from homer.reuse.encode import budget_for
 from homer.reuse.encoded import EncodedContext
-from homer.reuse.reusing import budget_for
 from homer.reuse.states import bytes_per_token
 from homer.reuse.store import StateStore
+from homer.text.documents import DocumentLike, to_document
 from homer.text.files import read_documents
-from homer.text.prompt import DocumentLike, PromptBuilder, to_document
+from homer.text.prompt import PromptBuilder
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def _note_source(folder: Path, path: Path) -> None:
     note = store_root(folder) / _SOURCES / _note_name(str(path))
     note.parent.mkdir(exist_ok=True)
     draft = note.with_name(f"{note.name}.{secrets.token_hex(4)}.part")
-    draft.write_text(json.dumps({"path": str(path)}))
+    draft.write_text(json.dumps({"path": str(path)}), encoding="utf-8")
     os.replace(draft, note)
 
 
@@ -194,7 +195,7 @@ def _note_name(path: str) -> str:
 
 def _read_note(note: Path) -> Path:
     try:
-        path = json.loads(note.read_text())["path"]
+        path = json.loads(note.read_text(encoding="utf-8"))["path"]
         if note.name == _note_name(path):
             return Path(path)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

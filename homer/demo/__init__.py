@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from homer.config import HomerConfig
-from homer.generation.answer import Answer
 from homer.model import HomerModel
 from homer.text.files import read_documents
 from homer.text.prompt import Prompt
+from homer.view.answer import Answer
 from homer.view.sources import Passage, Source
 
 DOCUMENTS = Path(__file__).parent / "documents"

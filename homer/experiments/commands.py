@@ -52,7 +52,7 @@ def _experiment(
     parser.add_argument("--method", nargs="+", choices=METHODS, help="plain and homer are the default")
     parser.add_argument("--scale", type=float, help="YaRN's factor (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="such as cuda, cpu, or auto for all GPUs")
+    parser.add_argument("--device", "--device-map", help="such as cuda, cpu, or auto for all GPUs")
     parser.add_argument("--dtype", help="such as bfloat16")
     parser.add_argument("--out", type=Path, help="folder for JSON, CSV and the figure")
     parser.add_argument("--no-progress", action="store_true")
@@ -74,7 +74,7 @@ def _add_cases(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     parser.add_argument("--depths", type=int, default=DEFAULT_DEPTHS, help="places of the fact asked for (default: 10)")
     parser.add_argument("--data", nargs="+", type=Path, metavar="FILE", help="read cases from JSON lines files")
     parser.add_argument("--write-data", type=Path, metavar="FILE", help="write the cases, and run nothing")
-    parser.add_argument("--max-new-tokens", type=int, default=max_new_tokens)
+    parser.add_argument("--max-tokens", "--max-new-tokens", type=int, dest="max_new_tokens", default=max_new_tokens)
 
 
 def _add_passkey(parser: argparse.ArgumentParser) -> None:

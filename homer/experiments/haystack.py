@@ -12,7 +12,8 @@ from typing import Any
 
 from homer.errors import InputError
 from homer.experiments.cases import Case, CaseEncoder
-from homer.text.prompt import Document, PromptBuilder
+from homer.text.documents import Document
+from homer.text.prompt import PromptBuilder
 
 _SENTENCE = re.compile(r".+?(?:[.!?][\"'\u201d\u2019)]*\s+|\n\s*\n|\Z)", re.S)
 _SHORTER = re.compile(r".{1,400}(?:\s+|\Z)|.{1,400}", re.S)  # for text without sentences, such as tables

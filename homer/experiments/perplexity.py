@@ -90,30 +90,48 @@ def perplexity(
     Source: Song et al., ICLR 2024, section 4.3 and appendix.
     """
     setup, segments = setup or Setup(), segments or Segments()
-    lengths = sorted(set(default_lengths(setup, WINDOWS) if context_lengths is None else context_lengths))
-    if not lengths or lengths[0] < 2:
-        raise ConfigError(f"context_lengths={list(lengths)}: give lengths of at least 2 tokens")
+    lengths = _lengths(setup, context_lengths)
     documents = _documents(setup, texts, lengths[-1], samples)
     start = time.perf_counter()
-    losses: dict[str, list[Tensor]] = {}
-    resolved: dict[str, Any] = {}
-    with tqdm(total=len(setup.methods) * len(documents) * lengths[-1], disable=not progress, unit="tok") as bar:
-        for method in open_methods(setup):
-            bar.set_description(f"perplexity {method.name}")
-            resolved[method.name] = method.facts()
-            losses[method.name] = [_losses(method, document, segments, bar) for document in documents]
-    losses = {name: losses[name] for name in setup.methods}
+    losses, resolved = _measure(setup, documents, segments, progress)
     settings = setup.to_dict() | dataclasses.asdict(segments) | {"context_lengths": lengths, "samples": len(documents)}
     settings |= {"texts": [os.path.basename(path) for path in texts], "resolved": resolved}
     rows = tuple(_row(name, length, losses[name]) for name in losses for length in lengths)
     points = sorted({*lengths, *(max(2, lengths[-1] * i // _POINTS) for i in range(1, _POINTS + 1))})
     curves = {name: _curve(name, points, losses[name]) for name in losses}
-    cases = tuple(
-        {"method": name, "sample": i} | {str(n): _accumulated([loss], n) for n in lengths}
-        for name in losses
-        for i, loss in enumerate(losses[name])
-    )
+    cases = tuple(_cases(losses, lengths))
     return Report("perplexity", "perplexity", settings, rows, cases, time.perf_counter() - start, curves)
+
+
+Losses = dict[str, list[Tensor]]  # method -> the losses of every text
+
+
+def _lengths(setup: Setup, given: Sequence[int] | None) -> list[int]:
+    lengths = sorted(set(default_lengths(setup, WINDOWS) if given is None else given))
+    if not lengths or lengths[0] < 2:
+        raise ConfigError(f"context_lengths={list(lengths)}: give lengths of at least 2 tokens")
+    return lengths
+
+
+def _measure(
+    setup: Setup, documents: Sequence[Tensor], segments: Segments, progress: bool
+) -> tuple[Losses, dict[str, Any]]:
+    """The losses of every method, and the settings that it came to."""
+    losses: Losses = {name: [] for name in setup.methods}  # in the order asked for
+    resolved: dict[str, Any] = {}
+    total = len(setup.methods) * sum(map(len, documents))
+    with tqdm(total=total, disable=not progress, unit="tok") as bar:
+        for method in open_methods(setup):
+            bar.set_description(f"perplexity {method.name}")
+            resolved[method.name] = method.facts()
+            losses[method.name] = [_losses(method, document, segments, bar) for document in documents]
+    return losses, resolved
+
+
+def _cases(losses: Losses, lengths: Sequence[int]) -> Iterator[dict[str, Any]]:
+    for name, texts in losses.items():
+        for number, loss in enumerate(texts):
+            yield {"method": name, "sample": number} | {str(n): _accumulated([loss], n) for n in lengths}
 
 
 def token_losses(method: Method, ids: Tensor, segments: Segments | None = None) -> Iterator[Tensor]:

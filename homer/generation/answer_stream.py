@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 
 from homer.base.arguments import check_real
 from homer.errors import GenerationError, TimeoutExceededError
-from homer.generation.answer import Answer, Usage, make_answer
-from homer.generation.stream import Stream
+from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache
 from homer.merging.merge import Node
 from homer.text.prompt import Prompt
+from homer.view.answer import Answer
+from homer.view.sources import Usage, trace_sources
+from homer.view.trace import trace_documents
 
 
 class AnswerStream(Iterator[str]):
@@ -100,6 +102,18 @@ class AnswerStream(Iterator[str]):
         self._check_time()
         if self._cancelled.is_set():
             raise _CancelledError
+
+
+def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation) -> Answer:
+    """The answer that a generation from the cache of a prompt gives."""
+    return Answer(
+        text=(generation.text or "").strip(),
+        sources=trace_sources(prompt, cache),
+        usage=Usage(cache.input_tokens, len(cache), len(generation.token_ids), cache.cached_tokens),
+        finish_reason=generation.finish_reason,
+        question=prompt.question,
+        trace=trace_documents(prompt, cache),
+    )
 
 
 class _CancelledError(Exception):

@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from homer.backends.reference import Decoder
+from homer.backends.base import Decoder
 from homer.errors import GenerationError
 from homer.generation.sampling import (
     DEFAULT_NEW_TOKENS,

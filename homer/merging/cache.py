@@ -14,11 +14,12 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from homer.backends.reference import cache_of
+from homer.backends.base import cache_of
 from homer.base.tensorfile import read_tensors, write_tensors
 from homer.base.version import __version__
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import CacheError
+from homer.merging.merge import Compressed
 from homer.plan.schedule import MergePlan, plan_for
 
 _FORMAT = 2  # since then the checksum covers the metadata as well
@@ -183,3 +184,29 @@ class CompactCache:
 
 def _part(tensor: Tensor, end: int | None, batch_size: int) -> Tensor:
     return tensor[:, :, :end].repeat_interleave(batch_size, 0)
+
+
+def compact_cache(
+    result: Compressed, plan: MergePlan, ids: Tensor, *, config: ResolvedConfig, **facts: Any
+) -> CompactCache:
+    """The compact cache of ids (length,) that were compressed by a plan.
+
+    Args:
+        facts: model, fingerprint and document_lens, as in CompactCache.
+    """
+    chunk = result.chunk
+    return CompactCache(
+        keys=chunk.keys,
+        values=chunk.values,
+        position_ids=chunk.position_ids,
+        kept_tokens=chunk.tokens,
+        token_ids=ids[chunk.tokens.cpu()][None],
+        relevance=result.relevance.cpu(),
+        logits=result.logits,
+        input_tokens=len(ids),
+        prefix_len=plan.prefix_len,
+        suffix_len=plan.suffix_len,
+        config=HomerConfig(**config.to_dict()),
+        survived=result.survived,
+        **facts,
+    )

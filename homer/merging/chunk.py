@@ -102,10 +102,10 @@ class Chunk:
         out = own.new_empty(lower + own.shape[0], len(indices), own.shape[-1])
         kernels = best(out.device)
         if len(own):
-            kernels.pick(out[lower:], own, indices)
+            kernels.gather_rows(out[lower:], own, indices)
         if lower:
             sources = _sources(indices, left.shape[1], right.shape[1], self.prefix_len, self.suffix_len)
-            kernels.blend(out[:lower], left, right, *sources)
+            kernels.blend_rows(out[:lower], left, right, *sources)
         return out
 
     def _entries(self, take: Callable[[Tensor], Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

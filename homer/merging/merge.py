@@ -10,12 +10,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from homer.backends.reference import Decoder, LayerOutput
+from homer.backends.base import Decoder, LayerOutput
 from homer.merging.chunk import Chunk, merge
 from homer.plan.schedule import MergePlan
-from homer.significance.base import Observation, Scoring
+from homer.significance.base import Observation
 from homer.significance.evidence import QuestionLook
 from homer.significance.scores import attention_row, select
+from homer.significance.scoring import Scoring
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,15 +7,15 @@ A context is cut into 2^height leaves, or into leaves that end where its documen
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
-from homer.base.arguments import check_list, check_whole
+from homer.base.arguments import check_whole
 from homer.config import ResolvedConfig
 from homer.errors import ConfigError, InputError
+from homer.plan.layers import document_layer_ranges, layer_ranges
 from homer.plan.shares import Tree, children_of
+from homer.plan.spans import split_context, split_documents
 
 logger = logging.getLogger(__name__)
 
@@ -123,27 +123,22 @@ def plan_merge(
 
     Source: Song et al., Hierarchical Context Merging, ICLR 2024, section 3; deep trees are this library's own.
     """
-    for name, length in (("prefix_len", prefix_len), ("context_len", context_len), ("suffix_len", suffix_len)):
-        check_whole(name, length, 0)
-    settings = {"layers": layers, "max_chunk_len": max_chunk_len, "target_len": target_len}
-    for name, value in settings.items():
-        check_whole(name, value, 1, error=ConfigError)
-    check_whole("layers_warmup", layers_warmup, 0, error=ConfigError)
-    check_whole("suffix_budget", suffix_budget, 0, error=ConfigError)
-    if max_initial_chunk_len is not None:
-        check_whole("max_initial_chunk_len", max_initial_chunk_len, 1, error=ConfigError)
+    check_whole("prefix_len", prefix_len, 0)
+    check_whole("context_len", context_len, 0)
+    check_whole("suffix_len", suffix_len, 0)
+    _check_settings(
+        1,
+        layers=layers,
+        max_chunk_len=max_chunk_len,
+        target_len=target_len,
+        max_initial_chunk_len=max_initial_chunk_len,
+    )
+    _check_settings(0, layers_warmup=layers_warmup, suffix_budget=suffix_budget)
     affix, reserved = prefix_len + suffix_len, prefix_len + max(suffix_len, suffix_budget)
     _check_lengths(context_len, suffix_len, affix, reserved, max_chunk_len, target_len)
     initial_room = (max_initial_chunk_len or 0) - reserved
     leaf_room = initial_room if initial_room > 0 else max_chunk_len - reserved
-    if document_lens is None:
-        height = _height(context_len, leaf_room)
-        ranges = layer_ranges(layers, layers_warmup, height)
-        spans = split_context(context_len, 2**height)
-    else:
-        spans = split_documents(document_lens, context_len, leaf_room)
-        height = max(1, (len(spans) - 1).bit_length())
-        ranges = document_layer_ranges(layers, layers_warmup, height)
+    spans, ranges = _cut(context_len, document_lens, leaf_room, layers, layers_warmup)
     room = max_chunk_len - affix
     tree = Tree(ranges, room, [end - start for start, end in spans])
     lengths, targets = tree.fill((max_chunk_len if last_look else target_len) - affix)
@@ -182,98 +177,22 @@ def plan_for(
     )
 
 
-def split_context(context_len: int, chunks: int) -> list[tuple[int, int]]:
-    """(start, end) of each chunk's slice: all as long as the first, the last one the rest.
-
-    Where that would leave the last slices empty, lengths differ by one instead.
-    """
-    longest = -(-context_len // chunks)
-    if (chunks - 1) * longest < context_len:
-        return [(i * longest, min((i + 1) * longest, context_len)) for i in range(chunks)]
-    short, extra = divmod(context_len, chunks)
-    starts = [i * short + min(i, extra) for i in range(chunks + 1)]
-    return list(itertools.pairwise(starts))
-
-
-def split_documents(document_lens: Sequence[int], context_len: int, leaf_room: int) -> list[tuple[int, int]]:
-    """(start, end) of the leaves of every document, of `leaf_room` tokens at most each.
-
-    Raises:
-        InputError: an empty document, or lengths that are not the context's together.
-    """
-    for number, length in enumerate(check_list("document_lens", document_lens, "lengths in tokens")):
-        check_whole(f"document_lens[{number}]", length, 0)
-    if min(document_lens, default=0) < 1 or sum(document_lens) != context_len:
-        raise InputError(
-            f"document_lens are {len(document_lens)} lengths of {sum(document_lens)} tokens for a context of "
-            f"{context_len}, the shortest {min(document_lens, default=0)}: give one length of at least 1 for each "
-            f"document, {context_len} together"
-        )
-    spans: list[tuple[int, int]] = []
-    for start, length in zip(itertools.accumulate(document_lens, initial=0), document_lens, strict=False):
-        spans += [(start + a, start + b) for a, b in split_context(length, -(-length // leaf_room))]
-    return spans
+def _cut(
+    context_len: int, document_lens: Sequence[int] | None, leaf_room: int, layers: int, layers_warmup: int
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The leaves' spans, and the layers of every level of the tree above them."""
+    if document_lens is None:
+        height = _height(context_len, leaf_room)
+        return split_context(context_len, 2**height), layer_ranges(layers, layers_warmup, height)
+    spans = split_documents(document_lens, context_len, leaf_room)
+    height = max(1, (len(spans) - 1).bit_length())
+    return spans, document_layer_ranges(layers, layers_warmup, height)
 
 
-def document_layer_ranges(layers: int, layers_warmup: int, height: int) -> list[tuple[int, int]]:
-    """As `layer_ranges`, with leaves that run the warmup and a quarter of the rest, however high the tree is.
-
-    That is what they run in a tree of height 3. The levels above share the other layers evenly, upper ones first.
-
-    Raises:
-        ConfigError: no layer to merge in.
-    """
-    _check_merging(layers, layers_warmup, height)
-    leaf_layers = max(1, layers_warmup + (layers - layers_warmup) // 4)
-    each, extra = divmod(layers - leaf_layers, height)
-    counts = [each] * (height - extra) + [each + 1] * extra
-    if not each:
-        _warn_of_depth(height, extra)
-    ends = [layers - sum(counts[level:]) for level in range(height + 1)]
-    return list(itertools.pairwise([0, *ends]))
-
-
-def layer_ranges(layers: int, layers_warmup: int, height: int) -> list[tuple[int, int]]:
-    """(first, end) of the layers each level runs, leaves first.
-
-    Merging layers are shared evenly and the leaves take what is over. In a tree with more levels than
-    merging layers the upper levels get one layer each and the levels above the leaves none.
-
-    Raises:
-        ConfigError: several chunks, and no layer to merge them in.
-    """
-    _check_merging(layers, layers_warmup, height)
-    merging = layers - layers_warmup
-    per_level = merging // (height + 1)
-    if per_level:
-        counts = [per_level] * height
-    else:
-        single = min(merging, height, layers - 1)
-        counts = [0] * (height - single) + [1] * single
-        if single < height:
-            _warn_of_depth(height, single)
-    ends = [layers - sum(counts[level:]) for level in range(height + 1)]
-    return list(itertools.pairwise([0, *ends]))
-
-
-def _check_merging(layers: int, layers_warmup: int, height: int) -> None:
-    if height and min(layers - layers_warmup, layers - 1) < 1:
-        raise ConfigError(
-            f"layers_warmup={layers_warmup} leaves none of {layers} layers to merge chunks in: lower it to "
-            f"{layers - 1} at most, or raise max_chunk_len until the context fits one chunk"
-        )
-
-
-@functools.cache
-def _warn_of_depth(height: int, single: int) -> None:
-    """Warn once of every such tree."""
-    logger.warning(
-        "the tree has %d levels above the leaves but only %d layers to merge in: the lowest %d merge without a layer "
-        "of their own; a larger max_chunk_len makes a flatter tree",
-        height,
-        single,
-        height - single,
-    )
+def _check_settings(least: int, **settings: int | None) -> None:
+    for name, value in settings.items():
+        if value is not None or name != "max_initial_chunk_len":
+            check_whole(name, value, least, error=ConfigError)
 
 
 def _height(context_len: int, leaf_room: int) -> int:

@@ -18,22 +18,29 @@ class Tree:
     def fill(self, target: int) -> tuple[list[list[int]], list[list[int]]]:
         """Tokens held and tokens kept, by level, where the root keeps `target` at most."""
         for level in range(1, self.height + 1):
-            families = self._families(level)
-            if self.prunes[level]:
-                self.held.append([sum(_share(self.room, family)) for family in families])
-            else:  # it holds whatever its children are told to keep: all they have, until that is decided
-                self.held.append([sum(family) for family in families])
-        kept = [[min(target, self.held[-1][0])]]
+            self.held.append(self._hold(level))
+        self.kept = [[min(target, self.held[-1][0])]]
         for level in range(self.height, 0, -1):
-            families = self._families(level)
-            if self.prunes[level]:
-                shares = [_share(self.room, family) for family in families]
-            else:
-                shares = [_split(budget, family) for budget, family in zip(kept[0], families, strict=True)]
-            kept.insert(0, [n for share in shares for n in share])
+            self.kept.insert(0, self._keep(level, self.kept[0]))
             if not self.prunes[level - 1]:
-                self.held[level - 1] = kept[0]
-        return self.held, kept
+                self.held[level - 1] = self.kept[0]
+        return self.held, self.kept
+
+    def _hold(self, level: int) -> list[int]:
+        """What the nodes of a level hold, from what their children hold."""
+        families = self._families(level)
+        if self.prunes[level]:
+            return [sum(_share(self.room, family)) for family in families]
+        return [sum(family) for family in families]  # all that its children have, until it is told what they keep
+
+    def _keep(self, level: int, budgets: list[int]) -> list[int]:
+        """What the children of a level's nodes keep, where the nodes themselves keep `budgets`."""
+        families = self._families(level)
+        if self.prunes[level]:
+            shares = [_share(self.room, family) for family in families]
+        else:
+            shares = [_split(budget, family) for budget, family in zip(budgets, families, strict=True)]
+        return [n for share in shares for n in share]
 
     def _families(self, level: int) -> list[list[int]]:
         """What the children of every node of a level hold."""

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homer.backends.reference import Decoder, LayerOutput
+from homer.backends.base import Decoder, LayerOutput
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import InputError
 from homer.merging.chunk import Chunk, unstack
 from homer.merging.merge import Walk
 from homer.plan.schedule import MergePlan
 from homer.reuse.states import LeafStates, kept_cache
-from homer.text.prompt import Document
+from homer.text.documents import Document
 
 _TOKENS_AT_ONCE = 65536  # of all leaves that a suffix runs on top of in one batch
 _TOKENS_FETCHED = 16384  # the same where states come from other memory, while others are worked on
@@ -119,27 +119,31 @@ class EncodedLeaves:
 
     def complete(self, chunk: Chunk) -> Chunk:
         """The root with keys and values of the leaves' layers."""
-        start, end = chunk.prefix_len, len(chunk) - chunk.suffix_len
-        places = chunk.tokens[start:end] - self._plan.prefix_len
-        ends = torch.tensor([end for _, end in self._plan.spans])
-        borders = [0, *torch.searchsorted(places.cpu(), ends).tolist()]
-        survivors = []
-        for (leaf, rows), (start, _), (a, b) in zip(
-            self._held, self._plan.spans, itertools.pairwise(borders), strict=True
-        ):
-            wanted = places[a:b] - start
-            survivors.append(leaf.take(wanted if rows is None else torch.searchsorted(rows, wanted)))
+        survivors = self._survivors(chunk.tokens[chunk.prefix_len : len(chunk) - chunk.suffix_len])
         joined = [self._joined(survivors, side) for side in (1, 2)]
         if chunk.stack is not None:
             stack = torch.cat([torch.stack(joined, 1).flatten(0, 1).flatten(2), chunk.stack])
             keys, values = unstack(stack, joined[0].shape[2])
             return dataclasses.replace(chunk, keys=keys, values=values, stack=stack)
-        lower = []
-        for side, entries in enumerate(joined):
-            devices = [states[side].device for states in self._suffix]
-            layers = entries.transpose(1, 2).contiguous()
-            lower.append(tuple(t[None].to(device) for t, device in zip(layers, devices, strict=True)))
-        return dataclasses.replace(chunk, keys=lower[0] + chunk.keys, values=lower[1] + chunk.values)
+        keys, values = (self._by_layer(side, entries) for side, entries in enumerate(joined))
+        return dataclasses.replace(chunk, keys=keys + chunk.keys, values=values + chunk.values)
+
+    def _survivors(self, tokens: Tensor) -> list[LeafStates]:
+        """Of every leaf's states, those of the context tokens that came through the whole tree."""
+        places = tokens - self._plan.prefix_len
+        ends = torch.tensor([end for _, end in self._plan.spans])
+        borders = itertools.pairwise([0, *torch.searchsorted(places.cpu(), ends).tolist()])
+        found = []
+        for (leaf, rows), (start, _), (a, b) in zip(self._held, self._plan.spans, borders, strict=True):
+            wanted = places[a:b] - start
+            found.append(leaf.take(wanted if rows is None else torch.searchsorted(rows, wanted)))
+        return found
+
+    def _by_layer(self, side: int, entries: Tensor) -> tuple[Tensor, ...]:
+        """One (1, key heads, length, head dim) tensor a layer, on that layer's device."""
+        devices = [states[side].device for states in self._suffix]
+        layers = entries.transpose(1, 2).contiguous()
+        return tuple(t[None].to(device) for t, device in zip(layers, devices, strict=True))
 
     def _joined(self, survivors: Sequence[LeafStates], side: int) -> Tensor:
         """(leaf layers, length, key heads, head dim): the prefix's keys or values, the survivors', the suffix's."""

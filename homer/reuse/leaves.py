@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from homer.backends.reference import Decoder
+from homer.backends.base import Decoder
 from homer.plan.schedule import MergePlan
 from homer.reuse.states import LeafStates, run_leaves, run_prefix
 from homer.reuse.store import StateStore, leaf_key

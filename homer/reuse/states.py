@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from homer.backends.reference import Decoder
+from homer.backends.base import Decoder
 from homer.errors import UnsupportedModelError
 
 

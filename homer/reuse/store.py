@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from homer.backends.reference import Decoder
+from homer.backends.base import Decoder
 from homer.base.folder import StoreFolder
 from homer.base.locks import Lock
 from homer.base.tensorfile import read_tensors, write_tensors

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from homer.significance.base import Custom, Paper, ScoreFunction, Significance, Standardized
+from homer.significance.base import Custom, ScoreFunction, Significance
 from homer.significance.calibration import Calibration
+from homer.significance.paper import Paper
 from homer.significance.question import Question
+from homer.significance.standardized import Standardized
 
 logger = logging.getLogger(__name__)
 

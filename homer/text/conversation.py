@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from homer.base.arguments import replace_surrogates
 from homer.errors import InputError
-from homer.text.prompt import PLACE, Document, DocumentLike, Prompt, PromptBuilder, asking, to_documents
+from homer.text.documents import Document, DocumentLike, to_documents
+from homer.text.prompt import PLACE, Prompt, PromptBuilder, asking
 from homer.text.template import Message
 
 EARLIER_TITLE = "Earlier conversation"
@@ -57,20 +58,33 @@ def build_conversation(
     if place is not None and not texts:
         messages = [dict(message) | {"content": message["content"].replace(place, "")} for message in messages]
     if texts:
-        layout = _Layout(
-            builder, messages if place else asking(messages, PLACE, documents_first), texts, place or PLACE
-        )
-        if documents_first and place is None and layout.affix_len(0) > limits.affix:
-            layout = _Layout(builder, asking(messages, PLACE), texts, PLACE)
-        prompt = layout.prompt(0)
-        affix_len = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-        if len(prompt) > limits.whole and affix_len > limits.affix:
-            prompt = layout.fitting(limits.affix)
+        prompt = _around(builder, messages, texts, limits, place, documents_first)
         question = messages[-1]["content"].replace(place or PLACE, "").strip()
         return dataclasses.replace(prompt, question=question)
     prompt = builder.whole(messages)
-    if len(prompt) <= max(limits.whole, limits.max_chunk_len):
-        return prompt
+    return prompt if len(prompt) <= max(limits.whole, limits.max_chunk_len) else _split(builder, messages, limits)
+
+
+def _around(
+    builder: PromptBuilder,
+    messages: list[Message],
+    texts: tuple[Document, ...],
+    limits: Limits,
+    place: str | None,
+    documents_first: bool,
+) -> Prompt:
+    """The prompt with documents; turns join them where prefix and suffix would be too long."""
+    asked = messages if place else asking(messages, PLACE, documents_first)
+    layout = _Layout(builder, asked, texts, place or PLACE)
+    if documents_first and place is None and layout.affix_len(0) > limits.affix:
+        layout = _Layout(builder, asking(messages, PLACE), texts, PLACE)
+    prompt = layout.prompt(0)
+    affix_len = len(prompt.prefix_ids) + len(prompt.suffix_ids)
+    return layout.fitting(limits.affix) if len(prompt) > limits.whole and affix_len > limits.affix else prompt
+
+
+def _split(builder: PromptBuilder, messages: list[Message], limits: Limits) -> Prompt:
+    """The prompt of a conversation that is too long by itself: its oldest turns, or a long message, are the context."""
     *earlier, last = messages
     layout = _Layout(builder, [*earlier, dict(last) | {"content": f"{PLACE}{last['content']}"}], (), PLACE)
     if layout.affix_len(layout.cuts[-1]) > limits.affix:

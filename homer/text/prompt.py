@@ -3,63 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import logging
 import secrets
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from homer.base.arguments import as_title, check_list, check_text
+from homer.base.arguments import check_text
 from homer.errors import InputError
+from homer.text.documents import Document, DocumentLike, to_documents
 from homer.text.template import ChatTemplate, Message
 from homer.text.tokenizing import Encoded, Encoder, Piece
-
-if TYPE_CHECKING:
-    from homer.reuse.encoded import EncodedContext
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
 _LABEL = "Question: "
 PLACE = f"homer-{secrets.token_hex(16)}"  # where documents belong; no text from outside can hold it
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """A text to answer from, its title, and what stands around it in a prompt.
-
-    Attributes:
-        before: what stands before the text; None for a line with the title.
-        after: what stands behind it.
-    """
-
-    text: str
-    title: str | None = None
-    before: str | None = None
-    after: str = "\n\n"
-
-    @functools.cached_property
-    def header(self) -> str:
-        """What stands before the text in a prompt."""
-        if self.before is not None:
-            return self.before
-        return f"Document: {self.title}\n" if self.title else "Document:\n"
-
-    @property
-    def blank(self) -> bool:
-        """Whether it holds nothing to read: then it stands in no prompt."""
-        return not self.text.strip()
-
-    def render(self) -> str:
-        """The document as it stands in a prompt."""
-        return f"{self.header}{self.text}{self.after}"
-
-
-DocumentLike = str | Mapping[str, str] | Document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +33,6 @@ class Prompt:
             both are 0 for tokens of the header.
         question: what is asked, where that is known.
         question_span: (first, end) of the suffix tokens that ask: of the last message without the template around it.
-        encoded: the same prefix and context with their states, where they were encoded before.
     """
 
     prefix_ids: Tensor
@@ -83,68 +42,9 @@ class Prompt:
     origins: Tensor
     question: str = ""
     question_span: tuple[int, int] | None = None
-    encoded: EncodedContext | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.context_ids) + len(self.suffix_ids)
-
-
-def to_document(document: DocumentLike, number: int = 1) -> Document:
-    """A string, or a mapping with `text` and maybe `title`, as a Document; a Document stays as it is.
-
-    Halves of surrogate pairs become U+FFFD, which leaves every place in the text where it was. A path as title stands
-    for its file name, and what names nothing, such as NaN, for no title.
-
-    Raises:
-        InputError: another type, or another key.
-    """
-    if isinstance(document, str):
-        document = Document(document)
-    elif not isinstance(document, Document):
-        document = _from_mapping(document, number)
-    return _checked(document, f"document {number}")
-
-
-def _from_mapping(document: Mapping[str, str], number: int) -> Document:
-    if not isinstance(document, Mapping) or not isinstance(document.get("text"), str):
-        raise InputError(f"document {number} is neither a string nor a mapping with a string under 'text'")
-    unknown = sorted(map(repr, set(document) - {"title", "text"}))
-    if unknown:
-        raise InputError(f"document {number} has a key {unknown[0]}: only 'title' and 'text' are read")
-    return Document(document["text"], document.get("title"))
-
-
-def _checked(document: Document, name: str) -> Document:
-    """The document with texts that any encoding can hold, and a title that is a text."""
-    title = as_title(document.title)
-    if title is None and isinstance(document.title, Container) and not isinstance(document.title, str):
-        raise InputError(f"the title of {name} is a {type(document.title).__name__}: give a string, or None")
-    before = None if document.before is None else check_text(f"what stands before {name}", document.before)
-    after = check_text(f"what stands behind {name}", document.after)
-    checked = Document(check_text(f"the text of {name}", document.text), title, before, after)
-    return document if checked == document else checked
-
-
-def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:
-    """Every document as a Document; those that are blank are named in the log, and will stand in no prompt.
-
-    Raises:
-        InputError: one that is none, a single one, or none that holds text.
-    """
-    if isinstance(documents, Document):
-        raise InputError("documents is a single Document: give a list of documents")
-    given = check_list("documents", documents, "documents")
-    texts = tuple(to_document(document, number) for number, document in enumerate(given, 1))
-    blank = [document.title or f"document {number}" for number, document in enumerate(texts, 1) if document.blank]
-    if blank:
-        names = ", ".join(blank[:_NAMED]) + (f" and {len(blank) - _NAMED} more" if len(blank) > _NAMED else "")
-        if len(blank) == len(texts):
-            raise InputError(f"of {len(texts)} documents, 0 hold text ({names}): give at least one that does")
-        logger.warning("%d of %d documents hold no text and are left out: %s", len(blank), len(texts), names)
-    return texts
-
-
-_NAMED = 20  # blank documents that a message names
 
 
 class PromptBuilder:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from homer.merging.cache import CompactCache
 from homer.text.prompt import Prompt
-
-if TYPE_CHECKING:
-    from homer.merging.cache import CompactCache
 
 _LINE_BREAK = "(?>\r\n|[\n\r\x85\u2028\u2029])"  # taken whole: a CR LF is never two breaks
 _LINE = re.compile(_LINE_BREAK)
 _BLANK_LINES = re.compile(rf"{_LINE_BREAK}[^\S\n\r\x85\u2028\u2029]*{_LINE_BREAK}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """Token counts: of the whole prompt before compression, of the compact cache, and of the answer.
+
+    `cached_tokens` are those of the prompt whose states had been kept from before.
+    """
+
+    input_tokens: int
+    kept_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from homer.merging.cache import CompactCache
 from homer.plan.schedule import MergePlan
 from homer.text.prompt import Prompt
-
-if TYPE_CHECKING:
-    from homer.merging.cache import CompactCache
 
 
 @dataclasses.dataclass(frozen=True)

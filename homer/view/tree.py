@@ -1,9 +1,9 @@
-"""The tree as an SVG: a row a level, root above, as wide as the context that each chunk stands for."""
+"""The tree as boxes: a row a level, root above, as wide as the context that each chunk stands for."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from homer.plan.schedule import MergePlan
 from homer.view.styles import shade_class
@@ -13,18 +13,56 @@ _WIDTH, _LABELS, _ROW, _GAP = 1000.0, 230.0, 38.0, 10.0
 _NARROWEST, _ROOM_FOR_TEXT = 3.0, 76.0
 
 
-def draw_tree(trace: Trace) -> str:
-    """An `<svg>` of the chunks: what each held, what it kept, and the documents it was cut from."""
-    plan = trace.plan
-    rows, places = range(plan.height, -1, -1), _places(plan)
-    height = (len(rows) + 1) * (_ROW + _GAP)
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH:g} {height:g}" role="img" aria-label="{html.escape(describe_tree(plan))}">',
-        *("".join(_row(plan, level, places[level], row * (_ROW + _GAP))) for row, level in enumerate(rows)),
-        "".join(_documents(trace, len(rows) * (_ROW + _GAP))),
-        "</svg>",
-    ]
-    return "".join(parts)
+class Part(NamedTuple):
+    """A rectangle of a box."""
+
+    shade: str
+    top: float
+    height: float
+
+
+class Box(NamedTuple):
+    """A chunk or a document, as wide as its part of the context."""
+
+    title: str
+    x: float
+    width: float
+    parts: tuple[Part, ...]
+    text: str
+    ink: str
+    base: float  # of the text
+
+    @property
+    def middle(self) -> float:
+        """Where its text stands."""
+        return round(self.x + self.width / 2, 1)
+
+
+class Row(NamedTuple):
+    """The boxes of one level, or the documents."""
+
+    name: str
+    facts: str
+    top: float
+    boxes: list[Box]
+
+
+class Tree(NamedTuple):
+    """All that is drawn."""
+
+    label: str
+    rows: list[Row]
+    width: float
+    height: float
+
+
+def lay_out_tree(trace: Trace) -> Tree:
+    """Boxes for the chunks: what each held, what it kept, and the documents it was cut from."""
+    plan, places = trace.plan, _places(trace.plan)
+    levels = enumerate(range(plan.height, -1, -1))
+    rows = [_row(plan, level, places[level], row * (_ROW + _GAP)) for row, level in levels]
+    rows.append(_documents(trace, len(rows) * (_ROW + _GAP)))
+    return Tree(describe_tree(plan), rows, _WIDTH, len(rows) * (_ROW + _GAP))
 
 
 def describe_tree(plan: MergePlan) -> str:
@@ -38,48 +76,42 @@ def name_levels(plan: MergePlan) -> list[str]:
     return [*(f"dropped at {_short(plan, level)}" for level in range(plan.height + 1)), "kept"]
 
 
-def _row(plan: MergePlan, level: int, places: Sequence[tuple[float, float]], top: float) -> Iterator[str]:
-    yield f'<text x="0" y="{top + 15:g}">{html.escape(_name(plan, level))}</text>'
-    yield f'<text class="faint" x="0" y="{top + 31:g}">{html.escape(_facts(plan, level))}</text>'
+def _row(plan: MergePlan, level: int, places: Sequence[tuple[float, float]], top: float) -> Row:
+    row = Row(_name(plan, level), _facts(plan, level), top, [])
     fill = shade_class(level + 1, plan.height + 1)
     if min(end - start for start, end in places) < _NARROWEST:
         held, kept = sum(plan.lengths[level]), sum(plan.targets[level])
-        yield from _node(_LABELS, _WIDTH, top, held, kept, fill, f"{len(places):,} chunks, drawn as one: ")
-        return
+        name = f"{len(places):,} chunks, drawn as one: "
+        row.boxes.append(_box(_LABELS, _WIDTH, top, held, kept, fill, name)._replace(text=""))
+        return row
     for index, (start, end) in enumerate(places):
         gap = min(1.0, 0.08 * (end - start))
         held, kept = plan.lengths[level][index], plan.targets[level][index]
-        yield from _node(start + gap, end - gap, top, held, kept, fill, f"Chunk {index + 1}: ")
+        row.boxes.append(_box(start + gap, end - gap, top, held, kept, fill, f"Chunk {index + 1}: "))
+    return row
 
 
-def _node(start: float, end: float, top: float, held: int, kept: int, fill: str, name: str) -> Iterator[str]:
+def _box(start: float, end: float, top: float, held: int, kept: int, fill: str, name: str) -> Box:
     """A box for what a chunk holds, filled from below by the share that it keeps."""
     width, empty = end - start, _ROW * (1 - kept / held)
-    yield f"<g><title>{name}{held:,} tokens held, {kept:,} kept</title>"
-    yield f'<rect class="dropped" x="{start:.1f}" y="{top:.1f}" width="{width:.1f}" height="{empty:.1f}"/>'
-    yield f'<rect class="{fill}" x="{start:.1f}" y="{top + empty:.1f}" width="{width:.1f}" '
-    yield f'height="{_ROW - empty:.1f}"/>'
-    if width >= _ROOM_FOR_TEXT and not name.endswith("one: "):
-        text = f"{held:,} \u2192 {kept:,}" if kept < held else f"{held:,}"
-        ink = "on-kept" if fill == "all" else "ink"
-        yield f'<text class="{ink}" x="{start + width / 2:.1f}" y="{top + 24:.1f}" text-anchor="middle">{text}</text>'
-    yield "</g>"
+    parts = Part("dropped", top, round(empty, 1)), Part(fill, round(top + empty, 1), round(_ROW - empty, 1))
+    text = f"{held:,} \u2192 {kept:,}" if kept < held else f"{held:,}"
+    ink = "on-kept" if fill == "all" else "ink"
+    title = f"{name}{held:,} tokens held, {kept:,} kept"
+    shown = text if width >= _ROOM_FOR_TEXT else ""
+    return Box(title, round(start, 1), round(width, 1), parts, shown, ink, top + 24)
 
 
-def _documents(trace: Trace, top: float) -> Iterator[str]:
+def _documents(trace: Trace, top: float) -> Row:
     """The documents in the order in which they stood in the context, below the leaves."""
-    yield f'<text x="0" y="{top + 15:g}">Documents</text>'
-    yield f'<text class="faint" x="0" y="{top + 31:g}">where they stood</text>'
-    total = max(1, trace.plan.spans[-1][1])
+    row, total = Row("Documents", "where they stood", top, []), max(1, trace.plan.spans[-1][1])
     for number, document in enumerate(trace.documents):
         x, width = _scale(document.context_start, total), _scale(document.context_tokens, total) - _LABELS
-        title = html.escape(document.title or f"Document {number + 1}")
-        yield f"<g><title>{title}: {document.context_tokens:,} tokens</title>"
-        yield f'<rect class="{"odd" if number % 2 else "dropped"}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" '
-        yield 'height="22"/>'
-        if width > 9 * len(str(number + 1)) + 6:
-            yield f'<text x="{x + width / 2:.1f}" y="{top + 15:g}" text-anchor="middle">{number + 1}</text>'
-        yield "</g>"
+        title = f"{document.title or f'Document {number + 1}'}: {document.context_tokens:,} tokens"
+        parts = (Part("odd" if number % 2 else "dropped", top, 22),)
+        text = str(number + 1) if width > 9 * len(str(number + 1)) + 6 else ""
+        row.boxes.append(Box(title, round(x, 1), round(width, 1), parts, text, "ink", top + 15))
+    return row
 
 
 def _places(plan: MergePlan) -> list[list[tuple[float, float]]]:

@@ -71,22 +71,28 @@ class Replicas:
         """As Engine.stream. Raises ServeError with status 503 where no replica is left."""
         self._streams += 1
         try:
-            deadline = None if job.timeout is None else time.monotonic() + job.timeout
-            told: set[type] = set()
-            for attempt in range(_RETRIES + 1):
-                try:
-                    async with contextlib.aclosing(self._attempt(job, deadline)) as events:
-                        async for event in events:
-                            if not (isinstance(event, Accepted) and Accepted in told):
-                                yield event
-                            told.add(type(event))
-                    return
-                except _LOST as error:
-                    if str in told or attempt == _RETRIES:
-                        raise ServeError(_lost(str in told)) from error
-                    await asyncio.sleep(0.2 * 2**attempt)
+            async with contextlib.aclosing(self._attempts(job)) as events:
+                async for event in events:
+                    yield event
         finally:
             self._streams -= 1
+
+    async def _attempts(self, job: Job) -> AsyncGenerator[Event, None]:
+        """The events of the first replica that is not lost before any text."""
+        deadline = None if job.timeout is None else time.monotonic() + job.timeout
+        told: set[type] = set()
+        for attempt in range(_RETRIES + 1):
+            try:
+                async with contextlib.aclosing(self._attempt(job, deadline)) as events:
+                    async for event in events:
+                        if not (isinstance(event, Accepted) and Accepted in told):
+                            yield event
+                        told.add(type(event))
+                return
+            except _LOST as error:
+                if str in told or attempt == _RETRIES:
+                    raise ServeError(_lost(str in told)) from error
+                await asyncio.sleep(0.2 * 2**attempt)
 
     async def _attempt(self, job: Job, deadline: float | None) -> AsyncGenerator[Event, None]:
         handle: Any = self._handle.options(stream=True, session_id=job.affinity)

@@ -124,7 +124,7 @@ class Engine:
         if len(prompt) > self.settings.max_prompt_tokens:
             raise too_long(f"{len(prompt)} tokens", f"{self.settings.max_prompt_tokens}")
         _check_room(call, prompt)
-        self.model.stream_prompt(prompt, **options, **call.generation)  # raises on settings out of range
+        self.model.check_prompt(prompt, **options, **call.generation)
         return call, prompt
 
 

@@ -1,6 +1,6 @@
 """One token's attention to many places, in two small GPU kernels: each block of places for itself, then together.
 
-Computes what `look`, `probabilities` and `mix` of `plain` do one after the other.
+Computes what `last_query_logits`, `probabilities` and `mix` of `plain` do one after the other.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _together(
     tl.store(out + head * dim + dims, (total / weight).to(out.dtype.element_ty), mask=real)
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
+def decode_attention(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
     """Attention of one token: (1, 1, heads x head dim).
 
     Args:

@@ -34,7 +34,7 @@ def add_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tens
     return x, rms_norm(x, weight, eps)
 
 
-def turn(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+def apply_rotary(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     """Rotary positions, after a norm of every head where there is one, as in Qwen3; written to `out`.
 
     Args:
@@ -47,12 +47,12 @@ def turn(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor, o
     out.copy_(x * cos[:, :, None] + torch.cat((-high, low), -1) * sin[:, :, None])
 
 
-def gate(gate: Tensor, up: Tensor) -> Tensor:
+def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
     """The SwiGLU product."""
     return F.silu(gate) * up
 
 
-def look(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+def last_query_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """Logits of the last query against every key, in float32.
 
     Args:
@@ -68,12 +68,12 @@ def look(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     return (products.sum(-1) * scaling).reshape(batch, -1, length)
 
 
-def pick(out: Tensor, entries: Tensor, indices: Tensor) -> None:
+def gather_rows(out: Tensor, entries: Tensor, indices: Tensor) -> None:
     """Rows of entries (layers, length, features) at `indices` (kept,), written to `out`."""
     out.copy_(entries[:, indices])
 
 
-def blend(
+def blend_rows(
     out: Tensor, left: Tensor, right: Tensor, from_left: Tensor, from_right: Tensor, weight: Tensor, other: Tensor
 ) -> None:
     """Rows of two chunks' entries, each (layers, length, features), weighted and added; written to `out`.
@@ -85,29 +85,29 @@ def blend(
     out.copy_(left[:, from_left] * weight[:, None] + right[:, from_right] * other[:, None])
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def matvec(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A matrix and one vector: x (1, 1, features in) to (1, 1, features out). Bound by reading the matrix."""
     result = (weight.float() * x.float()[0]).sum(-1).to(x.dtype)[None, None]
     return result if bias is None else result + bias
 
 
-def enter(x: Tensor, query: Matrix, key: Matrix, value: Matrix) -> tuple[Tensor, Tensor, Tensor]:
+def qkv_proj(x: Tensor, query: Matrix, key: Matrix, value: Matrix) -> tuple[Tensor, Tensor, Tensor]:
     """One token's query, key and value."""
-    return product(x, *query), product(x, *key), product(x, *value)
+    return matvec(x, *query), matvec(x, *key), matvec(x, *value)
 
 
-def swiglu(x: Tensor, gate: Matrix, up: Matrix) -> Tensor:
+def gate_up_proj(x: Tensor, gate: Matrix, up: Matrix) -> Tensor:
     """One token's way through the wide part of the feed-forward layer."""
-    return F.silu(product(x, *gate)) * product(x, *up)
+    return F.silu(matvec(x, *gate)) * matvec(x, *up)
 
 
-def store(
+def write_kv(
     keys: Tensor, values: Tensor, place: Tensor, key: Tensor, value: Tensor,
     norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
 ) -> None:  # fmt: skip
     """One token's rotated key and its value (1, 1, key heads, head dim), written to `place` among the others."""
     turned = torch.empty_like(key)
-    turn(key, norm, eps, cos, sin, turned)
+    apply_rotary(key, norm, eps, cos, sin, turned)
     keys.index_copy_(1, place, turned)
     values.index_copy_(1, place, value)
 
@@ -131,9 +131,9 @@ def mix(weights: Tensor, value: Tensor) -> Tensor:
     return parts.sum(1).sum(0).to(value.dtype).reshape(1, 1, -1)
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
+def decode_attention(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
     """One token's attention (1, 1, heads x head dim) to the places up to `last`: the last three functions in a row."""
-    return mix(probabilities(look(query, keys, scaling), last), values)
+    return mix(probabilities(last_query_logits(query, keys, scaling), last), values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,30 +142,30 @@ class Kernels:
 
     rms_norm: Callable[..., Tensor] = rms_norm
     add_norm: Callable[..., tuple[Tensor, Tensor]] = add_norm
-    turn: Callable[..., None] = turn
-    gate: Callable[..., Tensor] = gate
-    look: Callable[..., Tensor] = look
-    pick: Callable[..., None] = pick
-    blend: Callable[..., None] = blend
-    product: Callable[..., Tensor] = product
-    enter: Callable[..., tuple[Tensor, Tensor, Tensor]] = enter
-    swiglu: Callable[..., Tensor] = swiglu
-    store: Callable[..., None] = store
-    attend: Callable[..., Tensor] = attend
+    apply_rotary: Callable[..., None] = apply_rotary
+    silu_and_mul: Callable[..., Tensor] = silu_and_mul
+    last_query_logits: Callable[..., Tensor] = last_query_logits
+    gather_rows: Callable[..., None] = gather_rows
+    blend_rows: Callable[..., None] = blend_rows
+    matvec: Callable[..., Tensor] = matvec
+    qkv_proj: Callable[..., tuple[Tensor, Tensor, Tensor]] = qkv_proj
+    gate_up_proj: Callable[..., Tensor] = gate_up_proj
+    write_kv: Callable[..., None] = write_kv
+    decode_attention: Callable[..., Tensor] = decode_attention
 
 
 EAGER = Kernels()
 
 # which dimensions of which arguments of what is compiled change from call to call
 _CHANGING: dict[str, dict[int, tuple[int, ...]]] = {
-    "pick": {0: (0, 1), 1: (0, 1), 2: (0,)},
-    "blend": {0: (0, 1), 1: (0, 1), 2: (0, 1), 3: (0,), 4: (0,), 5: (0,), 6: (0,)},
-    "product": {},
-    "enter": {},
-    "swiglu": {},
-    "store": {0: (1,), 1: (1,)},
+    "gather_rows": {0: (0, 1), 1: (0, 1), 2: (0,)},
+    "blend_rows": {0: (0, 1), 1: (0, 1), 2: (0, 1), 3: (0,), 4: (0,), 5: (0,), 6: (0,)},
+    "matvec": {},
+    "qkv_proj": {},
+    "gate_up_proj": {},
+    "write_kv": {0: (1,), 1: (1,)},
 }
-_BY_HAND = ("rms_norm", "add_norm", "turn", "gate", "look", "attend")
+_BY_HAND = ("rms_norm", "add_norm", "apply_rotary", "silu_and_mul", "last_query_logits", "decode_attention")
 
 
 def best(device: torch.device) -> Kernels:
@@ -194,7 +194,7 @@ def _compiles(device: torch.device) -> bool:
 def _by_hand() -> dict[str, Callable[..., Any]]:
     from homer.backends.kernels import decoding, pointwise  # need Triton
 
-    return {name: getattr(decoding if name == "attend" else pointwise, name) for name in _BY_HAND}
+    return {name: getattr(decoding if name == "decode_attention" else pointwise, name) for name in _BY_HAND}
 
 
 def _compile(function: Any, changing: dict[int, tuple[int, ...]]) -> Callable[..., Any]:

@@ -107,7 +107,7 @@ def add_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tens
     return total, out
 
 
-def turn(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+def apply_rotary(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     """As in `plain`; `out` must be contiguous."""
     heads, dim = x.shape[2:]
     assert out.is_contiguous()
@@ -118,7 +118,7 @@ def turn(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor, o
     _turn[grid](x, x if norm is None else norm, cos, sin, out, eps, heads, dim // 2, wide, block, norm is not None)
 
 
-def gate(gate: Tensor, up: Tensor) -> Tensor:
+def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
     """As in `plain`."""
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
@@ -126,7 +126,7 @@ def gate(gate: Tensor, up: Tensor) -> Tensor:
     return out
 
 
-def look(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+def last_query_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """As in `plain`."""
     batch, length, key_heads, dim = key.shape
     heads = query.shape[2]

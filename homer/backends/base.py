@@ -1,0 +1,208 @@
+"""Decoder: what every backend can do, which is to run some of a model's layers on some of its tokens."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from homer.backends.architecture import shortest_sliding_window
+from homer.backends.fingerprint import fingerprint
+from homer.base.locks import Lock
+from homer.significance.evidence import QuestionLook
+
+PROBE_LEN = 8
+T = TypeVar("T")
+Steps = Callable[[Tensor], Tensor]
+Keep = Callable[[dict[int, Tensor], dict[int, Tensor]], Tensor | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOutput:
+    """What a run of some layers gives.
+
+    Attributes:
+        hidden_states: (batch, length or kept, hidden size) after the last; None where it is the model's last.
+        logits: (batch, vocabulary), float32, of the token after the last; None below the model's last layer.
+        keys, values: one (batch, key heads, length, head dim) tensor for each layer run.
+        observed: layer -> (batch, heads, length), the last query's logits where they were asked for.
+        attention: layer -> (batch, heads, stretches, length), the question's attention where it was asked for.
+        kept: (batch, kept), which tokens hidden_states are of; None: all.
+        stack: keys and values of the same layers in turn, side by side in one tensor
+            (2 x layers, batch, length, key heads x head dim), where the fused backend ran.
+    """
+
+    hidden_states: Tensor | None
+    logits: Tensor | None
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    observed: dict[int, Tensor]
+    attention: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+    kept: Tensor | None = None
+    stack: Tensor | None = None
+
+
+class Decoder(abc.ABC):
+    """A causal language model whose layers can be run piecewise. Nothing changes during a call: threads may share it.
+
+    Args:
+        causal_lm: a tree of modules whose attention can be watched; see `views`.
+    """
+
+    def __init__(self, causal_lm: Any) -> None:
+        self.causal_lm = causal_lm
+        config = causal_lm.config.get_text_config()
+        self.layers = len(self._root.layers)
+        self.window: int = config.max_position_embeddings
+        self.sliding_window = shortest_sliding_window(config)
+        self.heads: int = config.num_attention_heads
+        self.vocabulary = int(causal_lm.get_input_embeddings().num_embeddings)
+        self.dtype: torch.dtype = causal_lm.dtype
+        self.device = _input_device(causal_lm)
+        self._offload_lock = Lock() if _is_offloaded(causal_lm) else None
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """The model's RoPE settings, as transformers writes them."""
+        return dict(getattr(self.causal_lm.config.get_text_config(), "rope_parameters", None) or {})
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of what keys and values depend on: shapes, RoPE, dtype, and sums over all rows of every weight."""
+        return fingerprint(self.causal_lm, self.dtype)
+
+    @property
+    def _root(self) -> Any:
+        return self.causal_lm.get_decoder()
+
+    @abc.abstractmethod
+    def run(
+        self,
+        first: int,
+        end: int,
+        inputs: Tensor,
+        position_ids: Tensor,
+        observe: Iterable[int] = (),
+        keep: Keep | None = None,
+        question: QuestionLook | None = None,
+    ) -> LayerOutput:
+        """Run layers first..end-1, causally, over one batch of chunks of equal length.
+
+        Args:
+            inputs: token ids (batch, length) where first is 0, else hidden states (batch, length, hidden size).
+            position_ids: (batch, length); they may repeat.
+            observe: layers whose last-query logits are wanted.
+            keep: says by what was seen which tokens (batch, kept) go on, in order; None: all do.
+            question: the heads whose attention from the question's tokens is wanted.
+        """
+
+    @abc.abstractmethod
+    def extend(self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0) -> Tensor:
+        """Run all layers over new tokens on top of a cache, which grows.
+
+        Args:
+            ids, position_ids: (batch, n).
+            keep: how many last rows of logits are wanted; 0 means all.
+
+        Returns:
+            Logits (batch, n or keep, vocabulary) in the model's dtype.
+        """
+
+    @abc.abstractmethod
+    def run_after(
+        self,
+        end: int,
+        ids: Tensor,
+        position_ids: Tensor,
+        cache: DynamicCache,
+        observe: Iterable[int] = (),
+        mask: Tensor | None = None,
+        question: QuestionLook | None = None,
+    ) -> LayerOutput:
+        """Run layers 0..end-1 over new tokens on top of a cache of those layers.
+
+        Args:
+            ids, position_ids: (batch, n).
+            cache: grows as its layers please; the output's keys and values are what it holds afterwards.
+            mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
+            question: as in `run`.
+        """
+
+    @abc.abstractmethod
+    def replace_last(
+        self,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        ids: Tensor,
+        position_ids: Tensor,
+        observe: Iterable[int] = (),
+        stack: Tensor | None = None,
+        question: QuestionLook | None = None,
+    ) -> LayerOutput:
+        """Run layers over tokens that stand in for the last ones of a cache.
+
+        Args:
+            keys, values: one (1, key heads, length, head dim) tensor for each layer to run, from the first on.
+            ids, position_ids: (1, n).
+            stack: the same keys and values as in LayerOutput; the fused backend writes the new ones into it.
+            question: as in `run`.
+        """
+
+    @abc.abstractmethod
+    def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
+        """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
+
+        Args:
+            keys, values: one (1, key heads, length, head dim) tensor a layer; they are left as they are.
+            position: position id of the first token; each call moves on by one.
+            room: how many tokens may come at most.
+        """
+
+    def exclusive(self) -> contextlib.AbstractContextManager[Any]:
+        """A lock where weights are offloaded, since loading them in and out is not for two threads at once."""
+        return self._offload_lock or contextlib.nullcontext()
+
+
+def cache_of(keys: Iterable[Tensor], values: Iterable[Tensor]) -> DynamicCache:
+    """A new transformers cache of these keys and values, one tensor a layer."""
+    cache = DynamicCache()
+    for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
+        cache.update(key, value, layer)
+    return cache
+
+
+def entries(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Keys and values of every layer of a cache; layers that did not run have none."""
+    layers: list[Any] = cache.layers
+    return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
+
+
+def take_rows(x: Any, kept: Tensor | None) -> Any:
+    """Of x (batch, length, ...) the tokens at kept (batch, kept); all where either is None."""
+    if x is None or kept is None:
+        return x
+    if len(kept) == 1:
+        return x.index_select(1, kept[0])
+    return x[torch.arange(len(kept), device=kept.device)[:, None], kept]
+
+
+def present(value: T | None) -> T:
+    """What is there."""
+    assert value is not None
+    return value
+
+
+def _is_offloaded(model: nn.Module) -> bool:
+    return any(parameter.device.type == "meta" for parameter in model.parameters())
+
+
+def _input_device(model: nn.Module) -> torch.device:
+    devices = (p.device for p in model.parameters() if p.device.type != "meta")
+    return next(devices, torch.device("cpu"))

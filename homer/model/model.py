@@ -1,0 +1,230 @@
+"""HomerModel: a language model that answers from more than its window holds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from homer.calibrating.on_demand import remembered
+from homer.config import HomerConfig
+from homer.errors import InputError
+from homer.generation.answer_stream import AnswerStream
+from homer.generation.sampling import as_sampling
+from homer.merging.cache import CompactCache
+from homer.merging.merge import Watcher
+from homer.model.contexts import ContextModel
+from homer.plan.schedule import plan_for
+from homer.reuse.encoded import EncodedContext
+from homer.reuse.store import StateStore
+from homer.significance.calibration import Calibration
+from homer.text.conversation import Limits, build_conversation
+from homer.text.documents import DocumentLike
+from homer.text.prompt import Prompt, PromptBuilder
+from homer.text.template import Message
+from homer.view.answer import Answer
+
+
+class HomerModel(ContextModel):
+    """A loaded causal language model, its tokenizer, and how contexts are compressed for it.
+
+    The model given is not changed, and all methods may be called from several threads at once.
+
+    Args:
+        model: a transformers model; see UnsupportedModelError for what cannot work.
+        tokenizer: its tokenizer; not needed where only token ids are used.
+        config: None derives everything from the model.
+        calibration: a path, a tensor (layers, distances), or a Calibration. None: the heads that find what a question
+            asks for are measured when first needed, and kept in the user's cache folder. False: never; the
+            significance is then the paper's.
+        fast: run the layers of common families (Llama, Mistral, Qwen2, Qwen3) by fused kernels. None: on a GPU,
+            where the model allows it. False: always by the model's own code. True: or an error that says why not.
+
+    Raises:
+        UnsupportedModelError, ConfigError, CalibrationError: saying what does not fit.
+    """
+
+    def ask(
+        self,
+        question: str,
+        documents: Sequence[DocumentLike] | EncodedContext,
+        *,
+        system: str | None = None,
+        config: HomerConfig | None = None,
+        progress: bool = False,
+        max_new_tokens: int | None = None,
+        **generation: Any,
+    ) -> Answer:
+        """Answer a question from documents of any length.
+
+        What fits the model's window is simply answered, as the plain model would.
+
+        Args:
+            documents: strings, or mappings with `text` and maybe `title`; or what `encode` made of them, which
+                knows its system message and settings.
+            system: the system message; None for the library's own.
+            config, progress: as in `compress`; max_new_tokens, generation: as in `generate`.
+
+        Raises:
+            InputError: no documents, none that holds text, or an empty question.
+        """
+        encoded = documents if isinstance(documents, EncodedContext) else None
+        prompt = self.build_prompt(question, documents, system=system)
+        options = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens} | generation
+        return self.stream_prompt(prompt, encoded=encoded, **options).answer()
+
+    def stream_prompt(
+        self,
+        prompt: Prompt,
+        *,
+        config: HomerConfig | None = None,
+        progress: bool = False,
+        max_new_tokens: int | None = None,
+        store: StateStore | None = None,
+        encoded: EncodedContext | None = None,
+        **generation: Any,
+    ) -> AnswerStream:
+        """The answer to a prompt as it is generated: compressed when the first text is asked for.
+
+        Args:
+            store, encoded: as in `compress_prompt`.
+            config, progress, max_new_tokens, generation: as in `ask`.
+
+        Raises:
+            GenerationError: settings out of range.
+        """
+        options: dict[str, Any] = {"config": config, "max_new_tokens": max_new_tokens}
+        options |= {"store": store, "encoded": encoded}
+        self.check_prompt(prompt, **options, **generation)
+        compress = functools.partial(self.compress_prompt, prompt, progress=progress, **options)
+        return AnswerStream(prompt, compress, lambda cache: self._streams.open(cache, max_new_tokens, generation))
+
+    def check_prompt(
+        self,
+        prompt: Prompt,
+        *,
+        config: HomerConfig | None = None,
+        max_new_tokens: int | None = None,
+        store: StateStore | None = None,
+        encoded: EncodedContext | None = None,
+        **generation: Any,
+    ) -> None:
+        """Raise now, at no cost, what `stream_prompt` would raise for these settings. Raises GenerationError."""
+        self._streams.check(max_new_tokens, generation)
+        if store is None:  # with one, leaves end with documents and are as long or shorter
+            self._check_room(prompt, config, max_new_tokens, encoded)
+
+    def compress_prompt(
+        self,
+        prompt: Prompt,
+        *,
+        config: HomerConfig | None = None,
+        progress: bool = False,
+        max_new_tokens: int | None = None,
+        watch: Watcher | None = None,
+        tick: Callable[[], None] = lambda: None,
+        store: StateStore | None = None,
+        encoded: EncodedContext | None = None,
+    ) -> CompactCache:
+        """Compress a prompt; left whole where it fits the window together with max_new_tokens.
+
+        Args:
+            store: where its documents' states are looked for, and put, where it does not fit; see `encode_prompt`.
+            encoded: the same prefix and context with their states, where they were encoded before.
+            tick: called after every document that is encoded; what it raises ends the compression.
+        """
+        shown: dict[str, Any] = {"question_span": prompt.question_span, "progress": progress, "watch": watch}
+        if store is not None and encoded is None and len(prompt) > self._settings.whole_len(max_new_tokens):
+            encoded = self.encode_prompt(prompt, store, config=config, progress=progress, tick=tick)
+            config = None
+        if encoded is not None:
+            encoded.check_settings(config=config)
+            return self.compress_encoded(encoded, prompt.suffix_ids, **shown)
+        fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
+        return self.compress(prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids, config=fitting, **shown)
+
+    def build_prompt(
+        self, question: str, documents: Sequence[DocumentLike] | EncodedContext, *, system: str | None = None
+    ) -> Prompt:
+        """The prompt that `ask` compresses, by the tokenizer's own chat template."""
+        if isinstance(documents, EncodedContext):
+            return self._prompt_of_encoded(question, documents, system)
+        return PromptBuilder(self.require_tokenizer("ask")).build(question, documents, system)
+
+    def build_chat_prompt(
+        self,
+        messages: Sequence[Message],
+        documents: Sequence[DocumentLike] = (),
+        *,
+        place: str | None = None,
+        documents_first: bool = False,
+        config: HomerConfig | None = None,
+        max_new_tokens: int | None = None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> Prompt:
+        """The prompt of a conversation, by the tokenizer's own chat template.
+
+        With documents, they stand before the question, as in `build_prompt`. Without, the prompt is the chat
+        template's own, token for token, where it fits the window; of a longer one, the middle of the longest
+        message is the context. Earlier turns stay whole while prefix and suffix take half of max_chunk_len at
+        most; beyond that, the oldest join the context.
+
+        Args:
+            messages: mappings with `role` (system, user or assistant) and `content`; the last one is the user's.
+            place: text that stands once in the messages, where the documents belong; None: before the question.
+            documents_first: without a place, they stand before the user's first question, so that their states can
+                be kept from turn to turn.
+            config, max_new_tokens: as `compress_prompt` will get them.
+            tick: called as much text is read; what it raises ends the work.
+
+        Raises:
+            InputError: messages that are no conversation, or a bad document.
+        """
+        builder = PromptBuilder(self.require_tokenizer("chat"), tick=tick)
+        limits = Limits(
+            self._settings.whole_len(max_new_tokens), self._settings.resolve(config or self.config).max_chunk_len
+        )
+        return build_conversation(builder, messages, documents, limits, place, documents_first)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, in which nothing is a control token."""
+        return PromptBuilder(self.require_tokenizer("tokenize")).encode(text)[0].ids
+
+    def measure(self) -> Calibration | None:
+        """A calibration with the heads that find what is asked for, from the user's cache folder if it is there.
+
+        None where that cannot be measured; the log says why.
+        """
+        return remembered(self)
+
+    def _prompt_of_encoded(self, question: str, encoded: EncodedContext, system: str | None = None) -> Prompt:
+        """The prompt that asks a question of encoded documents.
+
+        Raises:
+            InputError: a context of token ids, which knows no prompt, an empty question, or another system message.
+        """
+        encoded.check_settings(system=None if system == encoded.system else system)
+        if not encoded.documents or encoded.origins is None:
+            raise InputError("this context was encoded from token ids: give compress_encoded the suffix")
+        builder = PromptBuilder(self.require_tokenizer("ask"))
+        prefix_ids, suffix_ids, span = builder.build_affix(question, encoded.system)
+        if not torch.equal(prefix_ids, encoded.prefix_ids):
+            raise InputError(
+                "this context was encoded behind another prefix than the chat template now makes: encode it"
+            )
+        return Prompt(prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins, question, span)
+
+    def _check_room(
+        self, prompt: Prompt, config: HomerConfig | None, max_new_tokens: int | None, encoded: EncodedContext | None
+    ) -> None:
+        """Raise GenerationError where the window would end before max_new_tokens."""
+        lengths = len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids)
+        if encoded is not None:
+            encoded.check_settings(config=config)
+            plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
+        else:
+            fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
+            plan = self._settings.plan(fitting, lengths, None)[1]
+        as_sampling(max_new_tokens, {}).room(self.window, plan.next_position)

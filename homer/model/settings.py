@@ -1,0 +1,134 @@
+"""Settings: what a configuration comes to for one model: lengths, layers, and what was measured of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from homer.backends.base import Decoder
+from homer.config import HomerConfig, ResolvedConfig
+from homer.errors import ConfigError, UnsupportedModelError
+from homer.generation.sampling import as_sampling
+from homer.plan.schedule import MergePlan, plan_for
+from homer.reuse.encode import Context
+from homer.significance.calibration import Calibration
+from homer.significance.choosing import settled
+from homer.significance.question import Question
+from homer.text.prompt import Prompt
+
+
+class Settings:
+    """Derives plans from configurations.
+
+    Args:
+        name: the model's, for messages.
+        calibrated: gives the model's calibration, with what a significance needs of it.
+    """
+
+    def __init__(self, decoder: Decoder, name: str, calibrated: Callable[[Any], Calibration | None]) -> None:
+        self._decoder, self._name, self._calibrated = decoder, name, calibrated
+
+    def resolve(
+        self, config: HomerConfig, whole: int | None = None, evidence_layer: int | None = None
+    ) -> ResolvedConfig:
+        """The settings with everything derived that was left to the model. Raises ConfigError on what does not fit.
+
+        Args:
+            whole: tokens of the one chunk that would hold a prompt. Where they fit the model's window, a sliding
+                attention window in it is the model's own business, and nothing is cut for its sake.
+        """
+        if not isinstance(config, HomerConfig):
+            raise ConfigError(f"config is a {type(config).__name__}: give a HomerConfig, or None for the model's own")
+        window, sliding = self._decoder.window, self._decoder.sliding_window
+        fits = whole is not None and whole <= (config.max_chunk_len or window)
+        if sliding and whole and fits and config.max_initial_chunk_len is None:
+            longest = config.max_chunk_len or max(whole, min(sliding, window))
+            config, sliding = dataclasses.replace(config, max_chunk_len=longest), None
+        return config.resolve(window, self._decoder.layers, sliding, evidence_layer)
+
+    def settle(self, config: HomerConfig, whole: int | None = None) -> ResolvedConfig:
+        """The same, by what the model was measured to find, where the settings ask for that."""
+        calibration = self._calibrated(config.significance)
+        significance = settled(config.significance, calibration)
+        layer = calibration.evidence_layer if calibration and asks_for_heads(significance) else None
+        return self.resolve(dataclasses.replace(config, significance=significance), whole, layer)
+
+    def plan(
+        self, config: HomerConfig, lengths: Sequence[int], document_lens: Sequence[int] | None
+    ) -> tuple[ResolvedConfig, MergePlan]:
+        """The settings and the plan; the model is only measured where something is pruned."""
+        whole = None if document_lens else _needed(config, lengths)
+        resolved = self.resolve(config, whole)
+        self._check_slides(resolved, lengths)
+        plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
+        if plan.prunes or resolved.target_len < resolved.max_chunk_len:
+            resolved = self.settle(config, whole)
+            plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
+        return resolved, plan
+
+    def plan_encoding(
+        self, given: HomerConfig, context: Context, document_lens: tuple[int, ...] | None
+    ) -> tuple[ResolvedConfig, MergePlan, tuple[int, ...] | None]:
+        """The settings and the plan of a context's leaves, for any suffix of `given.suffix_budget` tokens at most.
+
+        The last is `document_lens`, or None where all fits one leaf of a model with sliding attention.
+        """
+        lengths = len(context.prefix_ids), len(context.context_ids), 1  # leaves are the same for any suffix in budget
+        whole = _needed(given, lengths)
+        resolved = self.resolve(given, whole)
+        if self._decoder.sliding_window is not None and whole <= resolved.max_chunk_len:
+            document_lens = None
+        if context.documents and document_lens is None:
+            resolved = self.whole(resolved, whole)
+        if resolved == self.resolve(given, whole):
+            resolved = self.settle(given, whole)
+        self._check_slides(resolved, (*lengths[:2], given.suffix_budget))
+        return resolved, plan_for(resolved, self._decoder.layers, lengths, document_lens), document_lens
+
+    def fitting(self, given: HomerConfig, prompt: Prompt, max_new_tokens: int | None) -> HomerConfig:
+        """The settings, or those of one chunk where the prompt needs no compression."""
+        resolved = self.resolve(given)
+        reserved = max(0, resolved.suffix_budget - len(prompt.suffix_ids))
+        whole = self.whole(resolved, len(prompt) + reserved, max_new_tokens)
+        return self.cutting(given) if whole is resolved else whole
+
+    def cutting(self, config: HomerConfig) -> HomerConfig:
+        """The settings for a prompt that leaves new tokens no room: cut though it may fit the window by itself."""
+        if self._decoder.sliding_window is None:
+            return config
+        resolved = self.resolve(config)
+        return dataclasses.replace(config, max_chunk_len=resolved.max_chunk_len, target_len=resolved.target_len)
+
+    def whole(self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None) -> ResolvedConfig:
+        """The settings for a prompt of a length: one chunk where it needs no compression."""
+        if length > self.whole_len(max_new_tokens):
+            return config
+        whole = max(length, config.max_chunk_len)
+        return dataclasses.replace(config, max_chunk_len=whole, target_len=whole, max_initial_chunk_len=None)
+
+    def whole_len(self, max_new_tokens: int | None) -> int:
+        """The longest prompt that needs no compression."""
+        as_sampling(max_new_tokens, {})  # an error now costs nothing
+        window = self._decoder.window
+        return window - (max_new_tokens or min(256, window // 8))
+
+    def _check_slides(self, config: ResolvedConfig, lengths: Sequence[int]) -> None:
+        """Refuse a sliding attention window in which chunks would be hardly more than what they share."""
+        sliding, affix, tokens = self._decoder.sliding_window, lengths[0] + lengths[2], sum(lengths)
+        if sliding and config.max_chunk_len <= sliding and tokens > config.max_chunk_len and 2 * affix > sliding:
+            raise UnsupportedModelError(
+                f"{self._name}: {tokens:,} tokens must be read in chunks no longer than its sliding attention "
+                f"window of {sliding} tokens, of which prefix and suffix would take {affix}: give what fits its window "
+                f"of {self._decoder.window:,} tokens, or use a model without sliding attention"
+            )
+
+
+def _needed(config: HomerConfig, lengths: Sequence[int]) -> int:
+    """Tokens of the one chunk that would hold prefix, context and suffix of these lengths."""
+    return lengths[0] + lengths[1] + max(lengths[2], config.suffix_budget)
+
+
+def asks_for_heads(significance: Any) -> bool:
+    """Whether a significance watches the heads that find what a question asks for."""
+    return significance == "question" or isinstance(significance, Question)

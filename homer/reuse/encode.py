@@ -1,0 +1,146 @@
+"""Encoding: a context through the leaves' layers, once for all questions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from homer.backends.base import Decoder
+from homer.base.arguments import check_whole
+from homer.config import HomerConfig, ResolvedConfig
+from homer.errors import ConfigError
+from homer.plan.schedule import MergePlan
+from homer.reuse.encoded import EncodedContext
+from homer.reuse.leaves import ContextLeaves
+from homer.reuse.store import StateStore
+from homer.text.documents import Document
+from homer.text.prompt import Prompt
+
+DEFAULT_BUDGET = 64
+_USUAL_SUFFIX = 256  # tokens that the suffix of an ordinary question does not exceed
+ALIGNMENTS = ("tokens", "documents")
+_STRETCHED = ("dynamic", "longrope")  # RoPE whose angles depend on the longest position in a call
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What is to be encoded: ids (n,) of prefix and context, and, as in Prompt, what they were made of."""
+
+    prefix_ids: Tensor
+    context_ids: Tensor
+    documents: tuple[Document, ...] = ()
+    origins: Tensor | None = None
+    system: str | None = None
+
+    @classmethod
+    def of(cls, source: Prompt | EncodedContext, system: str | None = None) -> Context:
+        """The context of a prompt, or of one that was encoded before."""
+        system = source.system if isinstance(source, EncodedContext) else system
+        return cls(source.prefix_ids, source.context_ids, source.documents, source.origins, system)
+
+    def document_lens(self, align: str) -> tuple[int, ...] | None:
+        """Tokens of the documents in the order in which they stand there, where leaves end with documents.
+
+        Raises:
+            ConfigError: an alignment that nobody knows, or ids that no documents are known of.
+        """
+        if align not in ALIGNMENTS:
+            raise ConfigError(f"align={align!r} is unknown: give one of {', '.join(ALIGNMENTS)}")
+        if align == "tokens":
+            return None
+        if self.origins is None:
+            raise ConfigError('align="documents" needs documents, not token ids: give compress document_lens instead')
+        _, counts = torch.unique_consecutive(self.origins[:, 0], return_counts=True)  # blank ones have no tokens
+        return tuple(counts.tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Where states are looked for and put, and where they lie then.
+
+    Attributes:
+        tick: called after every batch of leaves; what it raises ends the work.
+    """
+
+    store: StateStore | None = None
+    pinned: bool = False
+    progress: bool = False
+    tick: Callable[[], None] = lambda: None
+
+
+def check_budget(suffix_budget: Any) -> None:
+    """Raise ConfigError where a budget is no number of tokens."""
+    check_whole("suffix_budget", suffix_budget, 1, error=ConfigError)
+
+
+def encode(
+    decoder: Decoder,
+    name: str,
+    context: Context,
+    plan: MergePlan,
+    config: ResolvedConfig,
+    where: Where,
+    *,
+    given: HomerConfig,
+    document_lens: tuple[int, ...] | None,
+) -> EncodedContext:
+    """The states of a context's leaves by a plan, found in a store or made.
+
+    Args:
+        name: the model's.
+        given: the settings as they were asked for; config: what they came to.
+
+    Raises:
+        ConfigError: a RoPE that changes with length.
+    """
+    _check_rope(decoder, plan.suffix_start + config.suffix_budget)
+    states = ContextLeaves(decoder, context.prefix_ids, context.context_ids, plan, where.store, where.pinned)
+    states.tokens_at_once = config.max_chunk_len * config.chunk_batch_size
+    with tqdm(total=len(plan.spans), desc="encoding", unit="leaf", disable=not where.progress) as bar:
+        for done in states.run():
+            bar.update(done)
+            where.tick()
+    return EncodedContext(
+        context.prefix_ids,
+        context.context_ids,
+        config,
+        document_lens,
+        given=given,
+        prefix=states.prefix,
+        leaves=states.leaves,
+        model=name,
+        fingerprint=decoder.fingerprint,
+        documents=context.documents,
+        origins=context.origins,
+        system=context.system,
+        reused_tokens=states.reused,
+    )
+
+
+def budget_for(suffix_len: int, prefix_len: int, chunk_len: int) -> int:
+    """The suffix_budget of contexts in a store: the same for every usual suffix, so that all find the same leaves.
+
+    That is a quarter of a chunk, from 64 to 256 tokens; for a longer suffix the next multiple of 64. Prefix and budget
+    take half a chunk at most, unless the suffix alone takes more.
+    """
+    room = max(1, chunk_len // 2 - prefix_len)
+    usual = min(room, max(DEFAULT_BUDGET, min(_USUAL_SUFFIX, chunk_len // 4)))
+    if suffix_len <= usual:
+        return usual
+    longer = -(-suffix_len // DEFAULT_BUDGET) * DEFAULT_BUDGET
+    return longer if longer <= room else suffix_len
+
+
+def _check_rope(decoder: Decoder, longest: int) -> None:
+    rope = decoder.rope
+    original = rope.get("original_max_position_embeddings") or decoder.window
+    if rope.get("rope_type") in _STRETCHED and longest > original:
+        raise ConfigError(
+            f"chunks of {longest} tokens pass {original}, where this model's {rope['rope_type']} RoPE changes with "
+            f"the length: kept states would not fit; set max_chunk_len to {original} at most"
+        )

@@ -1,0 +1,67 @@
+"""Scoring: a significance, and what it needs to score the tokens of one input."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from homer.plan.schedule import MergePlan
+from homer.significance.base import Significance
+from homer.significance.calibration import Calibration
+from homer.significance.evidence import QuestionLook, stretches
+from homer.significance.paper import Paper
+from homer.significance.sentences import number_parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """A significance and what it needs to score the tokens of one input.
+
+    Attributes:
+        sentences, passages: (length of the input,), the number of the sentence and of the passage that each token is
+            in; None where not needed.
+        look: how the question's tokens are watched; None where they are not.
+    """
+
+    significance: Significance = dataclasses.field(default_factory=Paper)
+    calibration: Calibration | None = None
+    sentences: Tensor | None = None
+    passages: Tensor | None = None
+    look: QuestionLook | None = None
+
+    def on(self, device: torch.device) -> Scoring:
+        """The same with its tensors on a device."""
+        if self.sentences is None or self.passages is None:
+            return self
+        return dataclasses.replace(self, sentences=self.sentences.to(device), passages=self.passages.to(device))
+
+
+def scoring_for(
+    significance: Significance,
+    calibration: Calibration | None,
+    tokenizer: Any,
+    ids: Tensor,
+    plan: MergePlan,
+    question_span: tuple[int, int],
+) -> Scoring:
+    """The scoring of one input.
+
+    Args:
+        question_span: (first, end) of the suffix tokens that ask.
+
+    Raises:
+        CalibrationError: a calibration that is for other layers, or for shorter chunks, than will be pruned.
+    """
+    if not plan.prunes:
+        return Scoring(significance, calibration)
+    if calibration is not None:
+        calibration.check_fits(plan.layers[-1][1], plan.suffix_start + plan.suffix_len)
+    first, end = question_span
+    heads = significance.question_heads(calibration)
+    look = QuestionLook(heads, plan.suffix_len - end, stretches(end - first)) if heads else None
+    parts = number_parts(tokenizer, ids) if significance.reads_sentences else None
+    sentences, passages = parts or (None, None)
+    return Scoring(significance, calibration, sentences, passages, look)

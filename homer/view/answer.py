@@ -1,0 +1,122 @@
+"""Answer: what a model said, and what it had left of every document when it said so."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from homer.errors import InputError
+from homer.view.page import draw, in_notebook, page
+from homer.view.sources import Passage, Source, Usage
+from homer.view.trace import Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+        text: the answer.
+        sources: one for each document, most relevant first.
+        usage: token counts.
+        finish_reason: "stop", or "length" where the answer was cut at max_new_tokens.
+        question: what was asked, where that is known.
+        trace: the documents and how far every part of them came up the tree; what `show` draws. None where
+            the compact cache came from a file of a version that did not note it.
+    """
+
+    text: str
+    sources: tuple[Source, ...]
+    usage: Usage
+    finish_reason: str
+    question: str = ""
+    trace: Trace | None = dataclasses.field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values; `from_dict` reads it, and so does `show`."""
+        plain: dict[str, Any] = _lists(dataclasses.asdict(self))
+        return plain
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Answer:
+        """The answer that `to_dict` wrote.
+
+        Raises:
+            InputError: something else.
+        """
+        try:
+            values: dict[str, Any] = _tuples(dict(facts))
+            values["sources"] = tuple(_read_source(source) for source in values["sources"])
+            values["usage"] = Usage(**values["usage"])
+            values["trace"] = None if values.get("trace") is None else Trace.from_dict(values["trace"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"this is no answer that Answer.to_dict wrote ({error}): give an Answer, its "
+                "to_dict(), or of a wrapper what it tells with trace=True"
+            ) from None
+
+    def show(self, path: str | os.PathLike[str] | None = None) -> Path | None:
+        """Draw the documents with what survived, survival by document, and the tree.
+
+        Args:
+            path: write one HTML file there, which needs nothing else. None: display in a notebook, and
+                elsewhere write a new file in the folder for temporary files.
+
+        Returns:
+            The file written, or None in a notebook.
+
+        Raises:
+            InputError: a path in a folder that is not there.
+        """
+        if path is None and in_notebook():
+            draw(self._repr_html_())
+            return None
+        if path is None:
+            handle, path = tempfile.mkstemp(".html", "homer-")
+            os.close(handle)
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(f"no folder {path.parent} to write {path.name} to: make it first")
+        path.write_text(self._page(whole=True), encoding="utf-8", errors="xmlcharrefreplace")
+        return path
+
+    def _repr_html_(self) -> str:
+        """The drawing as notebooks show it."""
+        return self._page(whole=False)
+
+    def _page(self, *, whole: bool) -> str:
+        drawn = self.text, self.question, self.finish_reason, self.sources, self.usage, self.trace
+        return page(*drawn, whole=whole)
+
+
+def show(answer: Answer | Mapping[str, Any], path: str | os.PathLike[str] | None = None) -> Path | None:
+    """Draw an answer, or what its `to_dict` gave: see `Answer.show`.
+
+    Raises:
+        InputError: neither of the two, or a path in a folder that is not there.
+    """
+    return (answer if isinstance(answer, Answer) else Answer.from_dict(answer)).show(path)
+
+
+def _read_source(facts: dict[str, Any]) -> Source:
+    return Source(**facts | {"passages": tuple(Passage(**passage) for passage in facts["passages"])})
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lists(item) for name, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, tuple | list) else value

@@ -1,0 +1,73 @@
+"""The GPU kernels written by hand compute what the plain functions do.
+
+They run on a GPU; or, where Triton is installed, by its interpreter: TRITON_INTERPRET=1 pytest tests/test_fused.py
+"""
+
+import os
+from types import ModuleType
+
+import pytest
+import torch
+
+from homer.backends.kernels.plain import EAGER
+
+SHAPES = [(1, 7, 4, 2, 8), (2, 70, 3, 1, 12), (1, 1, 8, 8, 64)]  # batch, length, heads, key heads, head dim
+CLOSE = {torch.float32: {"atol": 1e-5, "rtol": 1e-5}, torch.bfloat16: {"atol": 8e-2, "rtol": 2e-2}}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+both = pytest.mark.parametrize("dtype", CLOSE)
+shapes = pytest.mark.parametrize("shape", SHAPES)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def pointwise() -> ModuleType:
+    pytest.importorskip("triton", reason="Triton is not installed: it comes with PyTorch for NVIDIA GPUs")
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("no GPU, and TRITON_INTERPRET is not 1")
+    from homer.backends.kernels import pointwise
+
+    return pointwise
+
+
+@both
+def test_norms_and_gate(pointwise: ModuleType, dtype: torch.dtype) -> None:
+    x, y, weight = (
+        torch.randn(2, 9, 24, dtype=dtype, device=DEVICE),
+        torch.randn(2, 9, 24, dtype=dtype, device=DEVICE),
+        torch.randn(24, dtype=dtype, device=DEVICE),
+    )
+    torch.testing.assert_close(pointwise.rms_norm(x, weight, 1e-5), EAGER.rms_norm(x, weight, 1e-5), **CLOSE[dtype])
+    torch.testing.assert_close(pointwise.silu_and_mul(x, y), EAGER.silu_and_mul(x, y), **CLOSE[dtype])
+    ours, plain = pointwise.add_norm(x, y, weight, 1e-5), EAGER.add_norm(x, y, weight, 1e-5)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, **CLOSE[dtype])
+
+
+@both
+@shapes
+@pytest.mark.parametrize("normed", [False, True])
+def test_turn(pointwise: ModuleType, dtype: torch.dtype, shape: tuple[int, ...], normed: bool) -> None:
+    batch, length, heads, _, dim = shape
+    x = torch.randn(batch, length, heads, dim, dtype=dtype, device=DEVICE)
+    cos, sin = torch.randn(2, batch, length, dim, dtype=dtype, device=DEVICE)
+    norm = torch.randn(dim, dtype=dtype, device=DEVICE) if normed else None
+    ours, plain = torch.zeros_like(x), torch.zeros_like(x)
+    pointwise.apply_rotary(x, norm, 1e-5, cos, sin, ours)
+    EAGER.apply_rotary(x, norm, 1e-5, cos, sin, plain)
+    torch.testing.assert_close(ours, plain, **CLOSE[dtype])
+
+
+@both
+@shapes
+def test_look(pointwise: ModuleType, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    batch, length, heads, key_heads, dim = shape
+    query = torch.randn(batch, 2, heads, dim, dtype=dtype, device=DEVICE)
+    for key in (torch.randn(batch, length, key_heads, dim), torch.randn(batch, key_heads, length, dim).transpose(1, 2)):
+        ours, plain = (
+            look(query, key.to(DEVICE, dtype), 0.3) for look in (pointwise.last_query_logits, EAGER.last_query_logits)
+        )
+        torch.testing.assert_close(ours, plain, **CLOSE[dtype])
