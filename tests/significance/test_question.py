@@ -211,13 +211,17 @@ def test_layers_that_nobody_looks_at_change_nothing(small: HomerModel, monkeypat
     assert model.compress_prompt(prompt).kept_tokens.tolist() == quick.kept_tokens.tolist()
 
 
-def test_a_usual_target_leaves_room_for_the_affix(small: HomerModel) -> None:
+def test_a_usual_target_leaves_room_for_the_affix(small: HomerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homer.model.settings.usual_target", lambda window: 40)
     model = known_team(small, (1, 0))
-    prompt = model.build_prompt("How many chairs are in room 7?", ROOMS * 6)
-    config = HomerConfig(max_chunk_len=900)
+    prompt = model.build_prompt("How many chairs are in room 7?", ROOMS)
+    config = HomerConfig(max_chunk_len=240)
     affix = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-    assert len(model.compress_prompt(prompt, config=config)) == affix + 512
-    assert len(model.compress_prompt(prompt, config=dataclasses.replace(config, significance="paper"))) == 900
+    assert len(model.compress_prompt(prompt, config=config)) == affix + 40
+    assert len(model.compress_prompt(prompt, config=dataclasses.replace(config, significance="paper"))) > affix + 40
+    encoded = model.encode(ROOMS, suffix_budget=64, config=config)
+    kept = model.compress_encoded(encoded, prompt.suffix_ids, question_span=prompt.question_span)
+    assert len(kept) == len(prompt.prefix_ids) + 64 + 40  # as for any question in the budget
     assert [usual_target(window) for window in (2048, 8192, 131_072)] == [512, 512, 8192]
 
 
@@ -236,3 +240,15 @@ def test_a_team_beyond_the_model_is_refused() -> None:
     for team in ([[9, 0]], [[0, 4]], [3], "ab"):
         with pytest.raises(CalibrationError, match="team"):
             Calibration(torch.zeros(6, 0), {"team": team}, question_heads=torch.rand(6, 4))
+
+
+def test_an_answer_tells_what_decided(small: HomerModel, tmp_path: Path) -> None:
+    model = known_team(small, (1, 0), (3, 1))
+    answer = model.ask("How many chairs are in room 7?", ROOMS, max_new_tokens=2)
+    assert answer.trace is not None
+    told = answer.trace.significance, answer.trace.heads, answer.trace.layers_warmup
+    assert told == ("question", ((1, 0), (3, 1)), 2)
+    assert type(answer).from_dict(answer.to_dict()).trace == answer.trace
+    cache = model.compress_prompt(model.build_prompt("How many chairs are in room 7?", ROOMS))
+    cache.save(tmp_path / "c.safetensors")
+    assert type(cache).load(tmp_path / "c.safetensors").heads == cache.heads == ((1, 0), (3, 1))
