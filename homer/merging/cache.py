@@ -187,7 +187,7 @@ def _part(tensor: Tensor, end: int | None, batch_size: int) -> Tensor:
 
 
 def compact_cache(
-    result: Compressed, plan: MergePlan, ids: Tensor, *, config: ResolvedConfig, **facts: Any
+    result: Compressed, plan: MergePlan, ids: Tensor, config: ResolvedConfig, **facts: Any
 ) -> CompactCache:
     """The compact cache of ids (length,) that were compressed by a plan.
 

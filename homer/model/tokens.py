@@ -238,8 +238,8 @@ class TokenModel:
                 watch=lambda node: _advance(bar, node, plan, watch),
                 source=leaves,
             )
-        made_by = {"model": self.name, "fingerprint": self.decoder.fingerprint, "config": config}
-        return compact_cache(result, plan, ids, document_lens=document_lens, **made_by)
+        made_by = {"model": self.name, "fingerprint": self.decoder.fingerprint, "document_lens": document_lens}
+        return compact_cache(result, plan, ids, config, **made_by)
 
     def _scoring(
         self, ids: Tensor, plan: MergePlan, config: ResolvedConfig, question_span: tuple[int, int] | None
