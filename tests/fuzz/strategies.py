@@ -51,7 +51,7 @@ CONFIG = st.fixed_dictionaries(
     },
 )  # fmt: skip
 IDS = mostly(st.lists(mostly(st.integers(0, 4095)), max_size=30))
-LONG_IDS = mostly(st.lists(mostly(st.integers(0, 4095), st.integers(-1, 5000)), max_size=200))
+LONG_IDS = mostly(st.lists(mostly(st.integers(0, 4095), st.integers(-1, 5000)), max_size=120))
 MESSAGE = mostly(
     st.fixed_dictionaries(
         {"role": mostly(st.sampled_from(["system", "user", "assistant"])), "content": mostly(TEXT)},

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import homer
 from homer import Answer, Usage
@@ -97,7 +98,7 @@ def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.
     from homer.text import tokenizing
     from homer_integrations.shared import loading, once
 
-    store = homer.StateStore(tmp_path)
+    store, states = homer.StateStore(tmp_path), mini.encode([5, 6, 7], prefix=[1]).leaves[0]
     locks = [tokenizing._LOCK, loading._LOCK, once._LOCK, store._lock, store._folder._folder._lock]
     held, done = threading.Event(), threading.Event()
 
@@ -112,9 +113,8 @@ def test_locks_that_a_thread_held_at_the_fork_are_free_in_the_child(mini: homer.
     def work() -> None:
         assert shared_model("mini", {}).tokenize("word")
         assert once.items_of(word for word in "ab") == ("a", "b")
-        encoded = mini.encode(list(range(5, 600)), prefix=[1], store=store)
-        assert all(store.has(key) for key in store._memory._entries)
-        assert len(encoded) == 596
+        store.put("0" * 64, states)  # torch itself may not compute here: its own threads did not come along
+        assert store.get("0" * 64, torch.device("cpu")) is states
 
     shared_model("mini", {})
     thread = threading.Thread(target=hold)
