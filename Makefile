@@ -6,7 +6,7 @@ REAL := .real
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test real real-model lint types notebooks picture setup clean
+.PHONY: demo test real real-model lint types docs notebooks picture setup clean
 
 demo: $(VENV)/.demo
 	$(BIN)/homer demo
@@ -35,6 +35,11 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# the site, in build/site: strictly, and with nothing fetched from elsewhere
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 # runs the notebooks in place, and keeps their outputs
 notebooks: $(VENV)/.dev

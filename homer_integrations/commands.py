@@ -25,6 +25,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--served-name", help="what clients call the model (default: as given by --model)")
     parser.add_argument("--api-key", help="asked of every client (default: $HOMER_API_KEY, or none)")
     parser.add_argument("--allowed-hosts", nargs="+", metavar="NAME", help="other names by which clients call it")
+    parser.add_argument("--allowed-origins", nargs="+", metavar="ORIGIN", help="sites whose web pages may call it")
     parser.add_argument("--max-body-bytes", type=int)
     parser.add_argument("--max-prompt-tokens", type=int, help="documents included")
     parser.add_argument("--max-messages", type=int, help="of one conversation")

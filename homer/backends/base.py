@@ -146,10 +146,10 @@ class Decoder(abc.ABC):
         stack: Tensor | None = None,
         question: QuestionLook | None = None,
     ) -> LayerOutput:
-        """Run all layers over tokens that stand in for the last ones of a cache.
+        """Run layers over tokens that stand in for the last ones of a cache.
 
         Args:
-            keys, values: one (1, key heads, length, head dim) tensor a layer.
+            keys, values: one (1, key heads, length, head dim) tensor for each layer to run, from the first on.
             ids, position_ids: (1, n).
             stack: the same keys and values as in LayerOutput; the fused backend writes the new ones into it.
             question: as in `run`.

@@ -147,10 +147,10 @@ class FusedDecoder(Decoder):
         with torch.no_grad(), self._here():
             room = places[:, :, -ids.shape[1] :]
             done = self._layers(
-                range(self.layers), self.parts.embed(ids), position_ids, room, observe, behind, question=question
+                range(len(keys)), self.parts.embed(ids), position_ids, room, observe, behind, question=question
             )
-            _, logits = self._result(self.layers, done)
-        return LayerOutput(None, logits, tuple(keys), tuple(values), done.observed, done.attention, stack=stack)
+            hidden, logits = self._result(len(keys), done)
+        return LayerOutput(hidden, logits, tuple(keys), tuple(values), done.observed, done.attention, stack=stack)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""

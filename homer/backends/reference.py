@@ -95,7 +95,7 @@ class ReferenceDecoder(Decoder):
         body = keys[0].shape[2] - ids.shape[1]
         cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (keys, values)))
         ids, position_ids = ids.to(self.device), position_ids.to(self.device)
-        return self.run_after(self.layers, ids, position_ids, cache, observe, question=question)
+        return self.run_after(len(keys), ids, position_ids, cache, observe, question=question)
 
     def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
         """As `Decoder.steps`."""

@@ -50,7 +50,7 @@ class StoreFolder:
             self.root = store_root(folder)
             self.root.mkdir(parents=True, exist_ok=True)
             if not (self.root / MARK).is_file():
-                (self.root / MARK).write_text(_MARK_TEXT)
+                (self.root / MARK).write_text(_MARK_TEXT, encoding="utf-8")
         except OSError as error:
             raise StoreError(
                 f"no store can be made at {folder} ({error.strerror}): give a folder to write to"

@@ -20,7 +20,7 @@ from homer.significance.calibration import Calibration, load_calibration
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of what is measured; files of another one are left alone
+VERSION = 2  # of what is measured; files of another one are left alone
 FOLDER = "HOMER_CALIBRATIONS"  # the environment's variable that names another folder
 _LOCK = Lock()
 
@@ -31,12 +31,17 @@ def calibration_folder() -> Path:
     return Path(given) if given else user_cache_path("homer-integrations") / "calibrations"
 
 
+def remembered_path(model: Measurable) -> Path:
+    """Where the calibration of a model is kept, whether it was measured yet or not."""
+    return calibration_folder() / f"{model.decoder.fingerprint}-{min(model.chunk_len, 2048)}-{VERSION}.safetensors"
+
+
 def remembered(model: Measurable) -> Calibration | None:
     """The model's calibration by its fingerprint, measured if it is not there; None where that cannot be done.
 
     Safe for several threads and processes at once; where the folder cannot be written to, only the keeping is lost.
     """
-    path = calibration_folder() / f"{model.decoder.fingerprint}-{min(model.chunk_len, 2048)}-{VERSION}.safetensors"
+    path = remembered_path(model)
     with _LOCK:
         known = _read(path)
         if known is not None:
@@ -60,7 +65,8 @@ def _measure(model: Measurable, path: Path) -> Calibration | None:
     except HomerError as error:
         logger.warning("%s was not measured (%s): significance='auto' is 'paper' for it", model.name, error)
         return None
-    metadata = {"model": model.name, "found": findings.found, "questions": findings.questions}
+    facts = {"found": findings.found, "team": findings.team, "questions": findings.questions}
+    metadata = {"model": model.name} | facts
     heads = {"question_heads": findings.question_heads, "last_heads": findings.last_heads}
     calibration = Calibration(torch.zeros(model.decoder.layers, 0), metadata, **heads)
     _attempt(functools.partial(_write, calibration, path), path)

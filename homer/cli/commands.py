@@ -1,4 +1,4 @@
-"""The command line: homer ask, index, serve, batch, demo; and passkey, needle, perplexity, calibrate."""
+"""The command line: homer ask, index, serve, batch, demo, doctor; and passkey, needle, perplexity, calibrate."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="ask a model about a folder of documents that ships with this package")
     _add_model(demo)
     demo.set_defaults(run=_demo)
+    _add_doctor(commands)
     add_commands(commands)
     _add_integrations(commands)
     return parser
@@ -101,6 +102,13 @@ def _add_index(commands: Any) -> None:
     _add_strict(index)
     _add_model(index)
     index.set_defaults(run=_index)
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser("doctor", help="say what is installed, how a model will run, and what it will take")
+    doctor.add_argument("--tokens", type=int, default=65_536, help="of the context to plan for (default: 65536)")
+    _add_model(doctor)
+    doctor.set_defaults(run=_doctor)
 
 
 def _add_strict(command: Any) -> None:
@@ -217,6 +225,18 @@ def _report(answer: Answer) -> str:
 def _line(text: str, width: int = 100) -> str:
     text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from homer.cli.doctor import environment, lines, of_model
+
+    for line in lines(environment()):
+        print(line, flush=True)  # now, since loading may take long, or fail
+    model = _load(options)
+    model.config = _config(model, options)
+    for line in lines(of_model(model, options.tokens)):
+        print(line, flush=True)
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

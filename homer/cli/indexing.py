@@ -184,7 +184,7 @@ def _note_source(folder: Path, path: Path) -> None:
     note = store_root(folder) / _SOURCES / _note_name(str(path))
     note.parent.mkdir(exist_ok=True)
     draft = note.with_name(f"{note.name}.{secrets.token_hex(4)}.part")
-    draft.write_text(json.dumps({"path": str(path)}))
+    draft.write_text(json.dumps({"path": str(path)}), encoding="utf-8")
     os.replace(draft, note)
 
 
@@ -195,7 +195,7 @@ def _note_name(path: str) -> str:
 
 def _read_note(note: Path) -> Path:
     try:
-        path = json.loads(note.read_text())["path"]
+        path = json.loads(note.read_text(encoding="utf-8"))["path"]
         if note.name == _note_name(path):
             return Path(path)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -19,7 +19,7 @@ from homer.base.tensorfile import read_tensors, write_tensors
 from homer.base.version import __version__
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import CacheError
-from homer.merging.merge import Compressed
+from homer.merging.node import Compressed
 from homer.plan.schedule import MergePlan, plan_for
 
 _FORMAT = 2  # since then the checksum covers the metadata as well

@@ -94,14 +94,15 @@ class Chunk:
     def _stacked(self, indices: Tensor | None) -> Tensor | None:
         """The stack of all layers at some tokens; None where it is not there."""
         left, right = (chunk.stack for chunk in self.below or (self, self))
-        if self.stack is None or left is None or right is None:
+        if left is None or right is None or (self.stack is None and self.keys):
             return None
-        indices = torch.arange(len(self), device=self.stack.device) if indices is None else indices
+        own = left[:0].new_empty(0, len(self), left.shape[-1]) if self.stack is None else self.stack
+        indices = torch.arange(len(self), device=own.device) if indices is None else indices
         lower = left.shape[0] if self.below else 0
-        out = self.stack.new_empty(lower + self.stack.shape[0], len(indices), self.stack.shape[-1])
+        out = own.new_empty(lower + own.shape[0], len(indices), own.shape[-1])
         kernels = best(out.device)
-        if len(self.stack):
-            kernels.gather_rows(out[lower:], self.stack, indices)
+        if len(own):
+            kernels.gather_rows(out[lower:], own, indices)
         if lower:
             sources = _sources(indices, left.shape[1], right.shape[1], self.prefix_len, self.suffix_len)
             kernels.blend_rows(out[:lower], left, right, *sources)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,38 +12,12 @@ from torch import Tensor
 
 from homer.backends.base import Decoder, LayerOutput
 from homer.merging.chunk import Chunk, merge
+from homer.merging.node import Compressed, Node, Watcher
 from homer.plan.schedule import MergePlan
 from homer.significance.base import Observation
 from homer.significance.evidence import QuestionLook
 from homer.significance.scores import attention_row, select
 from homer.significance.scoring import Scoring
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """One node of the tree just after it ran, for those who watch: see `Watcher`."""
-
-    level: int
-    index: int
-    length: int
-    chunk: Chunk
-    pending: tuple[Chunk, ...]  # left siblings that still wait
-
-
-Watcher = Callable[[Node], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Compressed:
-    """The root: the survivors, the next token's logits (1, vocabulary), and their relevance (kept,).
-
-    `survived` (length,) tells of every token of the input how many levels of the tree it came through.
-    """
-
-    chunk: Chunk
-    logits: Tensor
-    relevance: Tensor
-    survived: Tensor
 
 
 def compress(
@@ -127,7 +101,21 @@ class Walk:
         if self.plan.layers[level][0] == self.plan.layers[level][1]:
             self.survived.index_fill_(0, chunk.tokens, level + 1)
             return chunk
-        return self._run([chunk], level, [index])[0]
+        return self._unseen(chunk, level, index) if self.blind(level) else self._run([chunk], level, [index])[0]
+
+    def blind(self, level: int) -> bool:
+        """Whether no layer from this level on is watched, nor wanted, since what survives is read anew."""
+        rest = range(self.plan.layers[level][0], self.decoder.layers)
+        look, watched = self.scoring.look, self.scoring.significance.observe(rest.start, rest.stop, self.decoder.layers)
+        return self.plan.reads_anew and not watched and (look is None or look.within(rest) is None)
+
+    def _unseen(self, chunk: Chunk, level: int, index: int) -> Chunk:
+        """A merged chunk pruned by what is known of it, without running its level's layers."""
+        scores, kept = self.choose(chunk, ({}, {}), 0, level, index)
+        chunk = dataclasses.replace(chunk, scores=scores)
+        chunk = chunk.settled() if kept is None else chunk.keep(kept)
+        self.survived.index_fill_(0, chunk.tokens, level + 1)
+        return chunk
 
     def _run(self, chunks: list[Chunk], level: int, indices: list[int]) -> list[Chunk]:
         """Chunks of equal length after their level's layers and their pruning."""
@@ -163,7 +151,7 @@ class Walk:
     def observed(self, level: int) -> Iterable[int]:
         """The layers at which the last query's logits are wanted."""
         first, end = self.plan.layers[level]
-        if level == self.plan.height:
+        if level == self.plan.height and not self.plan.reads_anew:
             return range(first, end)
         return self.scoring.significance.observe(first, end, self.decoder.layers)
 
@@ -183,7 +171,7 @@ class Walk:
         chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
         chunk = chunk.settled() if kept is None else chunk.keep(kept)
         self.survived.index_fill_(0, chunk.tokens, level + 1)  # an assignment would wait for the GPU
-        if level == self.plan.height:
+        if level == self.plan.height and not self.plan.reads_anew:
             assert output.logits is not None
             self.logits = output.logits
             relevance = _relevance(output.observed)

@@ -23,7 +23,8 @@ from homer.generation.loop import Streams
 from homer.generation.sampling import as_sampling
 from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache, compact_cache
-from homer.merging.merge import LeafSource, Node, Watcher, compress
+from homer.merging.merge import LeafSource, compress
+from homer.merging.node import Node, Watcher
 from homer.model.settings import Settings, asks_for_heads
 from homer.plan.schedule import MergePlan
 from homer.significance.calibration import Calibration, load_calibration
@@ -206,8 +207,9 @@ class TokenModel:
             measured = self.measure()
             if known is not None and measured is not None:
                 measured = dataclasses.replace(
-                    known, question_heads=measured.question_heads, last_heads=measured.last_heads
-                )
+                    known, question_heads=measured.question_heads, last_heads=measured.last_heads,
+                    metadata=known.metadata | {"team": measured.metadata.get("team")},
+                )  # fmt: skip
             self._measures, self.calibration = measured is not None, measured or known
         return self.calibration
 

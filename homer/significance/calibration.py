@@ -35,10 +35,11 @@ class Calibration:
         means, deviations: (layers, heads, distances), float16, of each head's logits in prompts without the answer,
             which the standardized significance needs; None where they were not measured.
         heads: (layers, heads), float32, the share of synthetic needles that each head found; None likewise.
-        question_heads: (layers, heads), float32, the share of its attention to the context that each head gave the
-            passage which answers, from the question's tokens; `last_heads` the same from the last token.
+        question_heads: (layers, heads), float32, the share of questions of which each head gave the passage that
+            answers more of the question tokens' attention than any other; `last_heads` the same from the last token.
 
-    `metadata["found"]` tells of how many questions each significance kept the answer: what "auto" goes by.
+    `metadata["found"]` tells of how many questions each significance kept the answer: what "auto" goes by;
+    `metadata["team"]` which heads find most together, as [layer, head], the best one first.
     """
 
     bias: Tensor
@@ -88,6 +89,16 @@ class Calibration:
             )
         if heads is not None and not torch.isfinite(heads).all():
             raise CalibrationError("the calibration holds values that are not finite: measure it again")
+        if name == "question_heads" and heads is not None:
+            self._check_team(*heads.shape)
+
+    def _check_team(self, layers: int, heads: int) -> None:
+        try:
+            team = self.team
+        except (TypeError, ValueError):
+            raise CalibrationError('the calibration\'s "team" is no list of [layer, head]: measure it again') from None
+        if not all(0 <= layer < layers and 0 <= head < heads for layer, head in team):
+            raise CalibrationError(f"the calibration's team names heads beyond ({layers}, {heads}): measure it again")
 
     def norms_on(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Means and one over the deviations on a device, (layers, heads, distances) each; None where not measured."""
@@ -114,11 +125,18 @@ class Calibration:
         return dict(self.metadata.get("found") or {})
 
     @property
+    def team(self) -> tuple[tuple[int, int], ...]:
+        """(layer, head) of the heads that find most together, the best one first; none where that was not measured."""
+        return tuple((int(layer), int(head)) for layer, head in self.metadata.get("team") or ())
+
+    @property
     def evidence_layer(self) -> int | None:
         """The lowest layer with a head nearly as good as the best, from the question's tokens; None if not known."""
         if self.question_heads is None:
             return None
         good = self.question_heads >= _GOOD * self.question_heads.max()
+        if self.team:
+            return min([layer for layer, head in self.team if good[layer, head]] or [self.team[0][0]])
         return int(good.any(1).nonzero()[0])
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -26,8 +26,8 @@ class Question(Significance):
     all heads.
 
     Args:
-        most_heads: the best heads by the calibration, so many at most.
-        evidence_heads: only heads whose share of votes on the right passage was at least this part of the best one's.
+        most_heads: so many heads at most, those that find most together by the calibration.
+        evidence_heads: where it knows no team, the best ones, if they find this part of what the best one does.
         passages: the weight of a passage's votes beside a sentence's own; 0 looks at sentences alone.
 
     Source: the heads are those of QRHead (Zhang et al., EMNLP 2025) and in-context re-ranking (Chen et al., ICLR
@@ -63,6 +63,8 @@ class Question(Significance):
                 "significance='question' needs a calibration that knows the heads which find what a question asks for: "
                 "measure one by `homer calibrate --model MODEL --out DIR` or homer.calibrate, or leave calibration=None"
             )
+        if calibration.team:
+            return by_layer(calibration.team[: self.most_heads])
         return best_heads(calibration.question_heads, self.most_heads, self.evidence_heads)
 
     def score(self, seen: Observation) -> Tensor:
@@ -129,7 +131,12 @@ def best_heads(shares: Tensor, most: int, least: float) -> dict[int, tuple[int, 
     """Layer -> heads of the largest of shares (layers, heads): `most` of them, none below `least` of the largest."""
     values, places = shares.flatten().sort(descending=True)
     count = min(most, int((values >= least * values[0]).sum()))
+    return by_layer([divmod(place, shares.shape[1]) for place in places[:count].tolist()])
+
+
+def by_layer(heads: Iterable[tuple[int, int]]) -> dict[int, tuple[int, ...]]:
+    """(layer, head) each -> layer -> heads."""
     found: dict[int, list[int]] = {}
-    for place in sorted(places[:count].tolist()):
-        found.setdefault(place // shares.shape[1], []).append(place % shares.shape[1])
-    return {layer: tuple(heads) for layer, heads in found.items()}
+    for layer, head in sorted(heads):
+        found.setdefault(layer, []).append(head)
+    return {layer: tuple(chosen) for layer, chosen in found.items()}

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from homer import HomerError, TimeoutExceededError
@@ -31,13 +32,14 @@ from homer_integrations.serve.protocol import (
     read_body,
 )
 from homer_integrations.serve.responses import Shape, model_card, model_list
+from homer_integrations.serve.schema import schema_of
 from homer_integrations.serve.settings import ServeSettings
 
 _FILES_AT_ONCE = 4
 
 
 def create_app(backend: Backend, settings: ServeSettings, host: str = "127.0.0.1") -> FastAPI:
-    """The application: /v1/chat/completions, /v1/completions, /v1/models, /healthz, /metrics.
+    """The application: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics, /openapi.json.
 
     Args:
         backend: what answers; an Engine, or replicas on Ray.
@@ -51,6 +53,14 @@ def create_app(backend: Backend, settings: ServeSettings, host: str = "127.0.0.1
         openapi_url=None,
         exception_handlers={HomerError: _refuse, HTTPException: _refuse_http, Exception: _refuse},
     )
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
     app.add_middleware(Guard, hosts=Hosts(host, settings.allowed_hosts))
     guarded = APIRouter(dependencies=[Depends(server.check_key)])  # by route: a path can be written in many ways
     guarded.post("/v1/chat/completions")(server.chat)
@@ -58,8 +68,10 @@ def create_app(backend: Backend, settings: ServeSettings, host: str = "127.0.0.1
     guarded.get("/v1/models")(server.models)
     guarded.get("/v1/models/{name:path}")(server.model)
     guarded.get("/metrics")(server.measure)
+    guarded.get("/openapi.json", include_in_schema=False)(lambda: JSONResponse(schema_of(app)))
     app.include_router(guarded)
-    app.get("/healthz")(server.health)  # for load balancers, which have no key
+    app.get("/health")(server.health)  # for load balancers, which have no key
+    app.get("/healthz", include_in_schema=False)(server.health)
     return app
 
 

@@ -27,6 +27,8 @@ def run(given: Mapping[str, Any], host: str, port: int, *, ray: bool = False) ->
     settings = _settings(given)
     if host not in ("127.0.0.1", "::1", "localhost") and settings.api_key is None:
         print(f"homer: {host} lets other machines in, and there is no --api-key", file=sys.stderr)
+    if "*" in settings.allowed_origins and settings.api_key is None:
+        print("homer: --allowed-origins * lets every web page in, and there is no --api-key", file=sys.stderr)
     if ray:
         from homer_integrations.serve.cluster import run_cluster
 

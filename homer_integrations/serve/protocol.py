@@ -46,20 +46,22 @@ class GenerationRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: str
+    model: str = Field(description="The name under /v1/models.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, ge=1, description="Most new tokens.")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0, the default, is greedy.")
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, gt=0)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
-    timeout: float | None = Field(default=None, gt=0)
-    documents: list[Any] | None = None
-    user: Any = None
+    stop: str | list[str] | None = Field(default=None, description="Texts that end the answer.")
+    timeout: float | None = Field(default=None, gt=0, description="Seconds, the wait in the queue included.")
+    documents: list[Any] | None = Field(
+        default=None, description='Texts, {"title", "text"}, or {"id", "data"}: what to answer from.'
+    )
+    user: Any = Field(default=None, description="Who asks; clients take turns by it.")
 
     @model_validator(mode="after")
     def _refuse_the_unknown(self) -> GenerationRequest:
@@ -120,7 +122,9 @@ class GenerationRequest(BaseModel):
 class ChatRequest(GenerationRequest):
     """The body of /v1/chat/completions."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(
+        min_length=1, description="Each with role and content, a text or parts of type text and file."
+    )
     max_completion_tokens: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -158,7 +162,7 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """The body of /v1/completions; a prompt is one message of a user, by the model's own chat template."""
 
-    prompt: str | list[str]
+    prompt: str | list[str] = Field(description="A text, or several for an answer each.")
 
     @model_validator(mode="after")
     def _check_prompt(self) -> CompletionRequest:
