@@ -217,10 +217,15 @@ def main() -> None:
                     row = measure(model, case, target, by, answered=asked == 1)
                     rows.append({"task": task, "target": target, "by": by} | row)
                 print(report(rows)[-1], flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    facts = {"machine": machine(), "versions": versions(), "passages": options.passages, "rows": rows}
-    (options.out / "real.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    (options.out / "real.md").write_text("\n".join(report(rows)) + "\n", encoding="utf-8")
+                save(options.out, options.passages, rows)
+
+
+def save(folder: Path, passages: int, rows: list[dict[str, Any]]) -> None:
+    """All rows so far, with what they were measured on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"machine": machine(), "versions": versions(), "passages": passages, "rows": rows}
+    (folder / "real.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (folder / "real.md").write_text("\n".join(report(rows)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

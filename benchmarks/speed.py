@@ -180,7 +180,10 @@ def random_calibration(shape: Shape) -> Calibration:
     heads = torch.zeros(sizes[:2])
     heads[::2, 0] = 1
     bias, means = torch.zeros(shape.layers, shape.window), torch.randn(sizes).half()
-    return Calibration(bias, means=means, deviations=torch.ones(sizes).half(), heads=heads)
+    team = [[shape.layers * part // 8, 0] for part in (3, 4, 5, 6)]
+    return Calibration(
+        bias, {"team": team}, means=means, deviations=torch.ones(sizes).half(), heads=heads, question_heads=heads
+    )
 
 
 class Bench:

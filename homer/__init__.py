@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from homer.base.arguments import as_title
 from homer.base.folder import StoreFolder
+from homer.base.locks import Lock
 from homer.base.moved import install, old_names
 from homer.base.version import __version__
 from homer.calibrating.measuring import calibrate
@@ -34,6 +35,7 @@ from homer.significance.standardized import Standardized
 from homer.text.documents import Document
 from homer.text.files import read_documents
 from homer.text.prompt import Prompt
+from homer.text.readers import decode_text
 from homer.view.answer import Answer, show
 from homer.view.sources import Passage, Source, Usage
 from homer.view.trace import Trace, TracedDocument
@@ -55,6 +57,7 @@ __all__ = [
     "HomerForCausalLM",
     "HomerModel",
     "InputError",
+    "Lock",
     "MergePlan",
     "Observation",
     "Passage",
@@ -75,6 +78,7 @@ __all__ = [
     "__version__",
     "as_title",
     "calibrate",
+    "decode_text",
     "load_calibration",
     "patch",
     "plan_merge",

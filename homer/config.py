@@ -28,7 +28,8 @@ class HomerConfig:
     Attributes:
         max_chunk_len: longest chunk, affix included. None: half the model's window.
         target_len: most tokens that the compact cache holds in a layer. None: `max_chunk_len`, or less where new
-            tokens would push the first ones out of a sliding attention window.
+            tokens would push the first ones out of a sliding attention window; where the question decides what
+            stays, prefix, suffix and a sixteenth of the model's window, 512 tokens at least.
         layers_warmup: layers that run before any merging. None: 12 of every 32 layers, or as many more as it takes
             to pass one of the heads that find what a question asks for.
         max_initial_chunk_len: longest leaf, where leaves should be shorter than later chunks.
@@ -137,6 +138,14 @@ class ResolvedConfig(HomerConfig):
                 )
         if self.layers_warmup > layers:
             raise ConfigError(f"layers_warmup={self.layers_warmup} but the model has {layers} layers: lower it")
+
+
+def usual_target(window: int) -> int:
+    """Context tokens to keep by a question where nothing else is said: a sixteenth of the window, 512 at least.
+
+    They hold the answer nearly as often as more of them do, and a small model reads fewer better.
+    """
+    return max(512, window // 16)
 
 
 def default_warmup(layers: int, evidence_layer: int | None) -> int:

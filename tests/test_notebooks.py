@@ -1,6 +1,5 @@
 """The notebooks: what is saved is whole, and each runs top to bottom on this machine."""
 
-import os
 import re
 import shutil
 import sys
@@ -13,8 +12,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from notebooks.run import FOLDER, NOTEBOOKS, run
 
-NAMES = ["1-langchain", "2-llama-index", "3-inside-homer", "4-your-own-model", "5-your-own-folder"]
-REAL = FOLDER.parent / ".real" / "SmolLM2-135M-Instruct.Q4_1.gguf"  # where `make real-model` puts it
+NAMES = ["1-langchain", "2-llama-index", "3-inside-homer", "4-your-own-model"]
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -69,11 +67,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if path.stem == "5-your-own-folder" and "HOMER_MODEL" not in os.environ:
-        if not REAL.is_file():
-            pytest.skip(f"no model: HOMER_MODEL names none, and {REAL.name} is not in {REAL.parent.name}")
-        monkeypatch.setenv("HOMER_MODEL", str(REAL))
+def test_it_runs_top_to_bottom(path: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(path, tmp_path))
     saved, now = read(path), run(read(copy), tmp_path)
     for before, after in zip(code(saved), code(now), strict=True):

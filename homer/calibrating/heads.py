@@ -62,7 +62,7 @@ def find_heads(model: Measurable, calibration: Calibration | None = None, *, pro
     together = [context.keeps(question, look.votes[rows].float().sum(0)) for (context, question), look in
                 zip(cases, looks, strict=True)]  # fmt: skip
     found["question"] = sum(together) / len(looks)
-    shares = [hits(_padded(side), _rights(looks)).mean(0).unflatten(0, (-1, width)) for side in
+    shares = [hits(_padded(side), _rights(looks)).mean(0).view(-1, width) for side in
               ([look.passages for look in looks], [look.last for look in looks])]  # fmt: skip
     return Findings(shares[0], shares[1], team, found, len(cases))
 

@@ -46,6 +46,7 @@ class CompactCache:
             the survivors came through all of them. None in a file of a version that did not note it.
         document_lens: tokens of every document, where leaves ended with documents.
         cached_tokens: tokens of the input whose states had been kept from before.
+        heads: (layer, head) of those through which the question was looked from; none for other significances.
     """
 
     keys: tuple[Tensor, ...]
@@ -64,6 +65,7 @@ class CompactCache:
     survived: Tensor | None = None
     document_lens: tuple[int, ...] | None = None
     cached_tokens: int = 0
+    heads: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return int(self.kept_tokens.shape[0])
@@ -149,6 +151,7 @@ class CompactCache:
             config=HomerConfig.from_dict(facts["config"]),
             survived=tensors.get("survived"),
             document_lens=tuple(lens) if (lens := facts.get("document_lens")) else None,
+            heads=tuple((int(layer), int(head)) for layer, head in facts.get("heads", ())),
             **plain,
         )
 
@@ -178,7 +181,7 @@ class CompactCache:
         facts = {name: getattr(self, name) for name in _NUMBERS}
         return facts | {
             "format": _FORMAT, "layers": len(self.keys), "config": self.config.to_dict(), "versions": versions,
-            "document_lens": self.document_lens,
+            "document_lens": self.document_lens, "heads": self.heads,
         }  # fmt: skip
 
 
@@ -192,7 +195,7 @@ def compact_cache(
     """The compact cache of ids (length,) that were compressed by a plan.
 
     Args:
-        facts: model, fingerprint and document_lens, as in CompactCache.
+        facts: model, fingerprint, document_lens and heads, as in CompactCache.
     """
     chunk = result.chunk
     return CompactCache(

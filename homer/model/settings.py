@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from homer.backends.base import Decoder
-from homer.config import HomerConfig, ResolvedConfig
+from homer.config import HomerConfig, ResolvedConfig, usual_target
 from homer.errors import ConfigError, UnsupportedModelError
 from homer.generation.sampling import as_sampling
 from homer.plan.schedule import MergePlan, plan_for
@@ -63,9 +63,18 @@ class Settings:
         self._check_slides(resolved, lengths)
         plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
         if plan.prunes or resolved.target_len < resolved.max_chunk_len:
-            resolved = self.settle(config, whole)
+            resolved = self._aimed(config, self.settle(config, whole), lengths)
             plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
         return resolved, plan
+
+    def _aimed(self, config: HomerConfig, resolved: ResolvedConfig, lengths: Sequence[int]) -> ResolvedConfig:
+        """The settings with a target, where a question decides what stays and none is given."""
+        if config.target_len is not None or not resolved.looks_again:
+            return resolved
+        affix = lengths[0] + max(lengths[2], config.suffix_budget)
+        return dataclasses.replace(
+            resolved, target_len=min(resolved.target_len, affix + usual_target(self._decoder.window))
+        )
 
     def plan_encoding(
         self, given: HomerConfig, context: Context, document_lens: tuple[int, ...] | None
@@ -82,7 +91,7 @@ class Settings:
         if context.documents and document_lens is None:
             resolved = self.whole(resolved, whole)
         if resolved == self.resolve(given, whole):
-            resolved = self.settle(given, whole)
+            resolved = self._aimed(given, self.settle(given, whole), lengths)
         self._check_slides(resolved, (*lengths[:2], given.suffix_budget))
         return resolved, plan_for(resolved, self._decoder.layers, lengths, document_lens), document_lens
 

@@ -240,8 +240,11 @@ class TokenModel:
                 watch=lambda node: _advance(bar, node, plan, watch),
                 source=leaves,
             )
-        made_by = {"model": self.name, "fingerprint": self.decoder.fingerprint, "document_lens": document_lens}
-        return compact_cache(result, plan, ids, config, **made_by)
+        watched = scoring.look.heads.items() if scoring.look and plan.prunes else ()
+        return compact_cache(
+            result, plan, ids, config, document_lens=document_lens, model=self.name,
+            fingerprint=self.decoder.fingerprint, heads=tuple((layer, head) for layer, row in watched for head in row),
+        )  # fmt: skip
 
     def _scoring(
         self, ids: Tensor, plan: MergePlan, config: ResolvedConfig, question_span: tuple[int, int] | None

@@ -46,10 +46,19 @@ class TracedDocument:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """The documents in the order they were given, and the plan of the compression."""
+    """The documents in the order they were given, and how they were compressed.
+
+    Attributes:
+        significance: the name of what decided which tokens survive.
+        layers_warmup: layers that ran before any merging.
+        heads: (layer, head) of those through which the question was looked from; none for other significances.
+    """
 
     documents: tuple[TracedDocument, ...]
     plan: MergePlan
+    significance: str = ""
+    layers_warmup: int = 0
+    heads: tuple[tuple[int, int], ...] = ()
 
     @property
     def levels(self) -> int:
@@ -60,7 +69,8 @@ class Trace:
     def from_dict(cls, facts: dict[str, Any]) -> Trace:
         """The trace whose `dataclasses.asdict` this is, with tuples where that has tuples."""
         documents = tuple(TracedDocument(**document) for document in facts["documents"])
-        return cls(documents, MergePlan(**facts["plan"]))
+        rest = {name: value for name, value in facts.items() if name not in ("documents", "plan")}
+        return cls(documents, MergePlan(**facts["plan"]), **rest)
 
 
 def trace_documents(prompt: Prompt, cache: CompactCache) -> Trace | None:
@@ -81,7 +91,9 @@ def trace_documents(prompt: Prompt, cache: CompactCache) -> Trace | None:
     tokens = torch.bincount(numbers, minlength=len(lengths))
     columns = (first.tolist(), tokens.tolist(), map(tuple, counts.tolist()), stretches)
     rows = zip(prompt.documents, *columns, strict=True)
-    return Trace(tuple(TracedDocument(document.title, document.text, *row) for document, *row in rows), plan)
+    documents = tuple(TracedDocument(document.title, document.text, *row) for document, *row in rows)
+    settings = cache.config.to_dict()
+    return Trace(documents, plan, settings["significance"], settings["layers_warmup"] or 0, cache.heads)
 
 
 def _stretches(

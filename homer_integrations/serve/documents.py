@@ -8,8 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homer import Document, InputError
-from homer.text.readers import decode_text
+from homer import Document, InputError, decode_text
 from homer_integrations.serve.lanes import Tick
 from homer_integrations.serve.pdf import read_pdf
 from homer_integrations.shared.documents import agreed, to_homer_document

@@ -24,7 +24,7 @@ _ERROR = {
         }
     },
 }
-_STREAMED = {"application/json": {}, "text/event-stream": {}}
+_STREAMED: dict[str, Any] = {"application/json": {}, "text/event-stream": {}}
 _PROBLEMS = {
     "400": "A field that is wrong, or that this server does not know; the message says which.",
     "401": "The key is missing or wrong.",

@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from homer import ConfigError, HomerModel, StateStore
-from homer.base.locks import Lock
+from homer import ConfigError, HomerModel, Lock, StateStore
 from homer_integrations.shared.identity import NotPlainError, digest_of, plain
 
 _STORES: dict[str, StateStore] = {}

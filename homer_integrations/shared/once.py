@@ -7,8 +7,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from homer import InputError
-from homer.base.locks import Lock
+from homer import InputError, Lock
 
 
 class _Read:

@@ -9,6 +9,9 @@ from small import save_small
 
 from homer import Calibration, CalibrationError, HomerConfig, HomerModel, InputError, load_calibration
 from homer.calibrating.on_demand import calibration_folder
+from homer.calibrating.team import choose_team, hits
+from homer.config import usual_target
+from homer.merging.merge import Walk
 from homer.significance.choosing import settled
 from homer.significance.evidence import QuestionLook, stretches
 from homer.significance.question import Question, best_heads, density, in_order, runs, votes
@@ -160,3 +163,92 @@ def test_scaled_weights_are_another_model(small: HomerModel) -> None:
         changed = HomerModel(small.model, small.tokenizer, small.config).decoder.fingerprint
         weight[3, 5] -= 0.25
     assert changed != before
+
+
+ROOMS = [f"Room {i} holds {i * 7} chairs. It is painted green." for i in range(40)]
+
+
+def known_team(small: HomerModel, *team: tuple[int, int]) -> HomerModel:
+    heads = torch.zeros(small.decoder.layers, small.decoder.heads)
+    for layer, head in team:
+        heads[layer, head] = 1
+    facts = {"found": {"question": 1.0}, "team": [list(one) for one in team]}
+    calibration = Calibration(torch.zeros(small.decoder.layers, 0), facts, question_heads=heads)
+    return HomerModel(small.model, small.tokenizer, small.config, calibration)
+
+
+def test_what_survives_is_read_anew(small: HomerModel) -> None:
+    model = known_team(small, (1, 0), (3, 1))
+    prompt = model.build_prompt("How many chairs are in room 7?", ROOMS)
+    cache = model.compress_prompt(prompt)
+    assert cache.position_ids[0].tolist() == list(range(64))
+    assert cache.plan.reads_anew
+    assert cache.next_position == cache.plan.next_position == 64
+    ids = cache.token_ids[0]
+    with torch.no_grad():
+        plain = small.model(ids[None].to(small.decoder.device), use_cache=True)
+    torch.testing.assert_close(cache.logits, plain.logits[:, -1].float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(cache.keys[-1], plain.past_key_values.layers[-1].keys, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_that_nobody_looks_at_change_nothing(small: HomerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = known_team(small, (1, 0), (2, 1))
+    prompt = model.build_prompt("How many chairs are in room 7?", ROOMS)
+    ran: list[tuple[int, int]] = []
+    run = type(model.decoder).run
+
+    def counted(self, first: int, end: int, *rest: object, **options: object) -> object:
+        ran.append((first, end))
+        return run(self, first, end, *rest, **options)
+
+    monkeypatch.setattr(type(model.decoder), "run", counted)
+    quick = model.compress_prompt(prompt)
+    *tree, last = ran
+    assert last == (0, model.decoder.layers)
+    top = next(first for first, end in quick.plan.layers if first <= 2 < end)
+    assert max(first for first, _ in tree) <= top
+    monkeypatch.setattr(Walk, "blind", lambda self, level: False)
+    assert model.compress_prompt(prompt).kept_tokens.tolist() == quick.kept_tokens.tolist()
+
+
+def test_a_usual_target_leaves_room_for_the_affix(small: HomerModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homer.model.settings.usual_target", lambda window: 40)
+    model = known_team(small, (1, 0))
+    prompt = model.build_prompt("How many chairs are in room 7?", ROOMS)
+    config = HomerConfig(max_chunk_len=240)
+    affix = len(prompt.prefix_ids) + len(prompt.suffix_ids)
+    assert len(model.compress_prompt(prompt, config=config)) == affix + 40
+    assert len(model.compress_prompt(prompt, config=dataclasses.replace(config, significance="paper"))) > affix + 40
+    encoded = model.encode(ROOMS, suffix_budget=64, config=config)
+    kept = model.compress_encoded(encoded, prompt.suffix_ids, question_span=prompt.question_span)
+    assert len(kept) == len(prompt.prefix_ids) + 64 + 40  # as for any question in the budget
+    assert [usual_target(window) for window in (2048, 8192, 131_072)] == [512, 512, 8192]
+
+
+def test_a_team_is_chosen_by_what_each_adds() -> None:
+    votes = torch.full((4, 4, 3), 0.1)
+    right = torch.zeros(4, dtype=torch.long)
+    votes[:3, 0, 0] = 0.9  # finds three of four
+    votes[:3, 1, 0] = 0.8  # the same three
+    votes[3, 2, 0] = 0.9  # the fourth
+    assert hits(votes, right).mean(0).tolist() == [0.75, 0.75, 0.25, 0.0]
+    assert choose_team(votes, right)[:2] == [0, 2]
+    assert len(choose_team(votes, right)) < 4  # the last one adds nothing
+
+
+def test_a_team_beyond_the_model_is_refused() -> None:
+    for team in ([[9, 0]], [[0, 4]], [3], "ab"):
+        with pytest.raises(CalibrationError, match="team"):
+            Calibration(torch.zeros(6, 0), {"team": team}, question_heads=torch.rand(6, 4))
+
+
+def test_an_answer_tells_what_decided(small: HomerModel, tmp_path: Path) -> None:
+    model = known_team(small, (1, 0), (3, 1))
+    answer = model.ask("How many chairs are in room 7?", ROOMS, max_new_tokens=2)
+    assert answer.trace is not None
+    told = answer.trace.significance, answer.trace.heads, answer.trace.layers_warmup
+    assert told == ("question", ((1, 0), (3, 1)), 2)
+    assert type(answer).from_dict(answer.to_dict()).trace == answer.trace
+    cache = model.compress_prompt(model.build_prompt("How many chairs are in room 7?", ROOMS))
+    cache.save(tmp_path / "c.safetensors")
+    assert type(cache).load(tmp_path / "c.safetensors").heads == cache.heads == ((1, 0), (3, 1))

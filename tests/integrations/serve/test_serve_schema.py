@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import ValidationError
-from tests.test_serve_security import asking
 
 from homer_integrations.serve import ServeSettings
+from tests.integrations.serve.test_serve_security import asking
 from tests.serving import DOCUMENTS_OF_FACT, chat_body
 
 SITE = "http://localhost:3000"
