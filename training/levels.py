@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from homer import Calibration, HomerModel, MergePlan, Observation, Significance
 from homer.backends.base import LayerOutput
+from homer.merging.chunk import join
 from homer.significance.sentences import Sentences
 
 _LEAVES_AT_ONCE = 128
@@ -51,18 +52,16 @@ class Nodes:
     def merge(self, prefix_len: int, suffix_len: int) -> Nodes:
         """Neighbours joined in pairs: the affix averaged, the contexts side by side."""
 
-        def join(x: Tensor, dim: int) -> Tensor:
-            sizes = [prefix_len, x.shape[dim] - prefix_len - suffix_len, suffix_len]
-            left, right = (torch.split(half, sizes, dim) for half in (x[::2], x[1::2]))
-            return torch.cat([_mean(left[0], right[0]), left[1], right[1], _mean(left[2], right[2])], dim)
+        def joined(x: Tensor, dim: int) -> Tensor:
+            return join(x[::2], x[1::2], dim, prefix_len, suffix_len)
 
         return Nodes(
-            None if self.hidden is None else join(self.hidden, 1),
-            join(self.position_ids, 1),
-            join(self.tokens, 1),
-            None if self.scores is None else join(self.scores, 1),
-            tuple(join(key, 2) for key in self.keys),
-            tuple(join(value, 2) for value in self.values),
+            None if self.hidden is None else joined(self.hidden, 1),
+            joined(self.position_ids, 1),
+            joined(self.tokens, 1),
+            None if self.scores is None else joined(self.scores, 1),
+            tuple(joined(key, 2) for key in self.keys),
+            tuple(joined(value, 2) for value in self.values),
         )
 
 
@@ -215,10 +214,6 @@ def _take(x: Tensor, indices: Tensor, dim: int) -> Tensor:
     sizes = list(x.shape)
     sizes[dim] = indices.shape[1]
     return x.gather(dim, indices.view(shape).expand(sizes))
-
-
-def _mean(a: Tensor, b: Tensor) -> Tensor:
-    return (a + b) / 2 if a.is_floating_point() else a
 
 
 def _present(x: Tensor | None) -> Tensor:

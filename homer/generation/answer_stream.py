@@ -11,7 +11,7 @@ from homer.base.arguments import check_real
 from homer.errors import GenerationError, TimeoutExceededError
 from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache
-from homer.merging.merge import Node
+from homer.merging.node import Node
 from homer.text.prompt import Prompt
 from homer.view.answer import Answer
 from homer.view.sources import Usage, trace_sources

@@ -19,7 +19,7 @@ from homer.base.tensorfile import read_tensors, write_tensors
 from homer.base.version import __version__
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import CacheError
-from homer.merging.merge import Compressed
+from homer.merging.node import Compressed
 from homer.plan.schedule import MergePlan, plan_for
 
 _FORMAT = 2  # since then the checksum covers the metadata as well
@@ -190,7 +190,7 @@ def _part(tensor: Tensor, end: int | None, batch_size: int) -> Tensor:
 
 
 def compact_cache(
-    result: Compressed, plan: MergePlan, ids: Tensor, *, config: ResolvedConfig, **facts: Any
+    result: Compressed, plan: MergePlan, ids: Tensor, config: ResolvedConfig, **facts: Any
 ) -> CompactCache:
     """The compact cache of ids (length,) that were compressed by a plan.
 

@@ -111,13 +111,13 @@ class Chunk:
     def _entries(self, take: Callable[[Tensor], Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """What is taken of the keys and of the values of every layer, those below included."""
 
-        def join(a: Tensor, b: Tensor) -> Tensor:
-            return take(_join(a, b, 2, self.prefix_len, self.suffix_len))
+        def joined(a: Tensor, b: Tensor) -> Tensor:
+            return take(join(a, b, 2, self.prefix_len, self.suffix_len))
 
         lower: tuple[tuple[Tensor, ...], ...] = ((), ())
         if self.below is not None:
             left, right = self.below
-            lower = (tuple(map(join, left.keys, right.keys)), tuple(map(join, left.values, right.values)))
+            lower = (tuple(map(joined, left.keys, right.keys)), tuple(map(joined, left.values, right.values)))
         return lower[0] + tuple(map(take, self.keys)), lower[1] + tuple(map(take, self.values))
 
 
@@ -133,24 +133,28 @@ def merge(left: Chunk, right: Chunk) -> Chunk:
     The affix of both has the same positions, so averaging rotated keys is sound (the paper, section 3.2).
     """
 
-    def join(a: Tensor, b: Tensor, dim: int) -> Tensor:
-        return _join(a, b, dim, left.prefix_len, left.suffix_len)
+    def joined(a: Tensor, b: Tensor, dim: int) -> Tensor:
+        return join(a, b, dim, left.prefix_len, left.suffix_len)
 
     left, right = left.settled(), right.settled()
     return dataclasses.replace(
         left,
-        hidden_states=join(left.hidden_states, right.hidden_states, 1),
-        position_ids=join(left.position_ids, right.position_ids, 1),
-        tokens=join(left.tokens, right.tokens, 0),
+        hidden_states=joined(left.hidden_states, right.hidden_states, 1),
+        position_ids=joined(left.position_ids, right.position_ids, 1),
+        tokens=joined(left.tokens, right.tokens, 0),
         keys=(),
         values=(),
         below=(left, right),
         stack=None,
-        scores=None if left.scores is None or right.scores is None else join(left.scores, right.scores, 1),
+        scores=None if left.scores is None or right.scores is None else joined(left.scores, right.scores, 1),
     )
 
 
-def _join(a: Tensor, b: Tensor, dim: int, prefix_len: int, suffix_len: int) -> Tensor:
+def join(a: Tensor, b: Tensor, dim: int, prefix_len: int, suffix_len: int) -> Tensor:
+    """Two chunks' rows along `dim` as one: the affix of both averaged, the contexts side by side.
+
+    What is no floating-point number, such as positions, is the same in both affixes, and is the left one's.
+    """
     prefix_a, context_a, suffix_a = _parts(a, dim, prefix_len, suffix_len)
     prefix_b, context_b, suffix_b = _parts(b, dim, prefix_len, suffix_len)
     return torch.cat([_mean(prefix_a, prefix_b), context_a, context_b, _mean(suffix_a, suffix_b)], dim)
@@ -159,17 +163,23 @@ def _join(a: Tensor, b: Tensor, dim: int, prefix_len: int, suffix_len: int) -> T
 def _sources(indices: Tensor, left_len: int, right_len: int, prefix_len: int, suffix_len: int) -> tuple[Tensor, ...]:
     """Where the tokens at `indices` of two joined chunks come from: rows of the left, of the right, and their weights.
 
-    The affix comes from both, in equal parts, as in `_join`.
+    The same as `join`, said of every token by itself: so what survives is fetched from both chunks in one pass, and
+    the joined keys and values of those that are dropped are never made.
     """
-    left_end = left_len - suffix_len
-    suffix_start = left_end + right_len - suffix_len - prefix_len
-    in_suffix, in_left = indices >= suffix_start, indices < left_end
-    shared = in_suffix | (indices < prefix_len)
-    nowhere = torch.zeros_like(indices)
-    from_left = torch.where(in_left, indices, torch.where(in_suffix, indices - suffix_start + left_end, nowhere))
-    from_right = torch.where(indices < prefix_len, indices, (indices - left_end + prefix_len).clamp_min(0))
-    half = 0.5 * shared
-    return from_left, from_right, half + (in_left & ~shared), half + ~(in_left | shared)
+    device, sizes = (
+        indices.device,
+        (prefix_len, left_len - prefix_len - suffix_len, right_len - prefix_len - suffix_len),
+    )
+    left, right = torch.arange(left_len, device=device), torch.arange(right_len, device=device)
+    from_left = torch.cat([left[:-suffix_len], torch.zeros_like(right[: sizes[2]]), left[-suffix_len:]])
+    from_right = torch.cat([right[:prefix_len], torch.zeros_like(left[: sizes[1]]), right[prefix_len:]])
+
+    def share(*parts: float) -> Tensor:  # made where it is needed: a copy from the CPU would wait for the GPU
+        runs = zip((*sizes, suffix_len), parts, strict=True)
+        return torch.cat([torch.full((length,), part, device=device) for length, part in runs])
+
+    weights = share(0.5, 1.0, 0.0, 0.5), share(0.5, 0.0, 1.0, 0.5)
+    return from_left[indices], from_right[indices], weights[0][indices], weights[1][indices]
 
 
 def _mean(a: Tensor, b: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,38 +12,12 @@ from torch import Tensor
 
 from homer.backends.base import Decoder, LayerOutput
 from homer.merging.chunk import Chunk, merge
+from homer.merging.node import Compressed, Node, Watcher
 from homer.plan.schedule import MergePlan
 from homer.significance.base import Observation
 from homer.significance.evidence import QuestionLook
 from homer.significance.scores import attention_row, select
 from homer.significance.scoring import Scoring
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-    """One node of the tree just after it ran, for those who watch: see `Watcher`."""
-
-    level: int
-    index: int
-    length: int
-    chunk: Chunk
-    pending: tuple[Chunk, ...]  # left siblings that still wait
-
-
-Watcher = Callable[[Node], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Compressed:
-    """The root: the survivors, the next token's logits (1, vocabulary), and their relevance (kept,).
-
-    `survived` (length,) tells of every token of the input how many levels of the tree it came through.
-    """
-
-    chunk: Chunk
-    logits: Tensor
-    relevance: Tensor
-    survived: Tensor
 
 
 def compress(

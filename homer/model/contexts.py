@@ -14,7 +14,7 @@ from homer.base.arguments import check_list
 from homer.config import HomerConfig
 from homer.errors import CacheError, InputError
 from homer.merging.cache import CompactCache
-from homer.merging.merge import Watcher
+from homer.merging.node import Watcher
 from homer.model.tokens import TokenModel
 from homer.plan.schedule import plan_for
 from homer.reuse.encode import DEFAULT_BUDGET, Context, Where, budget_for, check_budget, encode

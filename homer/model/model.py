@@ -14,7 +14,7 @@ from homer.errors import InputError
 from homer.generation.answer_stream import AnswerStream
 from homer.generation.sampling import as_sampling
 from homer.merging.cache import CompactCache
-from homer.merging.merge import Watcher
+from homer.merging.node import Watcher
 from homer.model.contexts import ContextModel
 from homer.plan.schedule import plan_for
 from homer.reuse.encoded import EncodedContext

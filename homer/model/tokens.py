@@ -23,7 +23,8 @@ from homer.generation.loop import Streams
 from homer.generation.sampling import as_sampling
 from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache, compact_cache
-from homer.merging.merge import LeafSource, Node, Watcher, compress
+from homer.merging.merge import LeafSource, compress
+from homer.merging.node import Node, Watcher
 from homer.model.settings import Settings, asks_for_heads
 from homer.plan.schedule import MergePlan
 from homer.significance.calibration import Calibration, load_calibration
@@ -241,7 +242,7 @@ class TokenModel:
             )
         watched = scoring.look.heads.items() if scoring.look and plan.prunes else ()
         return compact_cache(
-            result, plan, ids, config=config, document_lens=document_lens, model=self.name,
+            result, plan, ids, config, document_lens=document_lens, model=self.name,
             fingerprint=self.decoder.fingerprint, heads=tuple((layer, head) for layer, row in watched for head in row),
         )  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_encoded_before_it_is_the_same(plain: Any) -> None:
     model = HomerModel(plain, calibration=False)
     prefix, context, suffix = parts = random_ids(4, 120, 6, vocabulary=199)
     encoded = model.encode(context, prefix=prefix, suffix_budget=20)
-    cache = model.compress(encoded, suffix)
+    cache = model.compress_encoded(encoded, suffix)
     assert len(cache) == 130
     torch.testing.assert_close(cache.logits, plain(torch.cat(parts)[None]).logits[:, -1].float(), atol=1e-4, rtol=0)
     assert model.generate(cache, 8).token_ids == greedy(plain, parts)

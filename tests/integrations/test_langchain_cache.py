@@ -286,7 +286,8 @@ def test_another_process_finds_all_answers(tmp_path: Path) -> None:
     first = ask_everything(str(path))
     assert set(first["answers"]) == {"48213"}
     source = f"import json, test_langchain_cache as t; print(json.dumps(t.ask_everything({str(path)!r})))"
-    folders = os.pathsep.join(map(str, (Path(homer.__file__).parents[1], Path(__file__).parents[1])))
+    tests = Path(__file__).parent
+    folders = os.pathsep.join(map(str, (Path(homer.__file__).parents[1], tests.parent, tests)))
     ran = subprocess.run(
         [sys.executable, "-c", source], env=os.environ | {"PYTHONPATH": folders}, capture_output=True, text=True
     )

@@ -6,7 +6,8 @@ import torch
 from conftest import random_ids, tiny_llama
 
 from homer import CompactCache, HomerConfig, HomerModel
-from homer.merging.merge import Node, compress
+from homer.merging.merge import compress
+from homer.merging.node import Node
 
 
 def test_one_chunk_with_nothing_pruned_is_the_plain_model(tiny: HomerModel) -> None:

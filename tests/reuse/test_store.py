@@ -51,7 +51,7 @@ def test_a_second_encoding_finds_every_leaf(tiny: HomerModel, tmp_path: Path, on
     second = encode(tiny, store)
     assert second.reused_tokens == 300
     assert all(equal(a, b) for a, b in zip(first.leaves, second.leaves, strict=True))
-    found, expected = tiny.compress(second, SUFFIX), tiny.compress(first, SUFFIX)
+    found, expected = tiny.compress_encoded(second, SUFFIX), tiny.compress_encoded(first, SUFFIX)
     assert torch.equal(found.logits, expected.logits)
     grown = torch.cat([CONTEXT, CONTEXT[:20]])  # other borders of leaves, so that few are found
     found, expected = (tiny.compress_encoded(encode(tiny, kept, grown), SUFFIX) for kept in (store, None))

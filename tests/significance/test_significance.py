@@ -19,7 +19,7 @@ from homer import (
     Standardized,
 )
 from homer.merging.chunk import Chunk, merge
-from homer.merging.merge import Node
+from homer.merging.node import Node
 from homer.significance import standardized
 from homer.significance.scores import by_sentence, excess, own_norms, pool, running, select, significance
 from homer.significance.sentences import LONGEST, Sentences

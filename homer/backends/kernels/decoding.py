@@ -15,7 +15,7 @@ _TOGETHER = 64  # blocks that are put together at a time
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _partial(
+def _attend_block(
     query: tl.tensor, key: tl.tensor, value: tl.tensor, last: tl.tensor, sums: tl.tensor, tops: tl.tensor,
     weights: tl.tensor, scaling: tl.tensor,
     key_heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr,
@@ -41,7 +41,7 @@ def _partial(
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _together(
+def _join_blocks(
     sums: tl.tensor, tops: tl.tensor, weights: tl.tensor, out: tl.tensor, blocks: tl.tensor,
     dim: tl.constexpr, wide: tl.constexpr, many: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -77,8 +77,8 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, 
     sums = torch.empty(heads, blocks, dim, device=query.device, dtype=torch.float32)
     tops, weights = torch.empty(2, heads, blocks, device=query.device, dtype=torch.float32)
     out = torch.empty_like(query)
-    _partial[key_heads, blocks](
+    _attend_block[key_heads, blocks](
         query, keys, values, last, sums, tops, weights, scaling, key_heads, heads // key_heads, dim, wide, _BLOCK
     )
-    _together[heads,](sums, tops, weights, out, blocks, dim, wide, _TOGETHER)
+    _join_blocks[heads,](sums, tops, weights, out, blocks, dim, wide, _TOGETHER)
     return out.flatten(2)

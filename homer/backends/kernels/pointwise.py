@@ -36,7 +36,7 @@ def _norm(
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _turn(
+def _rotate(
     x: tl.tensor, norm: tl.tensor, cos: tl.tensor, sin: tl.tensor, out: tl.tensor, eps: tl.tensor,
     heads: tl.constexpr, half: tl.constexpr, wide: tl.constexpr, block: tl.constexpr, norms: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -63,7 +63,7 @@ def _turn(
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _gate(gate: tl.tensor, up: tl.tensor, out: tl.tensor, count: tl.tensor, block: tl.constexpr) -> None:
+def _silu_times(gate: tl.tensor, up: tl.tensor, out: tl.tensor, count: tl.tensor, block: tl.constexpr) -> None:
     places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     real = places < count
     value = tl.load(gate + places, mask=real, other=0.0).to(tl.float32)
@@ -72,7 +72,7 @@ def _gate(gate: tl.tensor, up: tl.tensor, out: tl.tensor, count: tl.tensor, bloc
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _look(
+def _logits_of_last(
     query: tl.tensor, key: tl.tensor, out: tl.tensor, scaling: tl.tensor, queries: tl.tensor, length: tl.tensor,
     row_stride: tl.tensor, place_stride: tl.tensor, head_stride: tl.tensor,
     heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr,
@@ -115,14 +115,14 @@ def apply_rotary(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: T
     wide = triton.next_power_of_2(dim // 2)
     block = min(triton.next_power_of_2(heads), max(1, _HEADS // (2 * wide)))
     grid = (x.shape[0] * x.shape[1], triton.cdiv(heads, block))
-    _turn[grid](x, x if norm is None else norm, cos, sin, out, eps, heads, dim // 2, wide, block, norm is not None)
+    _rotate[grid](x, x if norm is None else norm, cos, sin, out, eps, heads, dim // 2, wide, block, norm is not None)
 
 
 def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
     """As in `plain`."""
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
-    _gate[triton.cdiv(out.numel(), _BLOCK),](gate, up, out, out.numel(), _BLOCK, num_warps=8)
+    _silu_times[triton.cdiv(out.numel(), _BLOCK),](gate, up, out, out.numel(), _BLOCK, num_warps=8)
     return out
 
 
@@ -133,7 +133,7 @@ def last_query_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     query = query.contiguous()
     key = key if key.stride(3) == 1 else key.contiguous()
     out = torch.empty(batch, heads, length, device=key.device, dtype=torch.float32)
-    _look[triton.cdiv(length, _PLACES), key_heads, batch](
+    _logits_of_last[triton.cdiv(length, _PLACES), key_heads, batch](
         query, key, out, scaling, query.shape[1], length, key.stride(0), key.stride(1), key.stride(2),
         heads, heads // key_heads, dim, triton.next_power_of_2(dim), _PLACES,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from homer.cli import doctor, main
 from homer.cli.doctor import environment, lines, of_model
 from tests.small import save_small
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "speed"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "speed"
 
 
 def told(model: HomerModel, tokens: int = 65_536) -> dict[str, str]:

@@ -102,10 +102,10 @@ def test_a_projection_writes_what_it_gives(bias: torch.Tensor | None) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_attention_of_one_token_is_softmax_over_the_places_that_count() -> None:
-    from homer.backends.kernels.decoding import attend
+    from homer.backends.kernels.decoding import decode_attention
 
     query, last = torch.randn(1, 1, 4, 32, device="cuda"), torch.tensor([99], device="cuda")
     keys, values = torch.randn(2, 1, 192, 2, 32, device="cuda")
     shares = (query[0, 0].view(2, 2, 32) @ keys[0, :100].permute(1, 2, 0) * 0.2).softmax(-1)
     expected = (shares @ values[0, :100].transpose(0, 1)).reshape(1, 1, 128)
-    torch.testing.assert_close(attend(query, keys, values, last, 0.2), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(decode_attention(query, keys, values, last, 0.2), expected, rtol=1e-3, atol=1e-3)
