@@ -83,8 +83,9 @@ class TokenModel:
         Args:
             name_or_path: a hub id, a folder, a GGUF file, a folder of a PEFT adapter, which names its model, or "mini"
                 for the small model that ships with this package.
-            dtype: None keeps the dtype of the saved weights; those of a GGUF file become bfloat16 on a GPU, else
-                float32. `torch_dtype` is the same.
+            dtype: None keeps the dtype of the saved weights, but 16 bits become float32 on a CPU without instructions
+                for them ("auto" keeps them); those of a GGUF file become bfloat16 on a GPU, else float32.
+                `torch_dtype` is the same.
             device: "cpu", "cuda" or "mps", for all of the model.
             device_map, attn_implementation, quantization_config: as in transformers.
             model_kwargs: all else that transformers' from_pretrained takes, such as gguf_file, revision,

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from homer import HomerError, HomerModel, UnsupportedModelError
 from homer.compat import HomerForCausalLM
 from homer.experiments.methods import Setup
-from tests.conftest import GOLDEN
+from tests.conftest import GOLDEN, tiny_llama
 
 CODE = """
 import pathlib
@@ -64,3 +65,13 @@ def test_code_that_only_a_tokenizer_brings(
     with pytest.raises(UnsupportedModelError, match="tokenizer .* give trust_remote_code=True"):
         HomerModel.from_pretrained(bringing_code)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("able", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_16_bits_stay_where_the_cpu_computes_them(
+    able: bool, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homer.backends.loading.computes_16_bits", lambda: able)
+    tiny_llama().to(torch.bfloat16).save_pretrained(tmp_path)
+    assert HomerModel.from_pretrained(tmp_path).decoder.dtype == dtype
+    assert HomerModel.from_pretrained(tmp_path, dtype="auto").decoder.dtype == torch.bfloat16
