@@ -77,7 +77,8 @@ def test_a_sliding_window_shorter_than_a_chunk_is_refused() -> None:
     model = build("MistralConfig", {"sliding_window": 24})
     with pytest.raises(ConfigError, match="max_chunk_len=32 is longer than the model's sliding attention window of 24"):
         HomerModel(model, config=CONFIG)
-    assert len(HomerModel(model).compress(*parts(100))) == 24
+    assert len(HomerModel(model).compress(*parts(100))) == 110  # fits the window: the model's own business
+    assert len(HomerModel(model).compress(*parts(300))) <= 24
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

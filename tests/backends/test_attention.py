@@ -9,7 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from homer import HomerConfig, HomerModel, UnsupportedModelError
+from homer import ConfigError, HomerConfig, HomerModel, UnsupportedModelError
 
 CALLS: list[tuple[str, set[str]]] = []
 
@@ -42,5 +42,5 @@ def test_an_attention_that_is_not_installed_is_refused_with_the_reason() -> None
 
 
 def test_a_dtype_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="dtype"):
+    with pytest.raises(ConfigError, match="dtype='float3' is none"):
         HomerModel.from_pretrained("mini", dtype="float3")
