@@ -14,7 +14,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -m "not slow and not real" --deselect tests/test_notebooks.py::test_it_runs_top_to_bottom
 
-# a real language model, SmolLM2-135M-Instruct: some 20 minutes on two CPU cores; SHORT=1 for the part that .ci/run takes
+# a real language model, SmolLM2-135M-Instruct; SHORT=1 for the part that .ci/run takes
 real: real-model
 	$(BIN)/python -m pytest -m "real$(if $(SHORT), and not long)"
 

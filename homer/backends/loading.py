@@ -137,7 +137,7 @@ def _weights(
 def _usual_dtype(source: Source, config: Any, device: torch.device | None, options: Mapping[str, Any]) -> Dtype:
     """As the weights were saved; where that says nothing, 16 bits on a GPU and 32 elsewhere.
 
-    On a CPU without instructions for 16 bits they are 32, too: products there are ten to twenty times faster so.
+    On a CPU without instructions for 16 bits they are 32, too: products there are many times faster so.
     """
     placed = device if device is not None else options.get("device_map")
     if source.name != "mini" and source.gguf_file is None:

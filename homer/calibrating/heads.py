@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from homer.calibrating.base import Measurable
 from homer.calibrating.team import choose_team, hits
-from homer.calibrating.trials import Look, Passages, load_pairs
+from homer.calibrating.trials import Passages, load_pairs
 from homer.errors import CalibrationError
 from homer.significance.calibration import Calibration
 
@@ -55,20 +55,16 @@ def find_heads(model: Measurable, calibration: Calibration | None = None, *, pro
              if 0 <= question.passage - first < len(context.documents)]  # fmt: skip
     with torch.no_grad(), tqdm(cases, desc="trying heads", disable=not progress) as bar:
         looks = [context.look(question, calibration) for context, question in bar]
-    width = model.decoder.heads
-    team = [divmod(head, width) for head in choose_team(_padded([look.passages for look in looks]), _rights(looks))]
+    width, right = model.decoder.heads, torch.tensor([look.right for look in looks])
+    question, last = (_padded(side) for side in ([look.passages for look in looks], [look.last for look in looks]))
+    team = [divmod(head, width) for head in choose_team(question, right)]
     rows = [layer * width + head for layer, head in team]
     found = {name: sum(look.kept[name] for look in looks) / len(looks) for name in looks[0].kept}
     together = [context.keeps(question, look.votes[rows].float().sum(0)) for (context, question), look in
                 zip(cases, looks, strict=True)]  # fmt: skip
     found["question"] = sum(together) / len(looks)
-    shares = [hits(_padded(side), _rights(looks)).mean(0).view(-1, width) for side in
-              ([look.passages for look in looks], [look.last for look in looks])]  # fmt: skip
+    shares = [hits(side, right).mean(0).view(-1, width) for side in (question, last)]
     return Findings(shares[0], shares[1], team, found, len(cases))
-
-
-def _rights(looks: Sequence[Look]) -> Tensor:
-    return torch.tensor([look.right for look in looks])
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

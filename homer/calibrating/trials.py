@@ -93,8 +93,8 @@ class Passages:
         prompt = dataclasses.replace(self._prompt, suffix_ids=self._builder.build_affix(asked.question).suffix_ids)
         before, behind = len(prompt.prefix_ids), len(prompt.suffix_ids)
         scores = torch.nn.functional.pad(votes, (before, behind))[None]
-        seen = dataclasses.replace(self._seen(prompt, None, None), scores=scores)
-        return self._stays(asked, prompt, Question(), seen)
+        seen = self._seen(prompt, torch.device("cpu"), None)
+        return self._stays(asked, prompt, Question(), dataclasses.replace(seen, scores=scores))
 
     def _by_passage(self, votes: Tensor) -> Tensor:
         """(heads, context) summed over each passage."""
@@ -112,10 +112,10 @@ class Passages:
         """
         layers = self._model.decoder.layers
         looks = range(layers // 3, layers, max(1, layers // 8)) if isinstance(rival, Paper) else [layers - 1]
-        kept = []
+        seen, kept = self._seen(prompt, self._model.decoder.device, calibration), []
         for last in looks:
             logits = {layer: output.observed[layer] for layer in rival.observe(0, last + 1, layers)}
-            kept.append(self._stays(asked, prompt, rival, self._seen(prompt, logits, calibration)))
+            kept.append(self._stays(asked, prompt, rival, dataclasses.replace(seen, logits=logits)))
         return sum(kept) / len(kept)
 
     def _run(self, asked: Asked) -> tuple[Prompt, LayerOutput]:
@@ -132,16 +132,14 @@ class Passages:
         output = decoder.run_after(decoder.layers, ids, positions, cache, range(decoder.layers), question=look)
         return dataclasses.replace(self._prompt, suffix_ids=affix.suffix_ids), output
 
-    def _seen(
-        self, prompt: Prompt, logits: dict[int, Tensor] | None, calibration: Calibration | None
-    ) -> Observation:  # fmt: skip
-        """The chunk as a significance sees it; on the CPU where it is only to be ranked."""
+    def _seen(self, prompt: Prompt, device: torch.device, calibration: Calibration | None) -> Observation:
+        """The chunk as a significance sees it, without logits."""
         ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
-        places = torch.arange(len(ids), device="cpu" if logits is None else self._model.decoder.device)[None]
+        places = torch.arange(len(ids), device=device)[None]
         parts = number_parts(self._model.tokenizer, ids)
         sentences, passages = (None, None) if parts is None else (part[None] for part in parts)
         return Observation(
-            logits or {}, places, places, None, len(prompt.prefix_ids), len(prompt.suffix_ids),
+            {}, places, places, None, len(prompt.prefix_ids), len(prompt.suffix_ids),
             self._model.decoder.layers, calibration, sentences, passages, final=True,
         )  # fmt: skip
 

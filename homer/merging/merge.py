@@ -112,9 +112,12 @@ class Walk:
     def _unseen(self, chunk: Chunk, level: int, index: int) -> Chunk:
         """A merged chunk pruned by what is known of it, without running its level's layers."""
         scores, kept = self.choose(chunk, ({}, {}), 0, level, index)
-        chunk = dataclasses.replace(chunk, scores=scores)
+        return self._keep(dataclasses.replace(chunk, scores=scores), kept, level)
+
+    def _keep(self, chunk: Chunk, kept: Tensor | None, level: int) -> Chunk:
+        """The chunk with the tokens that survive its level, which is noted; all where `kept` is None."""
         chunk = chunk.settled() if kept is None else chunk.keep(kept)
-        self.survived.index_fill_(0, chunk.tokens, level + 1)
+        self.survived.index_fill_(0, chunk.tokens, level + 1)  # an assignment would wait for the GPU
         return chunk
 
     def _run(self, chunks: list[Chunk], level: int, indices: list[int]) -> list[Chunk]:
@@ -169,8 +172,7 @@ class Walk:
         scores, kept = choice or self.choose(chunk, (output.observed, output.attention), row, level, index)
         chunk = dataclasses.replace(chunk, scores=scores)
         chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
-        chunk = chunk.settled() if kept is None else chunk.keep(kept)
-        self.survived.index_fill_(0, chunk.tokens, level + 1)  # an assignment would wait for the GPU
+        chunk = self._keep(chunk, kept, level)
         if level == self.plan.height and not self.plan.reads_anew:
             assert output.logits is not None
             self.logits = output.logits

@@ -61,7 +61,7 @@ class Question(Significance):
         if calibration is None or calibration.question_heads is None:
             raise CalibrationError(
                 "significance='question' needs a calibration that knows the heads which find what a question asks for: "
-                "measure one by `homer calibrate --model MODEL --out DIR` or homer.calibrate, or leave calibration=None"
+                "leave calibration=None, and they are measured when first needed, which takes the model's tokenizer"
             )
         if calibration.team:
             return by_layer(calibration.team[: self.most_heads])

@@ -27,5 +27,7 @@ def test_renewed_it_is_free() -> None:
     holder.start()
     holder.join()
     lock.renew()
-    with lock:
-        pass
+    taken = threading.Thread(target=lock.acquire, daemon=True)
+    taken.start()
+    taken.join(5)
+    assert not taken.is_alive()

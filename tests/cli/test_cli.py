@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from serving import pdf_of
 from small import save_small
 
 import homer
@@ -66,21 +67,7 @@ def test_bad_input_is_one_line_and_status_2(folder: Path, capsys: pytest.Capture
 
 
 def test_pdf(tmp_path: Path) -> None:
-    stream = f"BT /F1 12 Tf 20 100 Td ({FACT}) Tj ET"
-    objects = [
-        "<</Type/Catalog/Pages 2 0 R>>",
-        "<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        "<</Type/Page/Parent 2 0 R/MediaBox[0 0 400 200]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-        f"<</Length {len(stream)}>>stream\n{stream}\nendstream",
-        "<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-    ]
-    body, places = "%PDF-1.4\n", []
-    for number, text in enumerate(objects, 1):
-        places.append(len(body))
-        body += f"{number} 0 obj\n{text}\nendobj\n"
-    table = "".join(f"{place:010} 00000 n \n" for place in places)
-    end = f"xref\n0 6\n0000000000 65535 f \n{table}trailer<</Root 1 0 R/Size 6>>\nstartxref\n{len(body)}\n%%EOF"
-    (tmp_path / "a.pdf").write_text(body + end)
+    (tmp_path / "a.pdf").write_bytes(pdf_of(FACT))
     assert FACT in read_documents([tmp_path])[0]["text"]
 
 
