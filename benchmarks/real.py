@@ -33,7 +33,7 @@ from homer.text.prompt import Prompt
 
 NEEDLE = "The door code for the {place} is {code}."
 PLACES = "boathouse,print shop,north gate,seed store,organ loft,cold chamber,map room,rope walk".split(",")
-OTHERS = ("bm25", "right passage")
+OTHERS = ("bm25", "bm25 best last", "right passage")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _one_survives(prompt: Prompt, kept: Tensor, document: int, answers: list[str
     return False
 
 
-def bm25_tokens(case: Case, prompt: Prompt, room: int) -> Tensor:
-    """(context tokens,), which of them the best passages by BM25 hold, up to `room`."""
+def bm25_passages(case: Case, prompt: Prompt, room: int) -> list[Tensor]:
+    """The context tokens (their places) of each of the best passages by BM25, best first, `room` in all."""
     stemmer = Stemmer.Stemmer("english")
 
     def split(texts: list[str]) -> Any:
@@ -133,11 +133,10 @@ def bm25_tokens(case: Case, prompt: Prompt, room: int) -> Tensor:
     texts = [f"{document.get('title', '')} {document['text']}" for document in case.documents]
     index.index(split(texts), show_progress=False)
     order = index.retrieve(split([case.question]), k=len(texts), show_progress=False)[0][0]
-    kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool)
+    chosen: list[Tensor] = []
     for document in order.tolist():
-        rows = (prompt.origins[:, 0] == document).nonzero().flatten()[: max(0, room - int(kept.sum()))]
-        kept[rows] = True
-    return kept
+        chosen.append((prompt.origins[:, 0] == document).nonzero().flatten()[: max(0, room - sum(map(len, chosen)))])
+    return [rows for rows in chosen if len(rows)]
 
 
 def likelihood(model: HomerModel, cache: Any, answer: str) -> float:
@@ -147,25 +146,32 @@ def likelihood(model: HomerModel, cache: Any, answer: str) -> float:
     return float(rows.float().log_softmax(-1).cpu().gather(1, ids[:, None]).mean())
 
 
+def chosen_rows(case: Case, prompt: Prompt, target: int, by: str) -> Tensor:
+    """The context tokens that one of `OTHERS` hands over, in the order in which they are read."""
+    if by == "right passage":
+        numbers = prompt.origins[:, 0]
+        return (numbers[:, None] == torch.tensor([document for document, _ in case.gold])).any(1).nonzero().flatten()
+    passages = bm25_passages(case, prompt, target - len(prompt.prefix_ids) - len(prompt.suffix_ids))
+    return torch.cat(passages[::-1]) if by == "bm25 best last" else torch.cat(passages).sort().values
+
+
 def measure(model: HomerModel, case: Case, target: int, significance: str, answered: bool) -> dict[str, Any]:
     """One case by one significance, or by one of `OTHERS`."""
     prompt = model.build_prompt(case.question, case.documents)
     config = dataclasses.replace(model.config, target_len=target)
     start = time.perf_counter()
     if significance in OTHERS:
-        affix = len(prompt.prefix_ids) + len(prompt.suffix_ids)
-        numbers = prompt.origins[:, 0]
-        right = (numbers[:, None] == torch.tensor([document for document, _ in case.gold])).any(1)
-        kept = bm25_tokens(case, prompt, target - affix) if significance == "bm25" else right
-        short = dataclasses.replace(prompt, context_ids=prompt.context_ids[kept], origins=prompt.origins[kept])
+        rows = chosen_rows(case, prompt, target, significance)
+        short = dataclasses.replace(prompt, context_ids=prompt.context_ids[rows], origins=prompt.origins[rows])
         cache = model.compress_prompt(short, max_new_tokens=32)
+        kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool).index_fill_(0, rows, True)
     else:
         cache = model.compress_prompt(prompt, config=dataclasses.replace(config, significance=significance))
         places = cache.kept_tokens.cpu() - len(prompt.prefix_ids)
         kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool)
         kept[places[(places >= 0) & (places < len(kept))]] = True
     seconds = time.perf_counter() - start
-    row = {"survives": survives(prompt, kept, case.gold), "tokens": len(prompt), "seconds": seconds}
+    row: dict[str, Any] = {"survives": survives(prompt, kept, case.gold), "tokens": len(prompt), "seconds": seconds}
     if answered:
         row["likelihood"] = likelihood(model, cache, case.answer)
         row["said"] = model.generate(cache, 24).text
@@ -212,7 +218,7 @@ def main() -> None:
         )
         for target in options.targets:
             for number, by in enumerate(options.by):
-                some = cases if number == 0 or by == "bm25" else cases[: options.few]
+                some = cases if number == 0 or by.startswith("bm25") else cases[: options.few]
                 for case in some:
                     row = measure(model, case, target, by, answered=asked == 1)
                     rows.append({"task": task, "target": target, "by": by} | row)

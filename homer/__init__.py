@@ -31,6 +31,7 @@ from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
 from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration, load_calibration
+from homer.significance.question import Question
 from homer.significance.standardized import Standardized
 from homer.text.documents import Document
 from homer.text.files import read_documents
@@ -62,6 +63,7 @@ __all__ = [
     "Observation",
     "Passage",
     "Prompt",
+    "Question",
     "Sampling",
     "Significance",
     "Source",

@@ -242,6 +242,7 @@ def _read_anew(walk: Walk, root: Chunk) -> Compressed:
     Their keys and values still speak of what stood around them, at positions that overlap: a model picks the right
     ones, and then reads them badly. Beside the leaves this costs little; this library's own addition.
     """
+    root = _arranged(walk.scoring, root)
     decoder, ids = walk.decoder, walk.ids.index_select(0, root.tokens)[None]
     positions = torch.arange(len(root), device=ids.device)[None]
     output = decoder.run(0, decoder.layers, ids, positions)
@@ -249,6 +250,16 @@ def _read_anew(walk: Walk, root: Chunk) -> Compressed:
     assert root.scores is not None
     chunk = dataclasses.replace(root, keys=output.keys, values=output.values, position_ids=positions, stack=None)
     return Compressed(chunk, output.logits, root.scores.mean(0), walk.survived)
+
+
+def _arranged(scoring: Scoring, root: Chunk) -> Chunk:
+    """The root's tokens and scores in the order in which they are to be read anew."""
+    assert root.scores is not None
+    documents = None if scoring.documents is None else scoring.documents[root.tokens]
+    order = None if documents is None else scoring.significance.arrange(root.scores, documents)
+    if order is None:
+        return root
+    return dataclasses.replace(root, tokens=root.tokens[order], scores=root.scores[:, order])
 
 
 def _refresh(walk: Walk, root: Compressed) -> Compressed:

@@ -134,7 +134,7 @@ class ContextModel(TokenModel):
         leaves = EncodedLeaves(self.decoder, encoded, plan)
         cache = self._compress(
             *(ids, plan, encoded.config, encoded.document_lens, question_span), progress=progress, watch=watch,
-            leaves=leaves,
+            leaves=leaves, numbers=encoded.document_numbers,
         )  # fmt: skip
         return dataclasses.replace(cache, cached_tokens=cached)
 

@@ -143,7 +143,8 @@ class HomerModel(ContextModel):
             encoded.check_settings(config=config)
             return self.compress_encoded(encoded, prompt.suffix_ids, **shown)
         fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
-        return self.compress(prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids, config=fitting, **shown)
+        parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
+        return self.compress(*parts, document_numbers=prompt.document_numbers, config=fitting, **shown)
 
     def build_prompt(
         self, question: str, documents: Sequence[DocumentLike] | EncodedContext, *, system: str | None = None

@@ -21,7 +21,7 @@ from homer.merging.chunk import Chunk, unstack
 from homer.merging.merge import Walk
 from homer.plan.schedule import MergePlan
 from homer.reuse.states import LeafStates, kept_cache
-from homer.text.documents import Document
+from homer.text.documents import Document, document_numbers
 
 _TOKENS_AT_ONCE = 65536  # of all leaves that a suffix runs on top of in one batch
 _TOKENS_FETCHED = 16384  # the same where states come from other memory, while others are worked on
@@ -66,6 +66,11 @@ class EncodedContext:
     def suffix_budget(self) -> int:
         """The longest suffix that it can take, in tokens."""
         return self.config.suffix_budget
+
+    @property
+    def document_numbers(self) -> Tensor | None:
+        """As in Prompt; None where it was made from token ids."""
+        return None if self.origins is None else document_numbers(self.documents, self.origins)
 
     @property
     def nbytes(self) -> int:

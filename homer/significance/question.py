@@ -29,6 +29,8 @@ class Question(Significance):
         most_heads: so many heads at most, those that find most together by the calibration.
         evidence_heads: where it knows no team, the best ones, if they find this part of what the best one does.
         passages: the weight of a passage's votes beside a sentence's own; 0 looks at sentences alone.
+        best_last: whether the documents are read in the order of their worth, the best beside the question, where a
+            model reads best; else in the order given.
 
     Source: the heads are those of QRHead (Zhang et al., EMNLP 2025) and in-context re-ranking (Chen et al., ICLR
     2025), which rank documents; votes, sentences and the way up the tree are this library's own.
@@ -37,6 +39,7 @@ class Question(Significance):
     most_heads: int = 4
     evidence_heads: float = 0.5
     passages: float = 2.0
+    best_last: bool = True
 
     looks_again = True
 
@@ -92,6 +95,19 @@ class Question(Significance):
         ranks = torch.zeros_like(each)
         ranks[start:end] = in_order(worth, sentences)
         return ranks[None]
+
+    def arrange(self, scores: Tensor, documents: Tensor) -> Tensor | None:
+        """The order of the documents' worth; each document stays as it is, and so does what is before and behind all.
+
+        The last passages of a prompt are read best (Liu et al., Lost in the Middle, 2023), by small models above all.
+        """
+        moves = (documents >= 0).nonzero().flatten()
+        if not self.best_last or not len(moves):
+            return None
+        place = torch.arange(len(documents), device=documents.device)
+        worth = density(scores.mean(0), documents)
+        worth = worth.masked_fill(place < moves[0], -torch.inf).masked_fill(place > moves[-1], torch.inf)
+        return worth.argsort(stable=True)
 
 
 def votes(attention: Tensor, prefix_len: int, suffix_len: int) -> Tensor:

@@ -24,6 +24,8 @@ class Scoring:
         sentences, passages: (length of the input,), the number of the sentence and of the passage that each token is
             in; None where not needed.
         look: how the question's tokens are watched; None where they are not.
+        documents: (length of the input,), the number of the document that each token is of, -1 for what keeps its
+            place; None where nothing may change places.
     """
 
     significance: Significance = dataclasses.field(default_factory=Paper)
@@ -31,12 +33,12 @@ class Scoring:
     sentences: Tensor | None = None
     passages: Tensor | None = None
     look: QuestionLook | None = None
+    documents: Tensor | None = None
 
     def on(self, device: torch.device) -> Scoring:
         """The same with its tensors on a device."""
-        if self.sentences is None or self.passages is None:
-            return self
-        return dataclasses.replace(self, sentences=self.sentences.to(device), passages=self.passages.to(device))
+        numbers = {name: getattr(self, name) for name in ("sentences", "passages", "documents")}
+        return dataclasses.replace(self, **{name: x.to(device) for name, x in numbers.items() if x is not None})
 
 
 def scoring_for(

@@ -146,7 +146,7 @@ class _Layout:
         numbers = range(len(self._documents))
         in_system = self._messages[self._holder]["role"] == "system"
         order = [*numbers, len(numbers)] if in_system else [len(numbers), *numbers]  # as it came to pass
-        documents = (*self._documents, Document(text, EARLIER_TITLE))
+        documents = (*self._documents, Document(text, EARLIER_TITLE, keeps_place=True))
         return self._builder.around(self._stay(cut), documents, self._place, order)
 
     def affix_len(self, cut: int) -> int:

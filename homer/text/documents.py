@@ -7,6 +7,9 @@ import functools
 import logging
 from collections.abc import Container, Mapping, Sequence
 
+import torch
+from torch import Tensor
+
 from homer.base.arguments import as_title, check_list, check_text
 from homer.errors import InputError
 
@@ -22,12 +25,14 @@ class Document:
     Attributes:
         before: what stands before the text; None for a line with the title.
         after: what stands behind it.
+        keeps_place: whether it stays where it is, when documents are put in another order to be read.
     """
 
     text: str
     title: str | None = None
     before: str | None = None
     after: str = "\n\n"
+    keeps_place: bool = False
 
     @functools.cached_property
     def header(self) -> str:
@@ -81,8 +86,20 @@ def _checked(document: Document, name: str) -> Document:
         raise InputError(f"the title of {name} is a {type(document.title).__name__}: give a string, or None")
     before = None if document.before is None else check_text(f"what stands before {name}", document.before)
     after = check_text(f"what stands behind {name}", document.after)
-    checked = Document(check_text(f"the text of {name}", document.text), title, before, after)
+    text = check_text(f"the text of {name}", document.text)
+    checked = Document(text, title, before, after, document.keeps_place)
     return document if checked == document else checked
+
+
+def document_numbers(documents: Sequence[Document], origins: Tensor) -> Tensor:
+    """(tokens,), the number of the document that each token is of; -1 where it keeps its place.
+
+    Args:
+        origins: (tokens, 3), as in Prompt.
+    """
+    numbers = origins[:, 0]
+    stays = torch.tensor([document.keeps_place for document in documents])
+    return numbers.masked_fill(stays[numbers], -1)
 
 
 def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:

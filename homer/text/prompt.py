@@ -13,7 +13,7 @@ from torch import Tensor
 
 from homer.base.arguments import check_text
 from homer.errors import InputError
-from homer.text.documents import Document, DocumentLike, to_documents
+from homer.text.documents import Document, DocumentLike, document_numbers, to_documents
 from homer.text.template import ChatTemplate, Message
 from homer.text.tokenizing import Encoded, Encoder, Piece
 
@@ -42,6 +42,11 @@ class Prompt:
     origins: Tensor
     question: str = ""
     question_span: tuple[int, int] | None = None
+
+    @property
+    def document_numbers(self) -> Tensor:
+        """(context tokens,), the number of the document that each token is of; -1 where it keeps its place."""
+        return document_numbers(self.documents, self.origins)
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.context_ids) + len(self.suffix_ids)

@@ -16,6 +16,7 @@ from homer.significance.choosing import settled
 from homer.significance.evidence import QuestionLook, stretches
 from homer.significance.question import Question, best_heads, density, in_order, runs, votes
 from homer.significance.sentences import number_parts
+from homer.view.sources import trace_sources
 
 CODE = "The door code for the north gate is 48213."
 
@@ -189,6 +190,49 @@ def test_what_survives_is_read_anew(small: HomerModel) -> None:
         plain = small.model(ids[None].to(small.decoder.device), use_cache=True)
     torch.testing.assert_close(cache.logits, plain.logits[:, -1].float(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(cache.keys[-1], plain.past_key_values.layers[-1].keys, atol=1e-4, rtol=1e-4)
+
+
+def test_documents_are_read_in_the_order_of_their_worth(small: HomerModel) -> None:
+    model = known_team(small, (1, 0), (3, 1))
+    prompt = model.build_prompt("How many chairs are in room 7?", ROOMS)
+    cache = model.compress_prompt(prompt)
+    given = dataclasses.replace(model.config, significance=Question(best_last=False))
+    plain = model.compress_prompt(prompt, config=given)
+    assert plain.kept_tokens.tolist() == sorted(cache.kept_tokens.tolist()) != cache.kept_tokens.tolist()
+    inner = slice(cache.prefix_len, len(cache) - cache.suffix_len)
+    numbers = prompt.origins[cache.kept_tokens[inner] - cache.prefix_len, 0]
+    _, counts = numbers.unique_consecutive(return_counts=True)
+    assert len(counts) == len(numbers.unique())  # every document in one piece
+    pieces = zip(cache.relevance[inner].split(counts.tolist()), counts.tolist(), strict=True)
+    worth = [float(piece.sum()) / count**0.5 for piece, count in pieces]
+    assert worth == sorted(worth)
+    assert cache.kept_tokens[: cache.prefix_len].tolist() == list(range(cache.prefix_len))
+    assert cache.kept_tokens[-1] == cache.input_tokens - 1
+    assert [s.kept for s in trace_sources(prompt, cache)] == [s.kept for s in trace_sources(prompt, plain)]
+
+
+def test_what_keeps_its_place_is_not_moved() -> None:
+    scores = torch.tensor([[0.0, 9.0, 3.0, 3.0, 1.0, 2.0, 8.0, 0.0]])
+    documents = torch.tensor([-1, -1, 0, 0, 1, 2, -1, -1])  # prefix and earlier conversation, documents, suffix
+    assert Question().arrange(scores, documents).tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
+    assert Question(best_last=False).arrange(scores, documents) is None
+    assert Question().arrange(scores, torch.full((8,), -1)) is None
+
+
+def test_document_numbers_are_checked(small: HomerModel) -> None:
+    for numbers, said in (([0], "1 for 300"), ([-2] * 300, "-2"), (["a"] * 300, "numbers")):
+        with pytest.raises(InputError, match=said):
+            small.compress([1], [5] * 300, [2], document_numbers=numbers)
+
+
+def test_earlier_turns_keep_their_place(small: HomerModel) -> None:
+    turns = [{"role": role, "content": f"{role} says {n}. " * 20} for n in range(4) for role in ("user", "assistant")]
+    prompt = small.build_chat_prompt([*turns, {"role": "user", "content": "Which room?"}], ROOMS)
+    assert prompt.documents[-1].keeps_place
+    earlier = prompt.origins[:, 0] == len(ROOMS)
+    assert earlier.any()
+    assert (prompt.document_numbers[earlier] == -1).all()
+    assert torch.equal(prompt.document_numbers[~earlier], prompt.origins[~earlier, 0])
 
 
 def test_layers_that_nobody_looks_at_change_nothing(small: HomerModel, monkeypatch: pytest.MonkeyPatch) -> None:
