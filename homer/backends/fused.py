@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 
 from homer.backends.attention import watched
@@ -22,10 +23,12 @@ from homer.backends.graph import GraphSteps
 from homer.backends.kernels.plain import EAGER, own
 from homer.backends.layers import FusedLayers
 from homer.backends.reference import ReferenceDecoder
+from homer.base.locks import Lock
 from homer.errors import UnsupportedModelError
 from homer.significance.evidence import QuestionLook
 
 logger = logging.getLogger(__name__)
+_SWITCH = Lock()  # of the process's choice among attention kernels
 
 # (layer, query, new key, new value) to all keys, all values and what the query makes of them
 Earlier = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -261,8 +264,22 @@ def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     queries = query.transpose(1, 2).reshape(len(query), shared, groups * count, -1)
     if mask is not None:
         mask = mask.repeat(*[1] * (mask.ndim - 2), groups, 1)
-    attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask)
+    with _no_plans(query.device):
+        attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask)
     return attended.reshape(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
+
+
+@contextlib.contextmanager
+def _no_plans(device: torch.device) -> Iterator[None]:
+    """Attention without cuDNN, which plans anew for every length of a question: a tenth of a second each.
+
+    The switch is the process's, so that one thread at a time may turn it.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with _SWITCH, sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield
 
 
 def _mask(queries: int, length: int, device: torch.device) -> Tensor:
