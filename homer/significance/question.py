@@ -12,6 +12,7 @@ from homer.errors import CalibrationError, ConfigError
 from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration
 
+_SHARPEST = 16.0
 FAINT = 1e-2  # attention that a stretch of the question must give to count: less is noise
 
 
@@ -29,6 +30,8 @@ class Question(Significance):
         most_heads: so many heads at most, those that find most together by the calibration.
         evidence_heads: where it knows no team, the best ones, if they find this part of what the best one does.
         passages: the weight of a passage's votes beside a sentence's own; 0 looks at sentences alone.
+        sharpness: the power to which a stretch's votes are raised before those of all are added. Above 1, what a few
+            stretches favour, such as the second of two questions, stands its ground against what all favour a little.
         best_last: whether the documents are read in the order of their worth, the best beside the question, where a
             model reads best; else in the order given.
 
@@ -39,6 +42,7 @@ class Question(Significance):
     most_heads: int = 4
     evidence_heads: float = 0.5
     passages: float = 2.0
+    sharpness: float = 1.5
     best_last: bool = True
 
     looks_again = True
@@ -50,6 +54,8 @@ class Question(Significance):
             raise ConfigError(f"evidence_heads={self.evidence_heads} is no share: give a number from 0 to 1")
         if self.passages < 0:
             raise ConfigError(f"passages={self.passages} is below 0: give a weight of at least 0")
+        if not 0 < self.sharpness <= _SHARPEST:
+            raise ConfigError(f"sharpness={self.sharpness} is no power: give a number above 0, {_SHARPEST} at most")
 
     def observe(self, first: int, end: int, layers: int) -> Iterable[int]:
         """None: the last token has no say."""
@@ -85,16 +91,16 @@ class Question(Significance):
 
     def rank(self, scores: Tensor, seen: Observation) -> Tensor:
         """(1, length): the order of survival, whole sentences one after the other."""
-        each = votes(scores, seen.prefix_len, seen.suffix_len).mean(0)
+        each = votes(scores, seen.prefix_len, seen.suffix_len)
         if seen.sentences is None or seen.passages is None:
-            return each[None]
-        start, end = seen.prefix_len, len(each) - seen.suffix_len
-        context = each[start:end]
+            return each.pow(self.sharpness).mean(0, keepdim=True)
+        start, end = seen.prefix_len, each.shape[1] - seen.suffix_len
+        context = each[:, start:end]
         sentences, passages = (number[0, start:end].to(each.device) for number in (seen.sentences, seen.passages))
         worth = density(context, sentences) + self.passages * density(context, passages)
-        ranks = torch.zeros_like(each)
-        ranks[start:end] = in_order(worth, sentences)
-        return ranks[None]
+        ranks = torch.zeros_like(each[:1])
+        ranks[0, start:end] = in_order(worth.pow(self.sharpness).mean(0), sentences)
+        return ranks
 
     def arrange(self, scores: Tensor, documents: Tensor) -> Tensor | None:
         """The order of the documents' worth; each document stays as it is, and so does what is before and behind all.
@@ -119,13 +125,14 @@ def votes(attention: Tensor, prefix_len: int, suffix_len: int) -> Tensor:
 
 
 def density(values: Tensor, groups: Tensor) -> Tensor:
-    """The sum over each token's group, over the square root of the group's length: (length,) each.
+    """The sum over each token's group, over the square root of the group's length, for values (..., length).
 
     A plain mean would favour fragments, a plain sum the longest group. What is left of a group stands together.
     """
     place = runs(groups)
-    sums, lengths = (torch.zeros_like(values).index_add_(0, place, t) for t in (values, torch.ones_like(values)))
-    return (sums / lengths.clamp(min=1).sqrt())[place]
+    sums = torch.zeros_like(values).index_add_(-1, place, values)
+    lengths = sums.new_zeros(values.shape[-1]).index_add_(0, place, sums.new_ones(values.shape[-1]))
+    return (sums / lengths.clamp(min=1).sqrt())[..., place]
 
 
 def in_order(worth: Tensor, groups: Tensor) -> Tensor:

@@ -7,7 +7,16 @@ import pytest
 import torch
 from small import save_small
 
-from homer import Calibration, CalibrationError, HomerConfig, HomerModel, InputError, load_calibration
+from homer import (
+    Calibration,
+    CalibrationError,
+    ConfigError,
+    HomerConfig,
+    HomerModel,
+    InputError,
+    Observation,
+    load_calibration,
+)
 from homer.calibrating.on_demand import calibration_folder
 from homer.calibrating.team import choose_team, hits
 from homer.config import usual_target
@@ -63,6 +72,23 @@ def test_each_stretch_has_one_vote() -> None:
     assert shares[:, 0].tolist() == [0, 0]
     assert 0.75 < shares[0, 1] < 0.8
     assert shares[1, 3] > 0.9  # it gave the context little, but all of that to one token
+
+
+def test_what_one_stretch_favours_stands_its_ground() -> None:
+    scores = torch.full((4, 8), 0.6 / 7)
+    scores[:3, 0] = 0.4  # most stretches, a little
+    scores[3] = 0.2 / 7
+    scores[3, 4] = 0.8  # one of four, strongly
+    seen = Observation({}, torch.arange(8)[None], torch.arange(8)[None], None, 0, 0, 6, sentences=torch.arange(8)[None],
+                       passages=torch.arange(8)[None])  # fmt: skip
+    first = {power: int(Question(sharpness=power).rank(scores, seen)[0].argmax()) for power in (1.0, 4.0)}
+    assert first == {1.0: 0, 4.0: 4}
+
+
+@pytest.mark.parametrize("power", [0, -1, 17])
+def test_a_sharpness_out_of_range_is_refused(power: float) -> None:
+    with pytest.raises(ConfigError, match=f"sharpness={power}"):
+        Question(sharpness=power)
 
 
 def test_whole_groups_in_order() -> None:
