@@ -88,12 +88,10 @@ class Compressor:
         _check_budget(max_tokens, max_share, top_k)
         if keep not in get_args(Keep):
             raise InputError(f"keep={keep!r} is none: give {', '.join(map(repr, get_args(Keep)))}")
-        prompt = self._builder.build(question, documents)
-        parts = Parts.of(prompt, self._look(prompt, progress))
-        room = max_tokens if max_share is None else max(1, int(max_share * int(parts.tokens.sum())))
-        picker = Picker(parts.units, parts.tokens.tolist(), self._count(f"\n{self._marker}\n"), room)
-        picker.pick(parts.groups(keep, self._question.passages), top_k)
-        return self._hand_out(prompt, parts, picker, room)
+        prompt, parts = self._read(question, documents, progress)
+        if max_share is not None:
+            max_tokens = max(1, int(max_share * int(parts.tokens.sum())))
+        return self._choose(prompt, parts, keep, max_tokens, top_k)
 
     def score(self, question: str, documents: Sequence[DocumentLike], *, progress: bool = False) -> tuple[float, ...]:
         """For each document its share of all their scores, 0 to 1: what a reranker gives; compare those of one call.
@@ -101,8 +99,18 @@ class Compressor:
         Raises:
             InputError, CalibrationError: as `compress`.
         """
+        return self._read(question, documents, progress)[1].shares
+
+    def _read(self, question: str, documents: Sequence[DocumentLike], progress: bool) -> tuple[Prompt, Parts]:
+        """The prompt that asks, and what the question's votes make of its documents."""
         prompt = self._builder.build(question, documents)
-        return Parts.of(prompt, self._look(prompt, progress)).shares
+        return prompt, Parts.of(prompt, self._look(prompt, progress))
+
+    def _choose(self, prompt: Prompt, parts: Parts, keep: Keep, room: int | None, top_k: int | None) -> Compressed:
+        """The best parts within a budget."""
+        picker = Picker(parts.units, parts.tokens.tolist(), self._count(f"\n{self._marker}\n"), room)
+        picker.pick(parts.groups(keep, self._question.passages), top_k)
+        return self._hand_out(prompt, parts, picker, room)
 
     @property
     def _question(self) -> Question:
@@ -175,10 +183,8 @@ def _check_budget(max_tokens: int | None, max_share: float | None, top_k: int | 
     given = {"max_tokens": max_tokens, "max_share": max_share, "top_k": top_k}
     named = [f"{name}={value!r}" for name, value in given.items() if value is not None]
     if len(named) != 1:
-        raise InputError(
-            f"{len(named)} budgets are given{f' ({chr(44).join(named)})' if named else ''}: give exactly 1 of "
-            f"max_tokens, max_share and top_k"
-        )
+        shown = f" ({', '.join(named)})" if named else ""
+        raise InputError(f"{len(named)} budgets are given{shown}: give exactly 1 of max_tokens, max_share and top_k")
     for name in ("max_tokens", "top_k"):
         if given[name] is not None:
             check_whole(name, given[name], 1)

@@ -25,11 +25,18 @@ def windows(context_len: int, room: int, borders: Sequence[int]) -> list[Leaf]:
     Args:
         borders: where parts begin, in order; a leaf's own part ends at one, if there is one in its second half.
     """
-    count = len(_starts(context_len, room, borders))
-    low, high = max(1, -(-context_len // count)), min(room, context_len)
-    while low < high:  # the shortest leaves that are no more of them
+    known = frozenset(borders)
+
+    def effort(length: int) -> tuple[int, int]:
+        starts = _starts(context_len, length, borders)
+        return len(starts), sum(start not in known for start in starts[1:])
+
+    low, high = 1, min(room, context_len)
+    leaves, torn = effort(high)
+    while low < high:  # the shortest leaves that are no more of them, and tear no more parts
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_starts(context_len, middle, borders)) <= count else (middle + 1, high)
+        found = effort(middle) if middle * leaves >= context_len else (leaves + 1, 0)
+        low, high = (low, middle) if found[0] <= leaves and found[1] <= torn else (middle + 1, high)
     starts = _starts(context_len, high, borders)
     ends = [*starts[1:], context_len]
     begins = [min(start, context_len - high) for start in starts]
