@@ -36,7 +36,7 @@ Found = tuple[list[int], dict[int, Spans]]  # the ranking, and what is kept at e
 def ours(compressor: Compressor, case: Any, numbers: Sequence[int] | None = None) -> Found:
     """By the compressor, of all passages or of some; read once for all budgets."""
     numbers = range(len(case.documents)) if numbers is None else numbers
-    prompt, parts = compressor._read(case.question, [case.documents[number] for number in numbers], False)
+    prompt, parts = compressor._read(case.question, [case.documents[number] for number in numbers])
     kept: dict[int, Spans] = {}
     ranking: Sequence[int] = ()
     for budget in BUDGETS:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ class Compressor:
         top_k: int | None = None,
         keep: Keep = "sentences",
         progress: bool = False,
+        tick: Callable[[], None] = lambda: None,
     ) -> Compressed:
         """The parts of documents that a question asks for, within one budget, in the order in which they stand.
 
@@ -80,6 +81,7 @@ class Compressor:
             keep: what stays or goes as a whole: "sentences"; "passages", which are paragraphs, of long ones a few
                 sentences; or "documents".
             progress: show a progress bar, a step a leaf.
+            tick: called after every batch of leaves; what it raises ends the work.
 
         Raises:
             InputError: no budget or several, one out of range, no documents, or an empty question.
@@ -88,7 +90,7 @@ class Compressor:
         _check_budget(max_tokens, max_share, top_k)
         if keep not in get_args(Keep):
             raise InputError(f"keep={keep!r} is none: give {', '.join(map(repr, get_args(Keep)))}")
-        prompt, parts = self._read(question, documents, progress)
+        prompt, parts = self._read(question, documents, progress, tick)
         if max_share is not None:
             max_tokens = max(1, int(max_share * int(parts.tokens.sum())))
         return self._choose(prompt, parts, keep, max_tokens, top_k)
@@ -101,10 +103,16 @@ class Compressor:
         """
         return self._read(question, documents, progress)[1].shares
 
-    def _read(self, question: str, documents: Sequence[DocumentLike], progress: bool) -> tuple[Prompt, Parts]:
+    def _read(
+        self,
+        question: str,
+        documents: Sequence[DocumentLike],
+        progress: bool = False,
+        tick: Callable[[], None] = lambda: None,
+    ) -> tuple[Prompt, Parts]:
         """The prompt that asks, and what the question's votes make of its documents."""
         prompt = self._builder.build(question, documents)
-        return prompt, Parts.of(prompt, self._look(prompt, progress))
+        return prompt, Parts.of(prompt, self._look(prompt, progress, tick))
 
     def _choose(self, prompt: Prompt, parts: Parts, keep: Keep, room: int | None, top_k: int | None) -> Compressed:
         """The best parts within a budget."""
@@ -117,7 +125,7 @@ class Compressor:
         given = self._config.significance
         return given if isinstance(given, Question) else Question()
 
-    def _look(self, prompt: Prompt, progress: bool) -> Tensor:
+    def _look(self, prompt: Prompt, progress: bool, tick: Callable[[], None]) -> Tensor:
         """(context,) votes of the question, each head's and each stretch's the same."""
         first, end = prompt.question_span or (0, len(prompt.suffix_ids))
         leaves = self._leaves(prompt)
@@ -126,9 +134,12 @@ class Compressor:
         parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
         size = self._config.chunk_batch_size
         with tqdm(total=len(leaves), desc="looking", unit="leaf", disable=not progress) as bar:
-            attention = look_at(
-                self._model.decoder, parts, look, leaves, batch_size=size, tick=lambda done: _move(bar, done)
-            )
+
+            def step(done: int) -> None:
+                bar.update(done)
+                tick()
+
+            attention = look_at(self._model.decoder, parts, look, leaves, batch_size=size, tick=step)
         return torch.stack([votes(one, 0, 0).mean(0) for one in attention]).mean(0)
 
     def _leaves(self, prompt: Prompt) -> list[Leaf]:
@@ -165,10 +176,6 @@ class Compressor:
         documents = tuple(Document(left[number].text, prompt.documents[number].title) for number in numbers)
         usage = Usage(total, sum(one.tokens for one in left.values()), 0)
         return Compressed(documents, numbers, tuple(left[number].spans for number in numbers), parts.shares, usage)
-
-
-def _move(bar: tqdm[Any], steps: int) -> None:
-    bar.update(steps)
 
 
 class _Left(NamedTuple):
