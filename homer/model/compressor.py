@@ -28,6 +28,7 @@ from homer.view.sources import Usage
 logger = logging.getLogger(__name__)
 
 MARKER = "[...]"
+KEEPS = get_args(Keep)
 
 
 class Compressor:
@@ -87,13 +88,20 @@ class Compressor:
             InputError: no budget or several, one out of range, no documents, or an empty question.
             CalibrationError: a model of which it is not known which heads find what is asked for.
         """
-        _check_budget(max_tokens, max_share, top_k)
-        if keep not in get_args(Keep):
-            raise InputError(f"keep={keep!r} is none: give {', '.join(map(repr, get_args(Keep)))}")
+        self.check(max_tokens, max_share, top_k, keep)
         prompt, parts = self._read(question, documents, progress, tick)
         if max_share is not None:
             max_tokens = max(1, int(max_share * int(parts.tokens.sum())))
         return self._choose(prompt, parts, keep, max_tokens, top_k)
+
+    @staticmethod
+    def check(
+        max_tokens: int | None = None, max_share: float | None = None, top_k: int | None = None, keep: str = "sentences"
+    ) -> None:
+        """Raise InputError now, at no cost, where `compress` would for these settings."""
+        _check_budget(max_tokens, max_share, top_k)
+        if keep not in KEEPS:
+            raise InputError(f"keep={keep!r} is none: give {', '.join(map(repr, KEEPS))}")
 
     def score(self, question: str, documents: Sequence[DocumentLike], *, progress: bool = False) -> tuple[float, ...]:
         """For each document its share of all their scores, 0 to 1: what a reranker gives; compare those of one call.
