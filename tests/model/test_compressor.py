@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from small import save_small
+from small import asked_small
 
-from homer import Calibration, CalibrationError, Compressed, Compressor, HomerConfig, HomerModel, InputError
+from homer import CalibrationError, Compressed, Compressor, HomerModel, InputError
 from homer.demo import DOCUMENTS
 from homer.merging.looking import look_at
 from homer.model.parts import Parts
@@ -28,16 +28,11 @@ TEXTS = [
     {"title": "Codes", "text": f"All codes of this year.\n\n{TABLE}\n\nThey change in May."},
     {"text": "```\nopen(48213)\nclose()\n```\n\n- first buy oil\n- then paint the fence\n\nIt was fine. It rained."},
 ]
-CALIBRATION = Calibration(
-    torch.zeros(6, 0), {"team": [[3, 1], [1, 0]]}, question_heads=torch.eye(6, 2) + 0.1
-)  # heads need not find anything here
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    config = HomerConfig(max_chunk_len=240, target_len=64)
-    folder = save_small(tmp_path_factory.mktemp("small"))
-    return HomerModel.from_pretrained(folder, config=config, calibration=CALIBRATION)
+    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 def check(result: Compressed, texts: list[Any] = TEXTS, marker: str = "[...]") -> None:
@@ -197,3 +192,11 @@ def test_what_is_asked_for_is_found(mini: HomerModel) -> None:
     assert "The maximum fill level of the nitrogen dewar is 35 litres." in result.text
     assert result.ranking[0] == 1
     assert mini.ask(question, result.documents).text.startswith("35 litres")
+
+
+def test_work_ends_at_a_tick(small: HomerModel) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Compressor(small).compress(QUESTION, TEXTS, top_k=1, tick=stop)
