@@ -26,6 +26,7 @@ from homer.generation.sampling import Sampling
 from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache
 from homer.model import HomerModel
+from homer.model.compressor import Compressor
 from homer.plan.schedule import MergePlan, plan_merge
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
@@ -38,6 +39,7 @@ from homer.text.files import read_documents
 from homer.text.prompt import Prompt
 from homer.text.readers import decode_text
 from homer.view.answer import Answer, show
+from homer.view.compressed import Compressed
 from homer.view.sources import Passage, Source, Usage
 from homer.view.trace import Trace, TracedDocument
 
@@ -48,6 +50,8 @@ __all__ = [
     "Calibration",
     "CalibrationError",
     "CompactCache",
+    "Compressed",
+    "Compressor",
     "ConfigError",
     "Document",
     "EncodedContext",

@@ -21,6 +21,7 @@ from homer.config import SIGNIFICANCES, HomerConfig
 from homer.errors import HomerError, InputError
 from homer.experiments.commands import add_commands
 from homer.model import HomerModel
+from homer.model.compressor import KEEPS, MARKER, Compressor
 from homer.text.files import is_among, read_documents
 from homer.view.answer import Answer
 
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_ask(commands)
     _add_index(commands)
+    _add_compress(commands)
     demo = commands.add_parser("demo", help="ask a model about a folder of documents that ships with this package")
     _add_model(demo)
     demo.set_defaults(run=_demo)
@@ -102,6 +104,24 @@ def _add_index(commands: Any) -> None:
     _add_strict(index)
     _add_model(index)
     index.set_defaults(run=_index)
+
+
+def _add_compress(commands: Any) -> None:
+    compress = commands.add_parser("compress", help="print what of files a question asks for, for any other model")
+    compress.add_argument("files", nargs="+", help=_FILES)
+    compress.add_argument("--question", required=True)
+    compress.add_argument(
+        "--max-tokens", type=int, help="tokens of text to print (default: 512, unless another is given)"
+    )
+    compress.add_argument("--max-share", type=float, help="the same as a share of all tokens, above 0 to 1")
+    compress.add_argument("--top-k", type=int, help="so many of the best sentences, passages or documents")
+    compress.add_argument("--keep", choices=KEEPS, default="sentences", help="what stays or goes as a whole")
+    compress.add_argument("--marker", default=MARKER, help=f"stands where something was left out (default: {MARKER})")
+    compress.add_argument("--json", action="store_true", help="print documents, spans, scores and usage as JSON")
+    compress.add_argument("--no-progress", action="store_true")
+    _add_strict(compress)
+    _add_model(compress)
+    compress.set_defaults(run=_compress)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -183,6 +203,24 @@ def _ask(options: argparse.Namespace) -> int:
         answer.show(options.html)
     print(_json(answer) if options.json else _report(answer))
     _say(skipped)
+    return 0
+
+
+def _compress(options: argparse.Namespace) -> int:
+    skipped: list[str] = []
+    budget: dict[str, Any] = {name: getattr(options, name) for name in ("max_tokens", "max_share", "top_k")}
+    if not any(value is not None for value in budget.values()):
+        budget["max_tokens"] = 512
+    Compressor.check(**budget)
+    documents = read_documents(options.files, strict=options.strict, report=skipped.append)
+    model = _load(options)
+    compressor = Compressor(model, marker=options.marker, config=_config(model, options))
+    short = compressor.compress(
+        options.question, documents, keep=options.keep, progress=not options.no_progress, **budget
+    )
+    print(json.dumps(dataclasses.asdict(short), indent=1) if options.json else short.text)
+    usage = f"{short.usage.input_tokens:,} tokens shortened to {short.usage.kept_tokens:,}"
+    _say([*skipped, usage])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""LangChain: ChatHomer, HomerLLM, and a documents chain that hands whole documents to them."""
+"""LangChain: ChatHomer, HomerLLM, a documents chain that hands them whole documents, a compressor of documents."""
 
 try:
     import langchain_core  # noqa: F401
@@ -7,6 +7,7 @@ except ModuleNotFoundError as error:
 
 from homer_integrations.langchain.chain import create_homer_documents_chain
 from homer_integrations.langchain.chat import ChatHomer
+from homer_integrations.langchain.compressor import HomerDocumentCompressor
 from homer_integrations.langchain.llm import HomerLLM
 
-__all__ = ["ChatHomer", "HomerLLM", "create_homer_documents_chain"]
+__all__ = ["ChatHomer", "HomerDocumentCompressor", "HomerLLM", "create_homer_documents_chain"]

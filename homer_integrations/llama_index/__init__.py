@@ -1,4 +1,4 @@
-"""LlamaIndex: HomerLLM, and a synthesizer and a query engine that hand whole nodes to it."""
+"""LlamaIndex: HomerLLM, a synthesizer and a query engine that hand whole nodes to it, and a postprocessor of nodes."""
 
 try:
     import llama_index.core  # noqa: F401
@@ -8,5 +8,8 @@ except ModuleNotFoundError as error:
 from homer_integrations.llama_index.encoder import TEXT_QA_TEMPLATE, HomerEncoder
 from homer_integrations.llama_index.engine import HomerQueryEngine, HomerSynthesizer
 from homer_integrations.llama_index.llm import HomerLLM
+from homer_integrations.llama_index.postprocessor import HomerPostprocessor
 
-__all__ = ["TEXT_QA_TEMPLATE", "HomerEncoder", "HomerLLM", "HomerQueryEngine", "HomerSynthesizer"]
+__all__ = [
+    "TEXT_QA_TEMPLATE", "HomerEncoder", "HomerLLM", "HomerPostprocessor", "HomerQueryEngine", "HomerSynthesizer",
+]  # fmt: skip

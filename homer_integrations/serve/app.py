@@ -7,6 +7,7 @@ import functools
 import hmac
 import time
 from collections.abc import Awaitable
+from typing import TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -17,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from homer import HomerError, TimeoutExceededError
 from homer_integrations.serve.answering import GONE, Answering, while_there
+from homer_integrations.serve.compressing import CompressingRequest, CompressRequest, RerankRequest, found_by
 from homer_integrations.serve.errors import Problem, ServeError, problem_of
 from homer_integrations.serve.guard import Guard, check_json
 from homer_integrations.serve.hosts import Hosts
@@ -36,10 +38,11 @@ from homer_integrations.serve.schema import schema_of
 from homer_integrations.serve.settings import ServeSettings
 
 _FILES_AT_ONCE = 4
+Asked = TypeVar("Asked", GenerationRequest, ChatRequest, CompletionRequest, CompressingRequest)
 
 
 def create_app(backend: Backend, settings: ServeSettings, host: str = "127.0.0.1") -> FastAPI:
-    """The application: /v1/chat/completions, /v1/completions, /v1/models, /health, /metrics, /openapi.json.
+    """The application: /v1/chat/completions, completions, rerank, compress, models; /health, /metrics, /openapi.json.
 
     Args:
         backend: what answers; an Engine, or replicas on Ray.
@@ -65,6 +68,8 @@ def create_app(backend: Backend, settings: ServeSettings, host: str = "127.0.0.1
     guarded = APIRouter(dependencies=[Depends(server.check_key)])  # by route: a path can be written in many ways
     guarded.post("/v1/chat/completions")(server.chat)
     guarded.post("/v1/completions")(server.complete)
+    guarded.post("/v1/rerank")(server.rerank)
+    guarded.post("/v1/compress")(server.compress)
     guarded.get("/v1/models")(server.models)
     guarded.get("/v1/models/{name:path}")(server.model)
     guarded.get("/metrics")(server.measure)
@@ -90,6 +95,14 @@ class _Server:
     async def complete(self, request: Request) -> Response:
         """/v1/completions."""
         return await self._counted("completions", self._answer(request, CompletionRequest))
+
+    async def rerank(self, request: Request) -> Response:
+        """/v1/rerank."""
+        return await self._counted("rerank", self._find(request, RerankRequest))
+
+    async def compress(self, request: Request) -> Response:
+        """/v1/compress."""
+        return await self._counted("compress", self._find(request, CompressRequest))
 
     async def models(self) -> JSONResponse:
         """/v1/models: the one that is served."""
@@ -134,7 +147,18 @@ class _Server:
             return await answering.stream(self._settings.keep_alive, asked.wants_usage)
         return JSONResponse(await answering.whole())
 
-    def _parse(self, kind: type[GenerationRequest], body: bytes) -> GenerationRequest:
+    async def _find(self, request: Request, kind: type[CompressingRequest]) -> Response:
+        check_json(request.headers)
+        body = await self._read(request)
+        client = request.client.host if request.client else ""
+        return await while_there(request, self._found(kind, body, client))
+
+    async def _found(self, kind: type[CompressingRequest], body: bytes, client: str) -> Response:
+        asked = await self._parsing.run(client, lambda _: self._parse(kind, body))
+        found = await found_by(self._backend, asked.job(self._settings, client))
+        return JSONResponse(asked.response(found))
+
+    def _parse(self, kind: type[Asked], body: bytes) -> Asked:
         check_values(body, self._settings.max_values)
         asked = parse(kind, body)
         self._check_model(asked.model)

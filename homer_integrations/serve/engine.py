@@ -15,8 +15,9 @@ import torch
 
 from homer import AnswerStream, CompactCache, GenerationError, HomerModel, Prompt, StateStore, TimeoutExceededError
 from homer_integrations.serve.errors import queue_full, too_long
-from homer_integrations.serve.jobs import Accepted, Event, Finished, Job
+from homer_integrations.serve.jobs import Accepted, CompressJob, Event, Finished, Job
 from homer_integrations.serve.lanes import Lane, Tick
+from homer_integrations.serve.looking import Looking
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
@@ -50,6 +51,7 @@ class Engine:
         self._queue = FairQueue(settings.max_running)
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
         self._short, self._long = Lane("homer-short"), Lane("homer-long")
+        self._looking = Looking(settings, self._queue, self._turns, self.settle, self._computing)
         self._places = 0
         self._busy = 0
         self._seconds = 0.1  # between the ends of two requests of late, on average
@@ -73,16 +75,23 @@ class Engine:
         """Wait for no more requests; those that run are finished."""
         self._short.close()
         self._long.close()
+        self._looking.close()
         self._running.shutdown(cancel_futures=True)
 
     async def stream(self, job: Job) -> AsyncGenerator[Event, None]:
-        """Accepted, pieces of text, Finished. Closing it ends the work after the step at hand.
+        """Accepted, pieces of text, Finished; or of a CompressJob, Found. Closing it ends the work after a step.
 
         Raises:
             ServeError: the queue is full, or the prompt too long for this server.
             TimeoutExceededError: not answered in time.
             HomerError: bad messages, documents or options.
         """
+        if isinstance(job, CompressJob):
+            with self._place():
+                async with contextlib.aclosing(self._looking.stream(job)) as events:
+                    async for event in events:
+                        yield event
+            return
         deadline = None if job.timeout is None else time.monotonic() + job.timeout
         with self._place():
             lane = self._long if job.characters > _LONG else self._short
@@ -113,6 +122,14 @@ class Engine:
             share = (time.monotonic() - start) / max(1, self._places)  # what it kept others from
             self._seconds += 0.1 * (share - self._seconds)
             self._places -= 1
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
 
     def _read(self, job: Job, tick: Tick) -> tuple[Call, Prompt]:
         """Settings and prompt, checked before anything is computed."""

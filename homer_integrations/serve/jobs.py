@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
-from homer import Answer, Document
+from homer import Answer, Compressed, Document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +63,28 @@ class Finished:
     cached_tokens: int
 
 
-Event = Accepted | str | Finished
+@dataclasses.dataclass(frozen=True)
+class CompressJob(Job):
+    """Documents to shorten; the one message is the question, and `options` are those of `Compressor.compress`."""
+
+    marker: str = "[...]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The last event of a CompressJob."""
+
+    compressed: Compressed
+
+
+Event = Accepted | str | Finished | Found
 
 
 class Backend(Protocol):
     """Whatever answers jobs: an Engine here, or replicas elsewhere."""
 
     def stream(self, job: Job) -> AsyncGenerator[Event, None]:
-        """Accepted, pieces of text, Finished. Closing it ends the work and frees its memory.
+        """Accepted, pieces of text, Finished; or Found. Closing it ends the work and frees its memory.
 
         Raises:
             HomerError: see `problem_of`.

@@ -180,7 +180,7 @@ class CompletionRequest(GenerationRequest):
         return [Job(({"role": "user", "content": text},), documents, options, seconds, asker) for text in prompts]
 
 
-Request = TypeVar("Request", bound=GenerationRequest)
+Request = TypeVar("Request", bound=BaseModel)
 
 
 async def read_body(chunks: AsyncIterator[bytes], limit: int) -> bytes:

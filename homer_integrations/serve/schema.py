@@ -10,10 +10,13 @@ from pydantic.json_schema import models_json_schema
 
 import homer_integrations.serve.protocol as protocol
 from homer import __version__
+from homer_integrations.serve.compressing import CompressRequest, RerankRequest
 
 _BODIES = {
     "/v1/chat/completions": protocol.ChatRequest,
     "/v1/completions": protocol.CompletionRequest,
+    "/v1/rerank": RerankRequest,
+    "/v1/compress": CompressRequest,
 }
 _ERROR = {
     "type": "object",
@@ -55,9 +58,14 @@ def _described(app: FastAPI) -> dict[str, Any]:
         reference = {"$ref": template.format(model=model.__name__)}
         route = found["paths"][path]["post"]
         route["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
-        route["responses"] = {"200": {"description": "The answer, whole or in chunks.", "content": _STREAMED}}
+        route["responses"] = {"200": {"description": "The answer, whole or in chunks.", "content": _content(model)}}
         route["responses"] |= {status: _problem(text) for status, text in _PROBLEMS.items()}
     return found
+
+
+def _content(model: Any) -> dict[str, Any]:
+    """What comes back; of a generation also in chunks."""
+    return _STREAMED if issubclass(model, protocol.GenerationRequest) else {"application/json": {}}
 
 
 def _problem(text: str) -> dict[str, Any]:

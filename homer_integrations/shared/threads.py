@@ -8,8 +8,11 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TypeVar
 
 from homer import Answer, AnswerStream
+
+Result = TypeVar("Result")
 
 
 def _new_workers() -> ThreadPoolExecutor:
@@ -61,6 +64,26 @@ async def answer_in_thread(open_stream: Callable[[], AnswerStream]) -> Answer:
             if isinstance(item, Answer):
                 return item
     raise AssertionError("a stream ends with its Answer")
+
+
+async def work_in_thread(work: Callable[[Callable[[], None]], Result]) -> Result:
+    """What a piece of work gives. Where this is cancelled, the work ends at its next tick, or never begins."""
+    left = threading.Event()
+
+    def tick() -> None:
+        if left.is_set():
+            raise AbandonedWorkError
+
+    future = _workers.submit(work, tick)
+    try:
+        return await asyncio.wrap_future(future)
+    finally:
+        left.set()
+        future.cancel()
+
+
+class AbandonedWorkError(Exception):
+    """Ends work that nobody waits for any more."""
 
 
 class _Work:

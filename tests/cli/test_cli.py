@@ -197,3 +197,18 @@ def test_the_demo_says_where_nothing_is_compressed(mini: HomerModel, monkeypatch
     wide = HomerModel.from_pretrained("mini", max_position_embeddings=32_768)
     run_demo(wide, lines.append)
     assert "they fit the model's window of 32,768, and nothing is compressed." in lines[2]
+
+
+def test_files_shortened(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(folder / "garden.txt"), str(folder / "office.md")]
+    assert main(["compress", *files, "--question", QUESTION, "--max-tokens", "40", "--no-progress"]) == 0
+    out, err = capsys.readouterr()
+    assert FACT in out
+    assert "office.md\n" in out
+    assert "tokens shortened to" in err
+    assert main(["compress", *files, "--question", QUESTION, "--top-k", "1", "--json", "--no-progress"]) == 0
+    short = json.loads(capsys.readouterr().out)
+    assert short["indices"] == [1]
+    assert len(short["scores"]) == 2
+    assert main(["compress", *files, "--question", QUESTION, "--top-k", "1", "--max-tokens", "9"]) == 2
+    assert "2 budgets are given" in capsys.readouterr().err

@@ -28,7 +28,8 @@ async def schema(**settings: Any) -> dict[str, Any]:
 async def test_the_schema_tells_of_every_route_and_of_every_field() -> None:
     found = await schema()
     assert set(found["paths"]) == {
-        "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{name}", "/metrics", "/health",
+        "/v1/chat/completions", "/v1/completions", "/v1/rerank", "/v1/compress", "/v1/models", "/v1/models/{name}",
+        "/metrics", "/health",
     }  # fmt: skip
     body = found["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     fields = found["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]]["properties"]

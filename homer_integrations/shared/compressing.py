@@ -1,0 +1,64 @@
+"""Settings of what shortens documents, and the compressor that they come to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from homer import Compressed, Compressor, Document
+from homer_integrations.shared.loading import shared_model
+
+_LOADING = ("calibration", "dtype", "device", "device_map", "gguf_file", "rope_scaling")
+_LENGTHS = ("max_chunk_len", "chunk_batch_size")
+
+
+class CompressorSettings(BaseModel):
+    """The model, how it is loaded, the budget and what stays whole. Exactly one of the three budgets is given."""
+
+    model: Any = Field(default="mini", description='A hub id, a folder, a file, "mini", or a loaded HomerModel.')
+    calibration: Any = None
+    dtype: Any = None
+    device: Any = Field(default=None, description='"cpu", "cuda" or "mps", for all of the model.')
+    device_map: Any = None
+    gguf_file: str | None = Field(default=None, description="Of a hub id or a folder, the file that holds the model.")
+    rope_scaling: Any = None
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More options of from_pretrained.")
+
+    max_tokens: int | None = Field(default=None, description="Tokens of all that is handed out.")
+    max_share: float | None = Field(default=None, description="The same as a share of all tokens.")
+    top_k: int | None = Field(default=None, description="So many of the best sentences, passages or documents.")
+    keep: str = Field(default="sentences", description='"sentences", "passages" or "documents".')
+    marker: str = Field(default="[...]", description="Stands where something was left out.")
+    max_chunk_len: int | None = Field(default=None, description="The longest leaf.")
+    chunk_batch_size: int | None = Field(default=None, description="Leaves at a time.")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)  # the check comes after, since pydantic would wrap the error
+        Compressor.check(self.max_tokens, self.max_share, self.top_k, self.keep)
+
+    def shorten(
+        self, question: str, documents: Sequence[Document], tick: Callable[[], None] = lambda: None
+    ) -> Compressed | None:
+        """What is left of documents; None where there is none that holds text.
+
+        Args:
+            tick: called between leaves; what it raises ends the work.
+        """
+        if all(document.blank for document in documents):
+            return None
+        given = {name: getattr(self, name) for name in _LOADING if getattr(self, name) is not None}
+        model = shared_model(self.model, given | self.model_kwargs)
+        lengths = {name: getattr(self, name) for name in _LENGTHS if getattr(self, name) is not None}
+        compressor = Compressor(model, marker=self.marker, config=dataclasses.replace(model.config, **lengths))
+        budget: dict[str, Any] = {name: getattr(self, name) for name in ("max_tokens", "max_share", "top_k", "keep")}
+        return compressor.compress(question, documents, tick=tick, **budget)
+
+    def order(self, found: Compressed) -> list[int]:
+        """Which of the documents that are left comes when: whole ones by their scores, shortened ones as they stood."""
+        places = list(range(len(found.indices)))
+        if self.keep != "documents":
+            return places
+        return sorted(places, key=lambda place: found.ranking.index(found.indices[place]))
