@@ -106,7 +106,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def measure(tokenizer: Any, name: str, tokens: int, repeats: int) -> Iterator[dict[str, Any]]:
     """A row for every shape: medians of runs on documents that no run has seen before."""
     sample = " ".join(itertools.islice(sentences(99), 50))
-    characters = int(tokens * len(sample) / len(PromptBuilder(tokenizer).encode(sample)[0].ids))
+    characters = int(tokens * len(sample) / len(PromptBuilder(tokenizer).encode(sample)[0]))
     runs = [dict(shapes(characters, seed)) for seed in range(1, repeats + 1)]
     for shape in runs[0]:
         rows = [run(tokenizer, each[shape]) for each in runs]

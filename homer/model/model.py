@@ -191,7 +191,8 @@ class HomerModel(ContextModel):
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which nothing is a control token."""
-        return PromptBuilder(self.require_tokenizer("tokenize")).encode(text)[0].ids
+        ids: list[int] = PromptBuilder(self.require_tokenizer("tokenize")).encode(text)[0][:, 0].tolist()
+        return ids
 
     def measure(self) -> Calibration | None:
         """A calibration with the heads that find what is asked for, from the user's cache folder if it is there.

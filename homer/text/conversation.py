@@ -173,9 +173,9 @@ def _split_longest(
     candidates = [*(n for n in systems if messages[n]["content"].strip()), last]
     texts = builder.encode(*(messages[number]["content"] for number in candidates))
     encoded = dict(zip(candidates, texts, strict=True))
-    number = max(candidates, key=lambda n: len(encoded[n].ids))
+    number = max(candidates, key=lambda n: len(encoded[n]))
     text = messages[number]["content"]
-    start, end = split_text(text, [a for a, _ in encoded[number].offsets], limits.max_chunk_len)
+    start, end = split_text(text, encoded[number][:, 1].tolist(), limits.max_chunk_len)
     if not text[start:end].strip():
         raise InputError(
             f"{len(systems) + 1} system and user messages are longer together than half of "
