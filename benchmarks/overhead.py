@@ -135,7 +135,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description="Seconds of what stands around the model.")
     parser.add_argument("--tokenizer", nargs="+", default=[str(MINI)], help="folders, hub ids or GGUF files")
     parser.add_argument("--tokens", type=int, default=65_000)
-    parser.add_argument("--repeats", type=int, default=3, help="runs, each on new documents, of which the median counts")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs, each on new documents, of which the median counts"
+    )
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(arguments)
     versions = {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__}

@@ -143,7 +143,7 @@ class PromptBuilder:
         return (asks[0], asks[-1] + 1) if asks else (0, len(ids))
 
     def encode(self, *texts: str) -> list[Tensor]:
-        """Of every text from outside its tokens (n, 3): id, first and end character. Raises InputError on what is none."""
+        """Of every text from outside its tokens (n, 3): id, first and end character. Raises InputError on no text."""
         checked = [check_text("what is to be tokenized", text) for text in texts]
         return [unpack([packed]) for packed in self._encoder.encode_texts(checked)]
 

@@ -93,7 +93,7 @@ class Encoder:
         return [_join(fragments) for fragments in parts]
 
     def encode_texts(self, texts: Iterable[str]) -> list[bytes]:
-        """Texts from outside as rows of tokens (see `unpack`), each by itself; those that were encoded before are kept."""
+        """Texts from outside as rows of tokens (see `unpack`), each by itself; kept for when they come again."""
         texts = [replace_surrogates(text) for text in texts]
         keys = [hashlib.sha256(self._salt + text.encode()).digest() for text in texts]
         known = TOKENS.find(keys)
