@@ -47,14 +47,26 @@ def sentences(seed: int) -> Iterator[str]:
     return (f"{draw.choice(known)} This is remark {number}." for number in itertools.count(seed * 10**6))
 
 
-def shapes(characters: int, seed: int) -> Iterator[tuple[str, list[str]]]:
-    """Documents of so many characters in all, by the name of their shape."""
+def characters_of(tokenizer: Any, tokens: int) -> int:
+    """About how many characters of these sentences are so many tokens."""
+    sample = " ".join(itertools.islice(sentences(99), 50))
+    return int(tokens * len(sample) / len(PromptBuilder(tokenizer).encode(sample)[0]))
+
+
+def told(characters: int, seed: int) -> list[str]:
+    """Sentences of so many characters in all."""
     said = sentences(seed)
     parts = [next(said)]
     length = len(parts[0])
     while length < characters:
         parts.append(next(said))
         length += len(parts[-1]) + 1
+    return parts
+
+
+def shapes(characters: int, seed: int) -> Iterator[tuple[str, list[str]]]:
+    """Documents of so many characters in all, by the name of their shape."""
+    parts = told(characters, seed)
     whole = " ".join(parts)
     yield "375 documents", cut(whole, 375)
     yield "one document", ["\n\n".join(" ".join(parts[n : n + 6]) for n in range(0, len(parts), 6))]
@@ -69,21 +81,21 @@ def cut(text: str, pieces: int) -> list[str]:
     return [" ".join(words[a:b]) for a, b in itertools.pairwise(edges)]
 
 
-def made_up_cache(prompt: Prompt) -> CompactCache:
-    """A cache as a compression to 2,048 tokens would leave it, with nothing in its keys and values."""
+def made_up_cache(prompt: Prompt, kept: int = KEPT) -> CompactCache:
+    """A cache as a compression to so many tokens would leave it, with nothing in its keys and values."""
     before, context, after = len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids)
-    config = HomerConfig(max_chunk_len=KEPT).resolve(2 * KEPT, LAYERS)
+    config = HomerConfig(max_chunk_len=kept, layers_warmup=LAYERS // 2).resolve(2 * kept, LAYERS)
     plan = plan_for(config, LAYERS, (before, context, after))
     draw = torch.Generator().manual_seed(0)
     chosen = torch.randperm(context, generator=draw)[: plan.final_len - before - after].sort().values
     survived = torch.randint(0, plan.height + 1, (len(prompt),), generator=draw).to(torch.int8)
     survived[before + chosen] = plan.height + 1
-    kept = torch.cat([torch.arange(before), before + chosen, torch.arange(before + context, len(prompt))])
+    places = torch.cat([torch.arange(before), before + chosen, torch.arange(before + context, len(prompt))])
     ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
-    states = (torch.zeros(1, 1, len(kept), 1),) * LAYERS
+    states = (torch.zeros(1, 1, len(places), 1),) * LAYERS
     return CompactCache(
-        *(states, states, torch.arange(len(kept))[None], kept, ids[kept][None]),
-        *(torch.rand(len(kept), generator=draw), torch.zeros(1, 5), len(prompt), before, after),
+        *(states, states, torch.arange(len(places))[None], places, ids[places][None]),
+        *(torch.rand(len(places), generator=draw), torch.zeros(1, 5), len(prompt), before, after),
         *("a model", "its digest", HomerConfig(**config.to_dict()), survived),
     )
 
@@ -105,8 +117,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def measure(tokenizer: Any, name: str, tokens: int, repeats: int) -> Iterator[dict[str, Any]]:
     """A row for every shape: medians of runs on documents that no run has seen before."""
-    sample = " ".join(itertools.islice(sentences(99), 50))
-    characters = int(tokens * len(sample) / len(PromptBuilder(tokenizer).encode(sample)[0]))
+    characters = characters_of(tokenizer, tokens)
     runs = [dict(shapes(characters, seed)) for seed in range(1, repeats + 1)]
     for shape in runs[0]:
         rows = [run(tokenizer, each[shape]) for each in runs]
