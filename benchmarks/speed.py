@@ -7,6 +7,9 @@
 Weights are random, since neither time nor memory depends on them, and are made on the device. The floor is the least
 time that the machine needs for the arithmetic or for the bytes, whichever takes longer, at the rates that this same
 run measures with a matrix product and a copy. All ratios are of one run.
+
+Rows of `ask` are what a user waits for: from the question and texts of documents that nobody read before to the first
+token, with its sources. The others begin with token ids.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import functools
 import gc
+import itertools
 import json
 import platform
 import statistics
@@ -23,15 +28,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import overhead
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
 import homer
 from homer import Calibration, HomerConfig, HomerModel
+from homer.backends.loading import MINI
 
-METHODS = ("homer", "full", "yarn")
+METHODS = ("homer", "ask", "full", "yarn")
+DOCUMENT = 170  # tokens of a document that `ask` reads
 DECODED = (8, 72)  # tokens of two streams; what they differ by is the time of a token without what a stream costs once
 
 
@@ -71,7 +79,7 @@ class Shape:
 SHAPES = {
     "llama-2-7b": Shape(32, 4096, 32, 32, 11008, 32000, 4096),
     "llama-3.1-8b": Shape(32, 4096, 32, 8, 14336, 128256, 131072),
-    "tiny": Shape(8, 64, 4, 2, 128, 300, 256, 4),
+    "tiny": Shape(8, 64, 4, 2, 128, 4096, 256, 4),
 }
 
 
@@ -209,7 +217,8 @@ class Bench:
         """Measure one cell; whatever happens, there is a row."""
         row: dict[str, Any] = {"shape": self.name, "method": method, "length": length}
         try:
-            row |= self._homer(length) if method == "homer" else self._full(method, length)
+            measure = {"homer": self._homer, "ask": self._ask}.get(method, functools.partial(self._full, method))
+            row |= measure(length)
         except torch.OutOfMemoryError:
             row["note"] = "out of memory"
         except Exception as error:  # one cell must not end the run
@@ -237,6 +246,24 @@ class Bench:
         row["decode_floor_ms"] = 1000 * decode_floor(self.shape, self.ceilings, len(cache) + DECODED[1] // 2)
         row |= {"tokens": sum(map(len, parts)), "leaves": len(plan.spans), "leaf_len": plan.lengths[0][0]}
         return self._row(times, peak, floor, len(cache)) | row
+
+    def _ask(self, length: int) -> dict[str, Any]:
+        """Until the first token, in documents that no run has read before."""
+        tokenizer: Any = AutoTokenizer.from_pretrained(MINI)
+        options: Any = dict(self.options.model_option)
+        known = self.homer.calibration or False  # heads of random weights are not worth measuring
+        asked = HomerModel(self.model, tokenizer, config=self.homer.config, calibration=known, **options)
+        characters, count = overhead.characters_of(tokenizer, length), max(1, length // DOCUMENT)
+        told = (" ".join(overhead.told(characters, seed)) for seed in itertools.count(1))
+        runs = (overhead.cut(text, count) for text in told)
+        prompt = asked.build_prompt("What is remark 7?", next(runs))
+        plan = asked.plan(len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids))
+        floor = homer_floor(self.shape, self.ceilings, plan, asked.config.refresh_suffix)
+        batches = [next(runs) for _ in range(self.options.repeats + 1)]
+        given = iter(batches)
+        times, peak, answer = self._repeat(lambda: asked.ask("What is remark 7?", next(given), max_new_tokens=1), floor)
+        row = self._row(times, peak, floor, answer.usage.kept_tokens)
+        return row | {"tokens": answer.usage.input_tokens, "documents": count}
 
     def _filling(self, plan: homer.MergePlan, context: int) -> int:
         """The most context tokens of no more than `context` that fill every leaf of a tree."""

@@ -60,7 +60,7 @@ def check_list(name: str, value: Any, of: str) -> list[Any]:
 
 def replace_surrogates(text: str) -> str:
     """The text with U+FFFD for every half of a surrogate pair, which no encoding can hold; as long as before."""
-    return _SURROGATES.sub("\ufffd", text)
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
 
 
 def as_title(value: Any) -> str | None:

@@ -15,7 +15,7 @@ from homer.merging.node import Node
 from homer.text.prompt import Prompt
 from homer.view.answer import Answer
 from homer.view.sources import Usage, trace_sources
-from homer.view.trace import trace_documents
+from homer.view.trace import Traceable
 
 
 class AnswerStream(Iterator[str]):
@@ -112,7 +112,7 @@ def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation) -> 
         usage=Usage(cache.input_tokens, len(cache), len(generation.token_ids), cache.cached_tokens),
         finish_reason=generation.finish_reason,
         question=prompt.question,
-        trace=trace_documents(prompt, cache),
+        trace=Traceable.of(prompt, cache),
     )
 
 

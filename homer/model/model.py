@@ -175,8 +175,8 @@ class HomerModel(ContextModel):
         Args:
             messages: mappings with `role` (system, user or assistant) and `content`; the last one is the user's.
             place: text that stands once in the messages, where the documents belong; None: before the question.
-            documents_first: without a place, they stand before the user's first question, so that their states can
-                be kept from turn to turn.
+            documents_first: without a place, they stand before the user's first question, and turns that join the
+                context behind them, so that their states can be kept from turn to turn.
             config, max_new_tokens: as `compress_prompt` will get them.
             tick: called as much text is read; what it raises ends the work.
 
@@ -191,7 +191,8 @@ class HomerModel(ContextModel):
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which nothing is a control token."""
-        return PromptBuilder(self.require_tokenizer("tokenize")).encode(text)[0].ids
+        ids: list[int] = PromptBuilder(self.require_tokenizer("tokenize")).encode(text)[0][:, 0].tolist()
+        return ids
 
     def measure(self) -> Calibration | None:
         """A calibration with the heads that find what is asked for, from the user's cache folder if it is there.

@@ -125,15 +125,15 @@ def encode(
 def budget_for(suffix_len: int, prefix_len: int, chunk_len: int) -> int:
     """The suffix_budget of contexts in a store: the same for every usual suffix, so that all find the same leaves.
 
-    That is a quarter of a chunk, from 64 to 256 tokens; for a longer suffix the next multiple of 64. Prefix and budget
-    take half a chunk at most, unless the suffix alone takes more.
+    That is a quarter of a chunk, from 64 to 256 tokens. For a longer suffix it doubles, so that a conversation that
+    grows crosses few of them: at each, its documents are read anew. Prefix and budget take half a chunk at most,
+    unless the suffix alone takes more.
     """
     room = max(1, chunk_len // 2 - prefix_len)
-    usual = min(room, max(DEFAULT_BUDGET, min(_USUAL_SUFFIX, chunk_len // 4)))
-    if suffix_len <= usual:
-        return usual
-    longer = -(-suffix_len // DEFAULT_BUDGET) * DEFAULT_BUDGET
-    return longer if longer <= room else suffix_len
+    budget = min(room, max(DEFAULT_BUDGET, min(_USUAL_SUFFIX, chunk_len // 4)))
+    while budget < suffix_len and budget < room:
+        budget = min(room, 2 * budget)
+    return max(budget, suffix_len)
 
 
 def _check_rope(decoder: Decoder, longest: int) -> None:

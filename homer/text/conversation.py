@@ -46,8 +46,8 @@ def build_conversation(
 
     Args:
         place: text that stands in one message, once, where the documents belong; None: before the question.
-        documents_first: without a place, they stand before the user's first question, where there is room for what
-            follows; then what stands before them stays the same as the conversation grows.
+        documents_first: without a place, they stand before the user's first question, and earlier turns that join
+            the context behind them; then what stands before them stays the same as the conversation grows.
 
     Raises:
         InputError: messages that are no conversation, a bad document, or nothing that could be compressed.
@@ -74,10 +74,10 @@ def _around(
     documents_first: bool,
 ) -> Prompt:
     """The prompt with documents; turns join them where prefix and suffix would be too long."""
-    asked = messages if place else asking(messages, PLACE, documents_first)
-    layout = _Layout(builder, asked, texts, place or PLACE)
-    if documents_first and place is None and layout.affix_len(0) > limits.affix:
-        layout = _Layout(builder, asking(messages, PLACE), texts, PLACE)
+    if documents_first and place is None:
+        layout = _Layout(builder, messages, texts, PLACE, first=True)
+    else:
+        layout = _Layout(builder, messages if place else asking(messages, PLACE), texts, place or PLACE)
     prompt = layout.prompt(0)
     affix_len = len(prompt.prefix_ids) + len(prompt.suffix_ids)
     return layout.fitting(limits.affix) if len(prompt) > limits.whole and affix_len > limits.affix else prompt
@@ -122,20 +122,29 @@ def check_messages(messages: Sequence[Message]) -> list[Message]:
 class _Layout:
     """A conversation with a place for its documents, and the ways to shorten it.
 
+    With `first`, the place is none yet in the messages: it is before the first question of those that stay.
+
     Attributes:
         cuts: how many messages may leave, none first; what is left begins with a user's.
     """
 
     def __init__(
-        self, builder: PromptBuilder, messages: Sequence[Message], documents: tuple[Document, ...], place: str
+        self,
+        builder: PromptBuilder,
+        messages: Sequence[Message],
+        documents: tuple[Document, ...],
+        place: str,
+        first: bool = False,
     ) -> None:
         self._builder, self._messages, self._documents, self._place = builder, list(messages), documents, place
+        self._first = first
         self._holder = next((n for n, m in enumerate(messages) if place in m["content"]), 0)
         systems = [message["role"] == "system" for message in messages]
-        end = len(messages) - 1 if systems[self._holder] else self._holder
+        self._documents_lead = first or systems[self._holder]
+        end = len(messages) - 1 if self._documents_lead else self._holder
         users = [n for n, message in enumerate(messages) if message["role"] == "user" and n <= end]
-        first = next(n for n, system in enumerate(systems) if not system)
-        self.cuts = [0, *(n for n in users if n > first)]
+        opening = next(n for n, system in enumerate(systems) if not system)
+        self.cuts = [0, *(n for n in users if n > opening)]
 
     def prompt(self, cut: int) -> Prompt:
         """The prompt in which the messages before number `cut`, the system's excepted, are a document."""
@@ -144,8 +153,7 @@ class _Layout:
             return self._builder.around(self._stay(cut), self._documents, self._place)
         text = "\n".join(f"{_SPEAKERS[message['role']]}: {message['content']}" for message in left)
         numbers = range(len(self._documents))
-        in_system = self._messages[self._holder]["role"] == "system"
-        order = [*numbers, len(numbers)] if in_system else [len(numbers), *numbers]  # as it came to pass
+        order = [*numbers, len(numbers)] if self._documents_lead else [len(numbers), *numbers]  # as it came to pass
         documents = (*self._documents, Document(text, EARLIER_TITLE, keeps_place=True))
         return self._builder.around(self._stay(cut), documents, self._place, order)
 
@@ -161,7 +169,8 @@ class _Layout:
 
     def _stay(self, cut: int) -> list[Message]:
         systems = [message for message in self._messages[:cut] if message["role"] == "system"]
-        return systems + self._messages[cut:]
+        left = systems + self._messages[cut:]
+        return asking(left, self._place, first=True) if self._first else left
 
 
 def _split_longest(
@@ -173,9 +182,9 @@ def _split_longest(
     candidates = [*(n for n in systems if messages[n]["content"].strip()), last]
     texts = builder.encode(*(messages[number]["content"] for number in candidates))
     encoded = dict(zip(candidates, texts, strict=True))
-    number = max(candidates, key=lambda n: len(encoded[n].ids))
+    number = max(candidates, key=lambda n: len(encoded[n]))
     text = messages[number]["content"]
-    start, end = split_text(text, [a for a, _ in encoded[number].offsets], limits.max_chunk_len)
+    start, end = split_text(text, encoded[number][:, 1].tolist(), limits.max_chunk_len)
     if not text[start:end].strip():
         raise InputError(
             f"{len(systems) + 1} system and user messages are longer together than half of "

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from homer.base.arguments import as_title, check_list, check_text
+from homer.base.arguments import as_title, check_list, check_text, replace_surrogates
 from homer.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class Document:
     after: str = "\n\n"
     keeps_place: bool = False
 
-    @functools.cached_property
+    @property
     def header(self) -> str:
         """What stands before the text in a prompt."""
         if self.before is not None:
@@ -44,7 +43,7 @@ class Document:
     @property
     def blank(self) -> bool:
         """Whether it holds nothing to read: then it stands in no prompt."""
-        return not self.text.strip()
+        return not self.text or self.text.isspace()
 
     def render(self) -> str:
         """The document as it stands in a prompt."""
@@ -64,8 +63,8 @@ def to_document(document: DocumentLike, number: int = 1) -> Document:
         InputError: another type, or another key.
     """
     if isinstance(document, str):
-        document = Document(document)
-    elif not isinstance(document, Document):
+        return Document(replace_surrogates(document))
+    if not isinstance(document, Document):
         document = _from_mapping(document, number)
     return _checked(document, f"document {number}")
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from homer.base.arguments import check_text
 from homer.errors import InputError
 from homer.text.documents import Document, DocumentLike, document_numbers, to_documents
+from homer.text.kept import ROW, unpack
 from homer.text.template import ChatTemplate, Message
-from homer.text.tokenizing import Encoded, Encoder, Piece
+from homer.text.tokenizing import Encoder, Piece
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
 _LABEL = "Question: "
@@ -107,7 +108,7 @@ class PromptBuilder:
             order: the documents' numbers in the order in which they stand there; None for their own order.
         """
         prefix_ids, suffix_ids, span = self.affix(messages, place)
-        context_ids, origins = self._context(documents, list(range(len(documents)) if order is None else order))
+        context_ids, origins = self._context(documents, range(len(documents)) if order is None else order)
         return Prompt(prefix_ids, context_ids, suffix_ids, tuple(documents), origins, question_span=span)
 
     def affix(self, messages: Sequence[Message], place: str) -> Affix:
@@ -141,20 +142,21 @@ class PromptBuilder:
         asks = [i for i in range(end) if ids[i] not in self._encoder.control_ids]
         return (asks[0], asks[-1] + 1) if asks else (0, len(ids))
 
-    def encode(self, *texts: str) -> list[Encoded]:
-        """Texts from outside as tokens, each by itself. Raises InputError on what is none."""
-        return self._encoder.encode_all([[Piece(check_text("what is to be tokenized", text))] for text in texts])
+    def encode(self, *texts: str) -> list[Tensor]:
+        """Of every text from outside its tokens (n, 3): id, first and end character. Raises InputError on no text."""
+        checked = [check_text("what is to be tokenized", text) for text in texts]
+        return [unpack([packed]) for packed in self._encoder.encode_texts(checked)]
 
-    def _context(self, documents: Sequence[Document], order: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _context(self, documents: Sequence[Document], order: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Ids (n,) and origins (n, 3) of the documents in this order."""
-        order = [number for number in order if not documents[number].blank]
-        encoded = self.encode(*(documents[number].render() for number in order))
-        counts = _long([len(one.ids) for one in encoded])
-        rows = [(number, len(documents[number].header), len(documents[number].text)) for number in order]
-        numbers, shifts, lengths = _long(rows).reshape(-1, 3).repeat_interleave(counts, 0).unbind(1)
-        spans = _long([span for one in encoded for span in one.offsets]).reshape(-1, 2) - shifts[:, None]
-        spans = torch.minimum(spans.clamp(min=0), lengths[:, None])
-        return _long([token for one in encoded for token in one.ids]), torch.cat([numbers[:, None], spans], 1)
+        filled = [(number, documents[number]) for number in order if not documents[number].blank]
+        packed = self._encoder.encode_texts(document.render() for _, document in filled)
+        counts = _long([len(rows) // ROW for rows in packed])
+        sides = _long([(number, len(document.header), len(document.text)) for number, document in filled])
+        numbers, shifts, lengths = sides.view(-1, 3).repeat_interleave(counts, 0).unbind(1)
+        ids, first, end = unpack(packed).unbind(1)
+        spans = [(places - shifts).clamp_(min=0).minimum(lengths) for places in (first, end)]
+        return ids.contiguous(), torch.stack([numbers, *spans], 1)
 
 
 class Affix(NamedTuple):

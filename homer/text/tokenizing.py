@@ -7,18 +7,25 @@ text is cut inside the name and the parts are encoded by themselves: the same ch
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 import re
+import secrets
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerFast
 
 from homer.base.arguments import replace_surrogates
 from homer.base.locks import Lock
 from homer.errors import InputError
+from homer.text.kept import TOKENS, pack
 
 _BRACKETED = re.compile(r"[\[<{(|#]\S+[\]>})|#]")
 _LOCK = Lock()  # while one thread changes a fast tokenizer, none other may
-_TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1 << 16
+_TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 2048, 1 << 18  # few enough to be done soon, enough for all cores
+_SALTS: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()  # one for each tokenizer
 
 Span = tuple[int, int]
 
@@ -59,6 +66,10 @@ class Encoder:
         self._control = re.compile("|".join(map(re.escape, names))) if names else None
         with _LOCK:  # turns truncation and padding off; calls that find them so change nothing, and need no lock
             self._tokenize_now([""])
+            salt = _SALTS.setdefault(tokenizer, secrets.token_bytes(16))
+        kind, plain = type(tokenizer), PreTrainedTokenizerFast
+        self._direct = kind.__call__ is plain.__call__ and kind._encode_plus is plain._encode_plus
+        self._salt = hashlib.sha256(salt + _state(tokenizer, (*names, *sorted(self.control_ids)))).digest()
 
     def encode(self, *pieces: Piece) -> Encoded:
         """Encode pieces as one text, in which only trusted pieces can hold control tokens."""
@@ -81,28 +92,55 @@ class Encoder:
                     parts[number].append((span[0], encoded))
         return [_join(fragments) for fragments in parts]
 
+    def encode_texts(self, texts: Iterable[str]) -> list[bytes]:
+        """Texts from outside as rows of tokens (see `unpack`), each by itself; kept for when they come again."""
+        texts = [replace_surrogates(text) for text in texts]
+        keys = [hashlib.sha256(self._salt + text.encode()).digest() for text in texts]
+        known = TOKENS.find(keys)
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        new = dict(zip(missing, self._rows(list(missing.values())), strict=True))
+        TOKENS.put(new.items())
+        known |= new
+        return [known[key] for key in keys]
+
     def leading_ids(self) -> list[int]:
         """The control tokens that the tokenizer itself puts before a text, such as a BOS."""
         whole: list[int] = self.tokenizer("a")["input_ids"]
         plain: list[int] = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         return whole[: whole.index(plain[0])] if plain and plain[0] in whole else []
 
+    def _rows(self, texts: Sequence[str]) -> Iterator[bytes]:
+        """Rows of texts; almost none names a control token, and those that do are cut."""
+        for batch in _batches(texts):
+            named = [not text or (self._control is not None and self._control.search(text)) for text in batch]
+            encodings = iter(self._encodings([text for text, name in zip(batch, named, strict=True) if not name]))
+            rows = [None if name else self._packed(next(encodings)) for name in named]
+            cut = iter(self.encode_all([[Piece(text)] for text, row in zip(batch, rows, strict=True) if row is None]))
+            yield from (pack(*next(cut)) if row is None else row for row in rows)
+            self._tick()
+
+    def _packed(self, encoding: Any) -> bytes | None:
+        """The rows of a text; None where a normalizer has made control tokens of it."""
+        ids = encoding.ids
+        return pack(ids, encoding.offsets) if self.control_ids.isdisjoint(ids) else None
+
+    def _encodings(self, texts: list[str]) -> Sequence[Any]:
+        """What tokenizing gives, without the lists that transformers makes of it; they cost more than the tokens."""
+        backend = self.tokenizer.backend_tokenizer
+        if self._direct and backend.truncation is None and backend.padding is None:
+            encodings: Sequence[Any] = backend.encode_batch(texts, add_special_tokens=False)
+            return encodings
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False).encodings if texts else ()
+
     def _tokenize(self, texts: Iterable[str]) -> Iterator[Encoded]:
         """Every text by itself, as many at once as are soon done."""
-        batch: list[str] = []
-        length = 0
-        for text in texts:
-            if batch and (len(batch) == _TEXTS_AT_ONCE or length + len(text) > _CHARACTERS_AT_ONCE):
-                yield from self._tokenize_now(batch)
-                self._tick()
-                batch, length = [], 0
-            batch.append(text)
-            length += len(text)
-        if batch:
+        for batch in _batches(texts):
             yield from self._tokenize_now(batch)
             self._tick()
 
     def _tokenize_now(self, texts: list[str]) -> Iterator[Encoded]:
+        if not texts:
+            return iter(())
         output = self.tokenizer(
             texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
         )
@@ -163,6 +201,31 @@ class _Cutter:
                 f"given as text: remove it"
             )
         return (start + end) // 2
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in order, as many at once as are soon done."""
+    batch: list[str] = []
+    length = 0
+    for text in texts:
+        if batch and (len(batch) == _TEXTS_AT_ONCE or length + len(text) > _CHARACTERS_AT_ONCE):
+            yield batch
+            batch, length = [], 0
+        batch.append(text)
+        length += len(text)
+    if batch:
+        yield batch
+
+
+def _state(tokenizer: Any, control: Sequence[Any]) -> bytes:
+    """All that a tokenizer's tokens depend on and that may change while it lives."""
+    backend = tokenizer.backend_tokenizer
+    parts = backend.normalizer, backend.pre_tokenizer
+    try:
+        states = [b"" if part is None else part.__getstate__() for part in parts]
+    except Exception:  # parts written in Python tell nothing of themselves: nothing is found again
+        states = [secrets.token_bytes(16)]
+    return b"\0".join([repr((len(tokenizer), *control)).encode(errors="replace"), *states])
 
 
 def template_markers(literals: Iterable[str]) -> set[str]:

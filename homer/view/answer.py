@@ -12,7 +12,22 @@ from typing import Any
 from homer.errors import InputError
 from homer.view.page import draw, in_notebook, page
 from homer.view.sources import Passage, Source, Usage
-from homer.view.trace import Trace
+from homer.view.trace import Trace, Traceable
+
+
+class _MadeWhenAsked:
+    """The attribute `trace`: what it is made of waits until somebody asks, for most answers are never drawn."""
+
+    def __get__(self, answer: Answer | None, kind: type[Answer] | None = None) -> Trace | None:
+        if answer is None:
+            return None  # the default
+        given: Trace | Traceable | None = vars(answer)["trace"]
+        if isinstance(given, Traceable):  # two threads at once make two that are equal
+            given = vars(answer)["trace"] = given.trace()
+        return given
+
+    def __set__(self, answer: Answer, value: Trace | Traceable | _MadeWhenAsked | None) -> None:
+        vars(answer)["trace"] = None if value is self else value  # where none is given, dataclasses give the default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +40,8 @@ class Answer:
         usage: token counts.
         finish_reason: "stop", or "length" where the answer was cut at max_new_tokens.
         question: what was asked, where that is known.
-        trace: the documents and how far every part of them came up the tree; what `show` draws. None where
-            the compact cache came from a file of a version that did not note it.
+        trace: the documents and how far every part of them came up the tree; what `show` draws, and made when first
+            asked for. None where the compact cache came from a file of a version that did not note it.
     """
 
     text: str
@@ -34,7 +49,11 @@ class Answer:
     usage: Usage
     finish_reason: str
     question: str = ""
-    trace: Trace | None = dataclasses.field(default=None, repr=False)
+    trace: _MadeWhenAsked = dataclasses.field(default=_MadeWhenAsked(), repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As it travels to another process: with the trace, without what it is made of."""
+        return vars(self) | {"trace": self.trace}
 
     def __str__(self) -> str:
         return self.text

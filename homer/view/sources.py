@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -80,45 +81,78 @@ def trace_sources(prompt: Prompt, cache: CompactCache) -> tuple[Source, ...]:
     """What of each document of a prompt survived in a cache, most relevant document first."""
     context = slice(cache.prefix_len, len(cache) - cache.suffix_len)
     places = cache.kept_tokens[context].cpu() - cache.prefix_len
-    relevance = torch.zeros(len(prompt.context_ids)).index_put_((places,), cache.relevance[context].cpu().float())
-    kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool).index_fill_(0, places, True)
-    body = prompt.origins[:, 2] > prompt.origins[:, 1]
-    numbers, spans, kept, relevance = (t[body] for t in (prompt.origins[:, 0], prompt.origins[:, 1:], kept, relevance))
-    size = len(prompt.documents)
-    tokens, survivors = (torch.bincount(rows, minlength=size).tolist() for rows in (numbers, numbers[kept]))
-    shares = torch.bincount(numbers, relevance.double(), minlength=size).tolist()
-    groups = numbers.argsort(stable=True).split(tokens)  # type: ignore[no-untyped-call]
-    sources = []
-    for index, (document, mine) in enumerate(zip(prompt.documents, groups, strict=True)):
-        found = _passages(document.text, spans[mine], kept[mine], relevance[mine]) if survivors[index] else ()
-        passages = tuple(sorted(found, key=lambda passage: -passage.relevance))
-        sources.append(Source(index, document.title, tokens[index], survivors[index], shares[index], passages))
-    return tuple(sorted(sources, key=lambda source: -source.relevance))
+    relevance = cache.relevance[context].cpu().float()
+    body = _Body(prompt, places, relevance)
+    passages = body.passages()
+    rows = zip(prompt.documents, body.tokens, body.survivors, body.shares, strict=True)
+    sources = [
+        Source(index, document.title, tokens, kept, share, tuple(sorted(passages[index], key=_least_relevant)))
+        for index, (document, tokens, kept, share) in enumerate(rows)
+    ]
+    return tuple(sorted(sources, key=_least_relevant))
 
 
-def _passages(text: str, spans: Tensor, kept: Tensor, relevance: Tensor) -> Iterator[Passage]:
-    """The paragraphs of a text of which something survived; its tokens (n, 2) stand in order."""
-    borders = torch.tensor(paragraphs(text))
-    first = torch.searchsorted(spans[:, 1].contiguous(), borders[:, 0].contiguous(), right=True)
-    end = torch.searchsorted(spans[:, 0].contiguous(), borders[:, 1].contiguous())
-    shares, counts = (_sums(values, first, end) for values in (relevance.double(), kept.long()))
-    for n in counts.nonzero().flatten().tolist():
-        (start, stop), inside = borders[n].tolist(), slice(int(first[n]), int(end[n]))
-        yield Passage(
-            start,
-            stop,
-            text[start:stop],
-            inside.stop - inside.start,
-            int(counts[n]),
-            float(shares[n]),
-            _stretches(spans[inside][kept[inside]], start, stop),
-        )
+class _Body:
+    """The tokens of all documents' texts, in characters of all the texts one after the other.
+
+    Attributes:
+        tokens, survivors, shares: of every document, how many tokens it has, how many survived, and their relevance.
+    """
+
+    def __init__(self, prompt: Prompt, places: Tensor, relevance: Tensor) -> None:
+        """Of a prompt, with the places (kept,) in its context of those that survived, and the relevance of each."""
+        self._documents, size = prompt.documents, len(prompt.documents)
+        kept = torch.zeros(len(prompt.context_ids)).index_put_((places,), relevance)
+        survived = torch.zeros(len(prompt.context_ids), dtype=torch.bool).index_fill_(0, places, True)
+        rows = (prompt.origins[:, 2] > prompt.origins[:, 1]).nonzero().flatten()
+        numbers = prompt.origins[rows, 0]
+        if bool((numbers.diff() < 0).any()):  # documents that do not stand in their own order
+            rows, numbers = (values[numbers.argsort(stable=True)] for values in (rows, numbers))
+        ends = torch.tensor([len(document.text) for document in self._documents]).cumsum(0)
+        self._shifts = [0, *ends.tolist()]
+        places_in_all = prompt.origins[rows, 1:] + torch.tensor(self._shifts)[numbers, None]
+        self._first, self._end = (column.contiguous() for column in places_in_all.unbind(1))
+        survived, kept = survived[rows], kept[rows].double()
+        self._kept = survived.nonzero().flatten()
+        owners = numbers[self._kept]
+        self.tokens: list[int] = torch.bincount(numbers, minlength=size).tolist()
+        self.survivors: list[int] = torch.bincount(owners, minlength=size).tolist()
+        self._relevance = kept[self._kept]
+        self.shares: list[float] = torch.bincount(owners, self._relevance, minlength=size).tolist()
+
+    def passages(self) -> list[list[Passage]]:
+        """Of every document, the paragraphs of which something survived."""
+        found = [(n, *span) for n, kept in enumerate(self.survivors) if kept for span in paragraphs(self._text(n))]
+        passages: list[list[Passage]] = [[] for _ in self._documents]
+        if not found:
+            return passages
+        numbers, starts, stops = torch.tensor(found).unbind(1)
+        shifts = torch.tensor(self._shifts)[numbers]
+        inside = self._tokens_within(starts + shifts, stops + shifts)
+        survivors = torch.searchsorted(self._kept, inside)
+        chosen = (survivors[1] > survivors[0]).nonzero().flatten()
+        first, end = self._first[self._kept].tolist(), self._end[self._kept].tolist()
+        relevance = self._relevance.tolist()
+        ranges = zip(chosen.tolist(), inside[:, chosen].t().tolist(), survivors[:, chosen].t().tolist(), strict=True)
+        for place, (a, b), (low, high) in ranges:
+            number, start, stop = found[place]
+            spans = _stretches(first[low:high], end[low:high], start, stop, self._shifts[number])
+            share = math.fsum(relevance[low:high])
+            passage = Passage(start, stop, self._text(number)[start:stop], b - a, high - low, share, spans)
+            passages[number].append(passage)
+        return passages
+
+    def _tokens_within(self, starts: Tensor, stops: Tensor) -> Tensor:
+        """(2, n): the first token that shares a character with each stretch, and the one behind the last."""
+        first = torch.searchsorted(self._end, starts, right=True)
+        return torch.stack([first, torch.searchsorted(self._first, stops)])
+
+    def _text(self, number: int) -> str:
+        return self._documents[number].text
 
 
-def _sums(values: Tensor, first: Tensor, end: Tensor) -> Tensor:
-    """Sums of values (n,) over the ranges first..end-1 (m,)."""
-    sums = torch.cat([values.new_zeros(1), values.cumsum(0)])
-    return sums[end] - sums[first]
+def _least_relevant(part: Source | Passage) -> float:
+    return -part.relevance
 
 
 def paragraphs(text: str) -> list[tuple[int, int]]:
@@ -128,12 +162,15 @@ def paragraphs(text: str) -> list[tuple[int, int]]:
     return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
 
 
-def _stretches(spans: Tensor, start: int, end: int) -> tuple[tuple[int, int], ...]:
-    """Neighbouring (n, 2) spans joined, and cut at the passage's borders."""
-    joined: list[list[int]] = []
-    for a, b in spans.clamp(start, end).tolist():
+def _stretches(
+    first: Sequence[int], end: Sequence[int], start: int, stop: int, shift: int
+) -> tuple[tuple[int, int], ...]:
+    """Neighbouring spans joined, cut at the passage's borders, and counted from the document's start."""
+    joined: list[tuple[int, int]] = []
+    for a, b in zip(first, end, strict=True):
+        a, b = max(a - shift, start), min(b - shift, stop)
         if joined and a <= joined[-1][1]:
-            joined[-1][1] = max(b, joined[-1][1])
+            joined[-1] = joined[-1][0], max(b, joined[-1][1])
         else:
-            joined.append([a, b])
-    return tuple((a, b) for a, b in joined)
+            joined.append((a, b))
+    return tuple(joined)

@@ -73,6 +73,28 @@ class Trace:
         return cls(documents, MergePlan(**facts["plan"]), **rest)
 
 
+@dataclasses.dataclass(frozen=True)
+class Traceable:
+    """What a trace is made of, so that it can wait until somebody asks for it."""
+
+    prompt: Prompt
+    cache: CompactCache
+
+    @classmethod
+    def of(cls, prompt: Prompt, cache: CompactCache) -> Traceable | None:
+        """Of a prompt and its cache, whose states need not stay for it; None where there is nothing to trace."""
+        if cache.survived is None:
+            return None
+        none, layers = torch.zeros(0), len(cache.keys)
+        left: dict[str, Any] = dict.fromkeys(("position_ids", "kept_tokens", "token_ids", "relevance", "logits"), none)
+        left |= {"keys": (none,) * layers, "values": (none,) * layers, "survived": cache.survived.cpu()}
+        return cls(prompt, dataclasses.replace(cache, **left))
+
+    def trace(self) -> Trace | None:
+        """How far every document came."""
+        return trace_documents(self.prompt, self.cache)
+
+
 def trace_documents(prompt: Prompt, cache: CompactCache) -> Trace | None:
     """How far every document of a prompt came; None where the cache was saved before this was noted."""
     if cache.survived is None:

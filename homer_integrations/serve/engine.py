@@ -137,7 +137,8 @@ class Engine:
             raise too_long(f"{job.characters} characters", f"{self.settings.max_characters} at most")
         call = self.settings.call(None, job.options)
         options: dict[str, Any] = {"config": call.config, "max_new_tokens": call.max_new_tokens}
-        prompt = self.model.build_chat_prompt(job.messages, job.documents, tick=tick, **options)
+        first = self._states is not None  # then they stand where they stay from turn to turn
+        prompt = self.model.build_chat_prompt(job.messages, job.documents, tick=tick, documents_first=first, **options)
         if len(prompt) > self.settings.max_prompt_tokens:
             raise too_long(f"{len(prompt)} tokens", f"{self.settings.max_prompt_tokens}")
         _check_room(call, prompt)

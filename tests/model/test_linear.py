@@ -14,6 +14,7 @@ from homer import Answer, CompactCache, HomerConfig, HomerModel, Prompt, Usage
 from homer.backends.loading import MINI
 from homer.plan.schedule import plan_for
 from homer.text.conversation import Limits, build_conversation
+from homer.text.kept import TOKENS
 from homer.text.prompt import PromptBuilder
 from homer.text.template import Message
 from homer.text.tokenizing import Encoder, Piece
@@ -81,6 +82,7 @@ def draw(prompt: Prompt, cache: CompactCache) -> str:
 def test_documents(name: str) -> None:
     def read(size: int) -> Callable[[], Any]:
         documents = DOCUMENTS[name](size)
+        TOKENS.clear()
         return lambda: BUILDER.build("What is fact 7?", documents)
 
     def trace(size: int) -> Callable[[], Any]:

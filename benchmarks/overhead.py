@@ -1,0 +1,174 @@
+"""What stands around the model: seconds of building a prompt, its sources and its trace, for four shapes of documents.
+
+    python benchmarks/overhead.py                               # 65,000 tokens by the shipped model's tokenizer
+    python benchmarks/overhead.py --tokenizer DIR_OR_ID ...     # by others; a .gguf file is one as well
+
+No model runs: the compact cache is made up, with the survivors that a plan leaves, drawn at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import random
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+import homer
+from homer import CompactCache, HomerConfig, Prompt, read_documents
+from homer.backends.loading import MINI
+from homer.demo import DOCUMENTS
+from homer.plan.schedule import plan_for
+from homer.text.prompt import PromptBuilder
+from homer.view.sources import trace_sources
+from homer.view.trace import trace_documents
+
+LAYERS, KEPT = 32, 2048  # of the model whose cache is made up
+COLUMNS = ("prompt", "second prompt", "sources", "trace")
+HEADER = f"{'tokenizer':24} {'documents':18} {'tokens':>7} " + " ".join(f"{name:>13}" for name in COLUMNS)
+
+
+def sentences(seed: int) -> Iterator[str]:
+    """Sentences of the documents shipped, numbered so that none comes twice."""
+    text = " ".join(document["text"] for document in read_documents([DOCUMENTS]))
+    known = [" ".join(part.split()) for part in re.split(r"(?<=[.!?])\s", text) if part.strip()]
+    draw = random.Random(seed)
+    return (f"{draw.choice(known)} This is remark {number}." for number in itertools.count(seed * 10**6))
+
+
+def characters_of(tokenizer: Any, tokens: int) -> int:
+    """About how many characters of these sentences are so many tokens."""
+    sample = " ".join(itertools.islice(sentences(99), 50))
+    return int(tokens * len(sample) / len(PromptBuilder(tokenizer).encode(sample)[0]))
+
+
+def told(characters: int, seed: int) -> list[str]:
+    """Sentences of so many characters in all."""
+    said = sentences(seed)
+    parts = [next(said)]
+    length = len(parts[0])
+    while length < characters:
+        parts.append(next(said))
+        length += len(parts[-1]) + 1
+    return parts
+
+
+def shapes(characters: int, seed: int) -> Iterator[tuple[str, list[str]]]:
+    """Documents of so many characters in all, by the name of their shape."""
+    parts = told(characters, seed)
+    whole = " ".join(parts)
+    yield "375 documents", cut(whole, 375)
+    yield "one document", ["\n\n".join(" ".join(parts[n : n + 6]) for n in range(0, len(parts), 6))]
+    yield "one of 6,000 lines", ["\n".join(cut(whole, 6000))]
+    yield "8,000 documents", cut(whole, 8000)
+
+
+def cut(text: str, pieces: int) -> list[str]:
+    """A text in so many pieces, equal in words."""
+    words = text.split()
+    edges = [len(words) * n // pieces for n in range(pieces + 1)]
+    return [" ".join(words[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def made_up_cache(prompt: Prompt, kept: int = KEPT) -> CompactCache:
+    """A cache as a compression to so many tokens would leave it, with nothing in its keys and values."""
+    before, context, after = len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids)
+    config = HomerConfig(max_chunk_len=kept, layers_warmup=LAYERS // 2).resolve(2 * kept, LAYERS)
+    plan = plan_for(config, LAYERS, (before, context, after))
+    draw = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(context, generator=draw)[: plan.final_len - before - after].sort().values
+    survived = torch.randint(0, plan.height + 1, (len(prompt),), generator=draw).to(torch.int8)
+    survived[before + chosen] = plan.height + 1
+    places = torch.cat([torch.arange(before), before + chosen, torch.arange(before + context, len(prompt))])
+    ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
+    states = (torch.zeros(1, 1, len(places), 1),) * LAYERS
+    return CompactCache(
+        *(states, states, torch.arange(len(places))[None], places, ids[places][None]),
+        *(torch.rand(len(places), generator=draw), torch.zeros(1, 5), len(prompt), before, after),
+        *("a model", "its digest", HomerConfig(**config.to_dict()), survived),
+    )
+
+
+def load(name: str) -> Any:
+    """The tokenizer of a folder, a hub id or a GGUF file."""
+    path = Path(name)
+    if path.suffix == ".gguf":
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return AutoTokenizer.from_pretrained(name)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of a call, and what it gave."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def measure(tokenizer: Any, name: str, tokens: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """A row for every shape: medians of runs on documents that no run has seen before."""
+    characters = characters_of(tokenizer, tokens)
+    runs = [dict(shapes(characters, seed)) for seed in range(1, repeats + 1)]
+    for shape in runs[0]:
+        rows = [run(tokenizer, each[shape]) for each in runs]
+        seconds = {column: statistics.median(row[column] for row in rows) for column in COLUMNS}
+        yield {"tokenizer": name, "documents": shape, "tokens": rows[0]["tokens"]} | seconds
+
+
+def run(tokenizer: Any, documents: list[str]) -> dict[str, Any]:
+    """Seconds of each step, once."""
+    first, _ = timed(lambda: PromptBuilder(tokenizer).build("What is remark 7?", documents))
+    second, prompt = timed(lambda: PromptBuilder(tokenizer).build("And what is remark 8?", documents))
+    cache = made_up_cache(prompt)
+    sources, _ = timed(lambda: trace_sources(prompt, cache))
+    trace, _ = timed(lambda: trace_documents(prompt, cache))
+    return {"tokens": len(prompt), "prompt": first, "second prompt": second, "sources": sources, "trace": trace}
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row as it is printed, in seconds."""
+    cells = " ".join(f"{row[name]:13.3f}" for name in COLUMNS)
+    return f"{row['tokenizer'][-24:]:24} {row['documents']:18} {row['tokens']:7,} {cells}"
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measure all shapes with all tokenizers; print rows as they come, and give the report."""
+    parser = argparse.ArgumentParser(description="Seconds of what stands around the model.")
+    parser.add_argument("--tokenizer", nargs="+", default=[str(MINI)], help="folders, hub ids or GGUF files")
+    parser.add_argument("--tokens", type=int, default=65_000)
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs, each on new documents, of which the median counts"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file")
+    options = parser.parse_args(arguments)
+    versions = {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    report: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": cores,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": versions,
+        "rows": [],
+    }
+    print(HEADER, flush=True)
+    for name in options.tokenizer:
+        for row in measure(load(name), name, options.tokens, options.repeats):
+            report["rows"].append(row)
+            print(line(row), flush=True)
+    if options.out is not None:
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+if __name__ == "__main__":
+    main()
