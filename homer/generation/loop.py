@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-)
+from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from homer.backends.base import Decoder
 from homer.errors import GenerationError
+from homer.generation.choosing import Chooser, reader
 from homer.generation.sampling import (
     DEFAULT_NEW_TOKENS,
     REFUSED,
@@ -82,19 +81,17 @@ def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -
     """Tokens that go on from a cache, one at a time, without end but for the window and max_new_tokens."""
     limit = sampling.room(decoder.window, cache.next_position)
     ahead = decoder.device.type == "cuda"  # the next step runs while this token is read
-    processors: Any = sampling.processors()
-    generator = _generator(sampling, cache.logits.device)
-    seen, logits = cache.token_ids.to(cache.logits.device), cache.logits
+    chooser = Chooser(sampling, cache.token_ids, cache.logits.device)
+    logits = cache.logits
     step = decoder.steps(cache.keys, cache.values, cache.next_position, limit)
     for left in range(limit - 1, -1, -1):
-        chosen = processors(seen, logits.float()) if processors else logits  # 16 bits are few for a quotient
-        token = _choose(chosen, sampling.samples, generator)
-        if processors:
-            seen = torch.cat([seen, token.view(1, 1)], 1)
-        read = _reader(token)
+        token = chooser.choose(logits)
+        read = reader(token)
         if ahead and left:
             logits = step(token)
-        yield read()
+        (number,) = read()
+        chooser.accept(number)
+        yield number
         if left and not ahead:
             logits = step(token)
 
@@ -151,29 +148,3 @@ def _resuming(decoder: Decoder, cache: CompactCache) -> Any:
 
     model.forward = resume
     return model
-
-
-def _choose(logits: Tensor, samples: bool, generator: torch.Generator | None) -> Tensor:
-    if not samples:
-        return logits.argmax(-1)[0]
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0, 0]
-
-
-def _reader(token: Tensor) -> Callable[[], int]:
-    """What gives a token's number; from a GPU, without waiting for what is begun after this call."""
-    if token.device.type != "cuda":
-        return lambda: int(token)
-    host = torch.empty((), dtype=token.dtype, pin_memory=True)
-    host.copy_(token, non_blocking=True)
-    copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(token.device))
-
-    def read() -> int:
-        copied.synchronize()
-        return int(host)
-
-    return read
-
-
-def _generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:
-    return None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
