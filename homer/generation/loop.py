@@ -14,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from homer.backends.base import Decoder
 from homer.errors import GenerationError
+from homer.generation.batching import Batch
 from homer.generation.choosing import Chooser, reader
 from homer.generation.sampling import (
     DEFAULT_NEW_TOKENS,
@@ -32,6 +33,7 @@ class Streams:
 
     def __init__(self, decoder: Decoder, name: str, tokenizer: Any, end_ids: frozenset[int]) -> None:
         self._decoder, self._name, self._tokenizer, self._end_ids = decoder, name, tokenizer, end_ids
+        self.batch = Batch(decoder)
 
     def open(self, cache: CompactCache, max_new_tokens: int | None, options: Mapping[str, Any]) -> Stream:
         """A stream with any options: those of Sampling, and those of transformers' `generate`.
@@ -62,10 +64,10 @@ class Streams:
         return Stream(iter(sequence[:stopped]), self._end_ids, self._tokenizer, ())
 
     def own(self, cache: CompactCache, sampling: Sampling) -> Stream:
-        """A stream by the library's own loop, token by token."""
+        """A stream by the library's own loop, token by token, together with all others of this model."""
         cache.check_made_by(self._decoder.fingerprint, self._name)
         sampling.room(self._decoder.window, cache.next_position)
-        tokens = generate_tokens(self._decoder, cache, sampling)
+        tokens = self.batch.open(cache, sampling, self._end_ids)
         return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops)
 
     def check(self, max_new_tokens: int | None, options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any]]:
@@ -78,11 +80,14 @@ class Streams:
 
 
 def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -> Iterator[int]:
-    """Tokens that go on from a cache, one at a time, without end but for the window and max_new_tokens."""
+    """Tokens that go on from a cache, one at a time, without end but for the window and max_new_tokens.
+
+    The simple way, for one request alone: a `Batch` gives each of many the same tokens.
+    """
     limit = sampling.room(decoder.window, cache.next_position)
     ahead = decoder.device.type == "cuda"  # the next step runs while this token is read
-    chooser = Chooser(sampling, cache.token_ids, cache.logits.device)
-    logits = cache.logits
+    logits = cache.logits.to(decoder.output_device)
+    chooser = Chooser(sampling, cache.token_ids, logits.device)
     step = decoder.steps(cache.keys, cache.values, cache.next_position, limit)
     for left in range(limit - 1, -1, -1):
         token = chooser.choose(logits)
