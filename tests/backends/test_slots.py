@@ -8,6 +8,7 @@ from architectures import SUPPORTED, build
 from conftest import random_ids, tiny_llama
 
 from homer import HomerConfig, HomerModel
+from homer.backends import padded
 from homer.backends.padded import OneByOne, PaddedSlots
 from homer.backends.slots import SIZES, Entry, Slots, size_for
 
@@ -56,9 +57,10 @@ def test_rows_of_unlike_lengths_give_what_each_gives_alone(name: str) -> None:
     check_equal(slots, alone, entries_of(model, (20, 45, 3, 70)))
 
 
-def test_columns_are_made_anew_where_they_end() -> None:
+def test_columns_are_made_anew_where_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(padded, "_SPARE", 8)
     model = HomerModel(tiny_llama(), config=HomerConfig(max_chunk_len=32, layers_warmup=2))
-    entries = entries_of(model, (9, 20), room=8)
+    entries = entries_of(model, (9, 20))
     ours, alone = model.decoder.slots(), OneByOne(model.decoder.extend, model.decoder.device)
     for side in (ours, alone):
         side.join(entries)
