@@ -19,6 +19,7 @@ from homer.backends.attention import watched
 from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, entries, present, take_rows
 from homer.backends.blocks import UnknownBlockError
 from homer.backends.graph import GraphSteps
+from homer.backends.graph_slots import GraphSlots
 from homer.backends.kernels.plain import EAGER, own
 from homer.backends.layers import FusedLayers
 from homer.backends.reference import ReferenceDecoder
@@ -163,7 +164,7 @@ class FusedDecoder(Decoder):
 
     def slots(self) -> Slots:
         """As `Decoder.slots`, by a CUDA graph where there is CUDA."""
-        return self._reference.slots()
+        return GraphSlots(self.parts) if self.device.type == "cuda" else self._reference.slots()
 
     def _layers(
         self,

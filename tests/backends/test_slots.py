@@ -9,6 +9,8 @@ from conftest import random_ids, tiny_llama
 
 from homer import HomerConfig, HomerModel
 from homer.backends import padded
+from homer.backends.fused import FusedDecoder
+from homer.backends.graph_slots import GraphSlots
 from homer.backends.padded import OneByOne, PaddedSlots
 from homer.backends.slots import SIZES, Entry, Slots, size_for
 
@@ -55,6 +57,22 @@ def test_rows_of_unlike_lengths_give_what_each_gives_alone(name: str) -> None:
     assert isinstance(slots, PaddedSlots)
     alone = OneByOne(model.decoder.extend, model.decoder.device)
     check_equal(slots, alone, entries_of(model, (20, 45, 3, 70)))
+
+
+@pytest.mark.parametrize("name", ["llama-2", "llama-3.1", "mistral", "qwen2", "qwen3"])
+def test_rows_with_places_of_their_own_give_what_each_gives_alone(name: str) -> None:
+    model = HomerModel(build(*SUPPORTED[name]), calibration=False, fast=True)
+    assert isinstance(model.decoder, FusedDecoder)
+    ours = GraphSlots(model.decoder.parts)  # without its graphs, which only a GPU has
+    check_equal(ours, OneByOne(model.decoder.extend, model.decoder.device), entries_of(model, (20, 45, 3, 70)))
+    longer = entries_of(model, (90,), room=150)  # beyond what there is room for
+    one = OneByOne(model.decoder.extend, model.decoder.device)
+    one.join([ours.take(row) for row in range(len(ours))])
+    for side in (ours, one):
+        side.join(longer)
+        for token in range(9):
+            side.step(torch.arange(len(side)) + token)
+    torch.testing.assert_close(ours.logits, one.logits, atol=5e-5, rtol=1e-4)
 
 
 def test_columns_are_made_anew_where_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
