@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from homer.backends.architecture import shortest_sliding_window
 from homer.backends.fingerprint import fingerprint
+from homer.backends.slots import Slots
 from homer.base.locks import Lock
 from homer.significance.evidence import QuestionLook
 
@@ -66,6 +67,7 @@ class Decoder(abc.ABC):
         self.vocabulary = int(causal_lm.get_input_embeddings().num_embeddings)
         self.dtype: torch.dtype = causal_lm.dtype
         self.device = _input_device(causal_lm)
+        self.output_device = _output_device(causal_lm, self.device)
         self._offload_lock = Lock() if _is_offloaded(causal_lm) else None
 
     @property
@@ -104,12 +106,15 @@ class Decoder(abc.ABC):
         """
 
     @abc.abstractmethod
-    def extend(self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0) -> Tensor:
+    def extend(
+        self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0, mask: Tensor | None = None
+    ) -> Tensor:
         """Run all layers over new tokens on top of a cache, which grows.
 
         Args:
             ids, position_ids: (batch, n).
             keep: how many last rows of logits are wanted; 0 means all.
+            mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
 
         Returns:
             Logits (batch, n or keep, vocabulary) in the model's dtype.
@@ -165,6 +170,10 @@ class Decoder(abc.ABC):
             room: how many tokens may come at most.
         """
 
+    @abc.abstractmethod
+    def slots(self) -> Slots:
+        """Room for requests that go on together, none of them there yet; see `Slots`."""
+
     def exclusive(self) -> contextlib.AbstractContextManager[Any]:
         """A lock where weights are offloaded, since loading them in and out is not for two threads at once."""
         return self._offload_lock or contextlib.nullcontext()
@@ -206,3 +215,9 @@ def _is_offloaded(model: nn.Module) -> bool:
 def _input_device(model: nn.Module) -> torch.device:
     devices = (p.device for p in model.parameters() if p.device.type != "meta")
     return next(devices, torch.device("cpu"))
+
+
+def _output_device(model: Any, otherwise: torch.device) -> torch.device:
+    """Where logits come out."""
+    weight = getattr(model.get_output_embeddings(), "weight", None)
+    return otherwise if weight is None or weight.device.type == "meta" else weight.device

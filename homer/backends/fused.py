@@ -20,9 +20,11 @@ from homer.backends.attention import watched
 from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, entries, present, take_rows
 from homer.backends.blocks import UnknownBlockError
 from homer.backends.graph import GraphSteps
+from homer.backends.graph_slots import GraphSlots
 from homer.backends.kernels.plain import EAGER, own
 from homer.backends.layers import FusedLayers
 from homer.backends.reference import ReferenceDecoder
+from homer.backends.slots import Slots
 from homer.base.locks import Lock
 from homer.errors import UnsupportedModelError
 from homer.significance.evidence import QuestionLook
@@ -104,10 +106,12 @@ class FusedDecoder(Decoder):
         keys, values = tuple(sides[::2]), tuple(sides[1::2])
         return LayerOutput(hidden, logits, keys, values, done.observed, done.attention, done.kept, stack.flatten(3))
 
-    def extend(self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0) -> Tensor:
+    def extend(
+        self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0, mask: Tensor | None = None
+    ) -> Tensor:
         """As `Decoder.extend`."""
         with torch.no_grad(), self._here():
-            done = self._on_top(self.layers, ids, position_ids, cache)
+            done = self._on_top(self.layers, ids, position_ids, cache, padding=mask)
             rows = slice(-keep if keep else None, None)
             return self.parts.head(done.residual[:, rows], present(done.delta)[:, rows])
 
@@ -160,6 +164,10 @@ class FusedDecoder(Decoder):
         if self.device.type == "cuda":
             return GraphSteps(self.parts, keys, values, position, room)
         return self._reference.steps(keys, values, position, room)
+
+    def slots(self) -> Slots:
+        """As `Decoder.slots`, by a CUDA graph where there is CUDA."""
+        return GraphSlots(self.parts) if self.device.type == "cuda" else self._reference.slots()
 
     def _layers(
         self,

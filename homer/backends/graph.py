@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from homer.backends.base import present
 from homer.backends.kernels.plain import ROUND
 from homer.backends.layers import FusedLayers
 
-_CAPTURE = threading.Lock()
+CAPTURE = threading.Lock()
 
 
 class GraphSteps:
@@ -51,23 +52,8 @@ class GraphSteps:
     @torch.no_grad()
     def step(self) -> None:
         """Run the token that waits, and move on by one place."""
-        layers, kernels = self._layers, self._layers.kernels
-        residual = layers.embed(self.token)
-        rotary = layers.rotary(residual, self._position)
-        delta: Tensor | None = None
-        for block, keys, values in zip(layers.blocks, self._keys, self._values, strict=True):
-            residual, x = layers.norm(residual, delta, block.input_norm, block.eps)
-            query, key, value = (
-                t.view(1, 1, -1, block.head_dim) for t in kernels.qkv_proj(x, block.query, block.key, block.value)
-            )
-            turned = torch.empty_like(query)
-            kernels.apply_rotary(query, block.query_norm, block.eps, *rotary, turned)
-            kernels.write_kv(keys, values, self._place, key, value, block.key_norm, block.eps, *rotary)
-            attended = kernels.decode_attention(turned, keys, values, self._place, block.head_dim**-0.5)
-            attended = kernels.matvec(attended, *block.output)
-            residual, x = kernels.add_norm(residual, attended, block.middle_norm, block.eps)
-            delta = kernels.matvec(kernels.gate_up_proj(x, block.gate, block.up), *block.down)
-        self.logits.copy_(layers.head(residual, present(delta))[:, 0])
+        logits = decode(self._layers, self.token, self._position, self._place, self._keys, self._values)
+        self.logits.copy_(logits)
         self._position += 1
         self._place += 1
 
@@ -76,7 +62,7 @@ class GraphSteps:
         stream: Any = torch.cuda.Stream(self._layers.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._layers.device))
         graph = torch.cuda.CUDAGraph()
-        with _CAPTURE, torch.cuda.stream(stream):
+        with CAPTURE, torch.cuda.stream(stream):
             self.step()
             self._position -= 1
             self._place -= 1
@@ -86,6 +72,46 @@ class GraphSteps:
             graph.capture_end()
         torch.cuda.current_stream(self._layers.device).wait_stream(stream)
         return graph
+
+
+def decode(
+    layers: FusedLayers,
+    tokens: Tensor,
+    positions: Tensor,
+    places: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+) -> Tensor:
+    """One more token in every row: logits (rows, vocabulary) in the model's dtype.
+
+    One row is bound by reading matrices, for which there are kernels; several are matrix products.
+
+    Args:
+        tokens, positions: (rows, 1).
+        places: (rows,), where each row's new keys and values go; it sees all up to there.
+        keys, values: one (rows, capacity, key heads, head dim) tensor a layer.
+    """
+    kernels, rows = layers.kernels, len(tokens)
+    residual = layers.embed(tokens)
+    rotary = layers.rotary(residual, positions)
+    delta: Tensor | None = None
+    for block, own_keys, own_values in zip(layers.blocks, keys, values, strict=True):
+        residual, x = layers.norm(residual, delta, block.input_norm, block.eps)
+        parts = (block.query, block.key, block.value)
+        projected = kernels.qkv_proj(x, *parts) if rows == 1 else tuple(part(x) for part in parts)
+        query, key, value = (t.view(rows, 1, -1, block.head_dim) for t in projected)
+        turned = torch.empty_like(query)
+        kernels.apply_rotary(query, block.query_norm, block.eps, *rotary, turned)
+        write = kernels.write_kv if rows == 1 else kernels.write_rows
+        write(own_keys, own_values, places, key, value, block.key_norm, block.eps, *rotary)
+        attended = kernels.decode_attention(turned, own_keys, own_values, places, block.head_dim**-0.5)
+        if rows == 1:
+            attended = kernels.matvec(attended, *block.output)
+            residual, x = kernels.add_norm(residual, attended, block.middle_norm, block.eps)
+            delta = kernels.matvec(kernels.gate_up_proj(x, block.gate, block.up), *block.down)
+        else:
+            residual, delta = layers.finish(block, residual, attended)
+    return layers.head(residual, present(delta))[:, 0]
 
 
 def _places(entries: Tensor, capacity: int) -> Tensor:

@@ -8,7 +8,9 @@ user's model is never changed, and nothing changes during a call, so any number 
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,10 +21,14 @@ from transformers import DynamicCache, PreTrainedModel
 from homer.backends.architecture import check_architecture, final_norm, unwrapped
 from homer.backends.attention import OBSERVER
 from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, cache_of, entries, present, take_rows
+from homer.backends.padded import OneByOne, PaddedSlots
+from homer.backends.slots import Entry, Slots
 from homer.backends.views import copy_module, replace_module, share_weights
 from homer.errors import UnsupportedModelError
 from homer.significance.evidence import QuestionLook
 from homer.significance.scores import last_query_logits
+
+logger = logging.getLogger(__name__)
 
 
 class ReferenceDecoder(Decoder):
@@ -59,9 +65,11 @@ class ReferenceDecoder(Decoder):
         seen = observer.logits, observer.attention
         return LayerOutput(hidden, logits, keys[first:end], values[first:end], *seen, kept)
 
-    def extend(self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0) -> Tensor:
+    def extend(
+        self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0, mask: Tensor | None = None
+    ) -> Tensor:
         """As `Decoder.extend`."""
-        arguments = self._arguments(0, ids, position_ids, cache, _Observer())
+        arguments = self._arguments(0, ids, position_ids, cache, _Observer()) | {"attention_mask": mask}
         with torch.no_grad(), self.exclusive():
             logits: Tensor = self.causal_lm(**arguments, logits_to_keep=keep).logits
         return logits
@@ -106,6 +114,29 @@ class ReferenceDecoder(Decoder):
             return self.extend(token.view(1, 1).to(self.device), place, cache, keep=1)[:, -1].float()
 
         return step
+
+    def slots(self) -> Slots:
+        """As `Decoder.slots`."""
+        return (PaddedSlots if self._goes_together else OneByOne)(self.extend, self.device)
+
+    @functools.cached_property
+    def _goes_together(self) -> bool:
+        """Whether rows of unlike length give together what each gives alone; tried once, when first needed."""
+        ids = torch.arange(PROBE_LEN, device=self.device)[None] % self.vocabulary
+        whole = self.run(0, self.layers, ids, torch.arange(PROBE_LEN, device=self.device)[None])
+        rows = [_first_part(whole, end) for end in (PROBE_LEN // 2, PROBE_LEN)]
+        alone, together = OneByOne(self.extend, self.device), PaddedSlots(self.extend, self.device)
+        try:
+            for slots in (alone, together):
+                slots.join(rows)
+                slots.step(ids[0, :2])
+            gap, scale = (alone.logits - together.logits).abs().max().item(), alone.logits.abs().max().item()
+            reason = "" if gap <= 0.02 * max(1.0, scale) else f"its logits differ by {gap:.3g}"
+        except Exception as error:  # whatever a model's own code makes of padding
+            reason = str(error)
+        if reason:
+            logger.info("%s decodes one stream at a time: %s", type(self.causal_lm).__name__, reason)
+        return not reason
 
     def _forward(self, first: int, end: int, arguments: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
         """Hidden states after layers first..end-1; or, of the last layer, the next token's logits in float32."""
@@ -161,6 +192,12 @@ class ReferenceDecoder(Decoder):
         gap = (present(whole.logits) - present(upper.logits)).abs().max().item()
         if not gap <= 0.02 * max(1.0, present(whole.logits).abs().max().item()):
             raise UnsupportedModelError(f"{name}: run in two parts, its logits differ by {gap:.3g} from the whole's")
+
+
+def _first_part(whole: LayerOutput, end: int) -> Entry:
+    """A request whose keys are the first ones of a run; its logits are none of its own."""
+    keys, values = (tuple(entry[:, :, :end] for entry in side) for side in (whole.keys, whole.values))
+    return Entry(keys, values, present(whole.logits), end, 1)
 
 
 class _Observer:

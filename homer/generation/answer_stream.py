@@ -78,8 +78,15 @@ class AnswerStream(Iterator[str]):
             return
         if self._cancelled.is_set():  # between the last chunk and the stream
             self._stream.cancel()
+        try:
+            yield from self._stripped(self._stream)
+        except BaseException:  # out of time, or nobody reads on
+            self._stream.cancel()
+            raise
+
+    def _stripped(self, pieces: Iterator[str]) -> Iterator[str]:
         held = ""
-        for piece in self._stream:
+        for piece in pieces:
             self._check_time()
             held = held + piece if self._text else (held + piece).lstrip()
             solid = len(held.rstrip())

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-)
+from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from homer.backends.base import Decoder
 from homer.errors import GenerationError
+from homer.generation.batching import Batch
+from homer.generation.choosing import Chooser, reader
 from homer.generation.sampling import (
     DEFAULT_NEW_TOKENS,
     REFUSED,
@@ -33,6 +33,7 @@ class Streams:
 
     def __init__(self, decoder: Decoder, name: str, tokenizer: Any, end_ids: frozenset[int]) -> None:
         self._decoder, self._name, self._tokenizer, self._end_ids = decoder, name, tokenizer, end_ids
+        self.batch = Batch(decoder)
 
     def open(self, cache: CompactCache, max_new_tokens: int | None, options: Mapping[str, Any]) -> Stream:
         """A stream with any options: those of Sampling, and those of transformers' `generate`.
@@ -63,10 +64,10 @@ class Streams:
         return Stream(iter(sequence[:stopped]), self._end_ids, self._tokenizer, ())
 
     def own(self, cache: CompactCache, sampling: Sampling) -> Stream:
-        """A stream by the library's own loop, token by token."""
+        """A stream by the library's own loop, token by token, together with all others of this model."""
         cache.check_made_by(self._decoder.fingerprint, self._name)
         sampling.room(self._decoder.window, cache.next_position)
-        tokens = generate_tokens(self._decoder, cache, sampling)
+        tokens = self.batch.open(cache, sampling, self._end_ids)
         return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops)
 
     def check(self, max_new_tokens: int | None, options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any]]:
@@ -79,22 +80,23 @@ class Streams:
 
 
 def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -> Iterator[int]:
-    """Tokens that go on from a cache, one at a time, without end but for the window and max_new_tokens."""
+    """Tokens that go on from a cache, one at a time, without end but for the window and max_new_tokens.
+
+    The simple way, for one request alone: a `Batch` gives each of many the same tokens.
+    """
     limit = sampling.room(decoder.window, cache.next_position)
     ahead = decoder.device.type == "cuda"  # the next step runs while this token is read
-    processors: Any = sampling.processors()
-    generator = _generator(sampling, cache.logits.device)
-    seen, logits = cache.token_ids.to(cache.logits.device), cache.logits
+    logits = cache.logits.to(decoder.output_device)
+    chooser = Chooser(sampling, cache.token_ids, logits.device)
     step = decoder.steps(cache.keys, cache.values, cache.next_position, limit)
     for left in range(limit - 1, -1, -1):
-        chosen = processors(seen, logits.float()) if processors else logits  # 16 bits are few for a quotient
-        token = _choose(chosen, sampling.samples, generator)
-        if processors:
-            seen = torch.cat([seen, token.view(1, 1)], 1)
-        read = _reader(token)
+        token = chooser.choose(logits)
+        read = reader(token)
         if ahead and left:
             logits = step(token)
-        yield read()
+        (number,) = read()
+        chooser.accept(number)
+        yield number
         if left and not ahead:
             logits = step(token)
 
@@ -151,29 +153,3 @@ def _resuming(decoder: Decoder, cache: CompactCache) -> Any:
 
     model.forward = resume
     return model
-
-
-def _choose(logits: Tensor, samples: bool, generator: torch.Generator | None) -> Tensor:
-    if not samples:
-        return logits.argmax(-1)[0]
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[0, 0]
-
-
-def _reader(token: Tensor) -> Callable[[], int]:
-    """What gives a token's number; from a GPU, without waiting for what is begun after this call."""
-    if token.device.type != "cuda":
-        return lambda: int(token)
-    host = torch.empty((), dtype=token.dtype, pin_memory=True)
-    host.copy_(token, non_blocking=True)
-    copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(token.device))
-
-    def read() -> int:
-        copied.synchronize()
-        return int(host)
-
-    return read
-
-
-def _generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:
-    return None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from homer.errors import GenerationError
+from homer.generation.seat import Seat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Generation:
 class Stream(Iterator[str]):
     """Text as it is generated. Iterate over it; afterwards `result` says how it ended.
 
-    `cancel` may be called from any thread and takes effect at the next token.
+    `cancel` may be called from any thread and takes effect at the next token. What it holds is freed then, at its
+    end, or when nobody holds it any more.
     """
 
     def __init__(self, tokens: Iterator[int], end_ids: frozenset[int], tokenizer: Any, stops: Sequence[str]) -> None:
@@ -48,6 +50,7 @@ class Stream(Iterator[str]):
     def cancel(self) -> None:
         """Stop generating before the next token."""
         self._cancelled.set()
+        self._leave()
 
     def result(self) -> Generation:
         """What was generated; runs to the end first."""
@@ -57,11 +60,16 @@ class Stream(Iterator[str]):
         return Generation(text, self.token_ids, self.finish_reason or "cancelled")
 
     def _run(self) -> Iterator[str]:
+        try:
+            yield from self._pieces_of_tokens()
+        finally:
+            self._leave()  # nobody reads on
+
+    def _pieces_of_tokens(self) -> Iterator[str]:
         decoder = _TextDecoder(self._tokenizer)
         held = ""
         for token in self._tokens:
             if self._cancelled.is_set():
-                self.finish_reason = "cancelled"
                 break
             self.token_ids.append(token)
             if token in self._end_ids:
@@ -76,9 +84,13 @@ class Stream(Iterator[str]):
             safe = len(held) - _partial_stop(held, self._stops)
             yield from self._emit(held[:safe])
             held = held[safe:]
-        self.finish_reason = self.finish_reason or "length"
+        self.finish_reason = self.finish_reason or ("cancelled" if self._cancelled.is_set() else "length")
         held += decoder.flush()
         yield from self._emit(held[: _first_stop(held, self._stops)])
+
+    def _leave(self) -> None:
+        if isinstance(self._tokens, Seat):
+            self._tokens.leave()
 
     def _emit(self, text: str) -> Iterator[str]:
         if text:

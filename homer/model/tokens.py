@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -195,6 +196,14 @@ class TokenModel:
     def stream(self, cache: CompactCache, max_new_tokens: int | None = None, **options: Any) -> Stream:
         """Text as it is generated, an iterator that can be cancelled; options as in `generate`, without beams."""
         return self._streams.own(cache, as_sampling(max_new_tokens, options))
+
+    def share_steps(self, turn: contextlib.AbstractContextManager[object]) -> None:
+        """Run every step of generation within a context manager, as a server does that shares a GPU with what it reads.
+
+        Streams of one model take their steps together, so that it is entered once for all of them, by one thread at a
+        time, whichever that is.
+        """
+        self._streams.batch.share = turn
 
     def require_tokenizer(self, purpose: str) -> Any:
         """The tokenizer. Raises InputError where there is none."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from homer_integrations.shared.documents import to_homer_documents
 from homer_integrations.shared.ray import without_reports
 
 logger = logging.getLogger(__name__)
+
+_TOGETHER = 8  # questions under way at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +68,10 @@ class Report:
 
 
 class Answerer:
-    """Answers rows, one after the other, with one model; Ray Data makes one in every worker."""
+    """Answers rows with one model, from any number of threads; Ray Data makes one in every worker.
+
+    Prompts are read one at a time, since reading takes most of the memory; what is generated goes together.
+    """
 
     def __init__(self, batch: Batch, documents: tuple[Document, ...]) -> None:
         options = dict(batch.model)
@@ -71,6 +79,7 @@ class Answerer:
         self._model = HomerModel.from_pretrained(options.pop("model"), **options)
         self._config = dataclasses.replace(self._model.config, **batch.config)
         self._documents = documents
+        self._reads = threading.Lock()
 
     def answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The row with its answer, or with the error that kept it from one: no row keeps others from theirs."""
@@ -78,19 +87,20 @@ class Answerer:
             return dict(row)
         try:
             documents = (*self._documents, *to_homer_documents(row.get("documents") or ()))
-            answer = self._model.ask(
-                row["question"],
-                documents,
-                system=self._batch.system,
-                config=self._config,
-                max_new_tokens=self._batch.max_tokens,
-            )
+            answer = self._ask(row["question"], documents)
         except HomerError as error:
             return {"id": row["id"], "question": row["question"], "error": str(error)}
         except Exception as error:
             logger.warning("question %r failed", row["id"], exc_info=True)
             return {"id": row["id"], "question": row["question"], "error": f"{type(error).__name__}: {error}"}
         return {"id": row["id"], "question": row["question"]} | _facts(answer)
+
+    def _ask(self, question: str, documents: Sequence[Document]) -> Answer:
+        prompt = self._model.build_prompt(question, documents, system=self._batch.system)
+        stream = self._model.stream_prompt(prompt, config=self._config, max_new_tokens=self._batch.max_tokens)
+        with self._reads:
+            next(stream, "")
+        return stream.answer()
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:
         """A batch of Ray Data's: JSON in, JSON out."""
@@ -106,7 +116,7 @@ def run_batch(
     *,
     progress: bool = False,
 ) -> Report:
-    """Answer every question that `out` does not answer yet; each answer is on the disk before the next is begun.
+    """Answer every question that `out` does not answer yet; a run that is killed loses the few that are under way.
 
     Args:
         workers: None answers in this process; else so many copies of the model, by Ray Data.
@@ -134,7 +144,18 @@ def run_batch(
 def _in_process(
     batch: Batch, documents: tuple[Document, ...], rows: Sequence[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    yield from map(Answerer(batch, documents).answer, rows)
+    """Answers in the order of the questions, of which a few are under way at once."""
+    answerer = Answerer(batch, documents)
+    pool, waiting = ThreadPoolExecutor(min(_TOGETHER, len(rows)), "homer-batch"), deque[Future[dict[str, Any]]]()
+    try:
+        for row in rows:
+            waiting.append(pool.submit(answerer.answer, row))
+            if len(waiting) == _TOGETHER:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _on_ray(

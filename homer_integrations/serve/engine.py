@@ -1,4 +1,4 @@
-"""Engine: one model, a bounded queue, and streams that take turns."""
+"""Engine: one model, a bounded queue, prompts that are read by turns, and streams that go on together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from homer_integrations.serve.looking import Looking
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
-from homer_integrations.serve.turns import Turn, Turns
+from homer_integrations.serve.turns import Turns
 from homer_integrations.shared.loading import shared_store
 from homer_integrations.shared.settings import Call
 from homer_integrations.shared.threads import stream_in_thread
@@ -32,8 +32,9 @@ _LONG = 100_000  # characters; reading fewer takes a fraction of a second
 class Engine:
     """Answers jobs with one model, in threads of its own.
 
-    At most `max_running` requests hold memory at a time, and at most `max_queue` wait; those that run share the
-    model step by step. Compact caches are kept for identical requests.
+    At most `max_running` requests hold memory at a time, and at most `max_queue` wait. Prompts are read by turns, node
+    by node, and between any two nodes all streams that generate take a step together. Compact caches are kept for
+    identical requests.
 
     Raises:
         HomerError: the model cannot be loaded; says why.
@@ -48,6 +49,7 @@ class Engine:
         )
         self._states = _states(settings)
         self._turns = Turns()
+        self.model.share_steps(self._turns.join())
         self._queue = FairQueue(settings.max_running)
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
         self._short, self._long = Lane("homer-short"), Lane("homer-long")
@@ -155,21 +157,19 @@ class _Request:
         self._turn = engine._turns.join()
 
     def open(self) -> AnswerStream:
-        return _TurnTaking(self._engine, self._turn, self._prompt, self._compress, self._generate)
+        return _Counted(self._engine, self._prompt, self._compress, self._generate)
 
     def _compress(self, watch: Callable[[Any], None], tick: Callable[[], None]) -> CompactCache:
         call, store, states = self._call, self._engine.store, self._engine._states
         options: dict[str, Any] = {"config": call.config, "max_new_tokens": call.max_new_tokens}
         key = cache_key(call.model, self._prompt, **options, encoded=states is not None)
-        with self._turn.away():
-            cache = store.get(key)
+        cache = store.get(key)
         self.reused = cache is not None
         if cache is None:
-            cache = call.model.compress_prompt(
-                self._prompt, **options, store=states, watch=self._stepping(watch), tick=self._stepping(tick)
-            )
-            with self._turn.away():
-                store.put(key, cache)
+            with self._turn:
+                check = self._stepping(watch), self._stepping(tick)
+                cache = call.model.compress_prompt(self._prompt, **options, store=states, watch=check[0], tick=check[1])
+            store.put(key, cache)
         return cache
 
     def _stepping(self, check: Callable[..., None]) -> Callable[..., None]:
@@ -188,33 +188,24 @@ class _Request:
         return self._call.model.stream(cache, self._call.max_new_tokens, **self._call.generation)
 
 
-class _TurnTaking(AnswerStream):
-    """An AnswerStream that computes in its turns only, from the first text asked for until it ends."""
+class _Counted(AnswerStream):
+    """An AnswerStream that counts as running from the first text asked for until it ends."""
 
-    def __init__(self, engine: Engine, turn: Turn, *parts: Any) -> None:
+    def __init__(self, engine: Engine, *parts: Any) -> None:
         super().__init__(*parts)
-        self._engine, self._turn = engine, turn
-        self._holds = self._ended = False
+        self._engine, self._begun, self._ended = engine, False, False
 
     def __next__(self) -> str:
         if self._ended:
             raise StopIteration
-        self._begin_step()
+        self._engine._busy += not self._begun
+        self._begun = True
         try:
             return super().__next__()
         except BaseException:
             self._ended = True
             self._engine._busy -= 1
-            self._turn.__exit__(None, None, None)
             raise
-
-    def _begin_step(self) -> None:
-        if self._holds:
-            self._turn.pass_on()
-            return
-        self._turn.__enter__()
-        self._engine._busy += 1
-        self._holds = True
 
 
 def _states(settings: ServeSettings) -> StateStore | None:

@@ -1,4 +1,4 @@
-"""Turns: streams of one model compute one step at a time, and who has had least time goes next."""
+"""Turns: whoever computes with one model does so one step at a time, and who has had least time goes next."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from types import TracebackType
 class Turns:
     """Shares one model among threads, by the seconds that each has computed.
 
-    A step is one node of a tree or one piece of text. Since a piece takes far less time than a node, streams that
-    generate go on between the nodes of a long prompt. Who joins begins with the time of the one that is due, so
-    that newcomers neither wait for all others nor hold them up.
+    A step is one node of a tree, or one token of all streams that generate, which go together and have one share.
+    Since that takes less time than a node, they go on between any two nodes of a long prompt. Who joins begins with
+    the time of the one that is due, so that newcomers neither wait for all others nor hold them up.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Turns:
         self._due = 0.0  # what the last one to be granted a step had had by then
 
     def join(self) -> Turn:
-        """A share for one stream."""
+        """A share, for one prompt that is read, or for all that generate."""
         return Turn(self)
 
     def _take(self, turn: Turn) -> None:

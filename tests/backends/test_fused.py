@@ -71,3 +71,40 @@ def test_look(pointwise: ModuleType, dtype: torch.dtype, shape: tuple[int, ...])
             look(query, key.to(DEVICE, dtype), 0.3) for look in (pointwise.last_query_logits, EAGER.last_query_logits)
         )
         torch.testing.assert_close(ours, plain, **CLOSE[dtype])
+
+
+@pytest.fixture(scope="module")
+def decoding(pointwise: ModuleType) -> ModuleType:
+    from homer.backends.kernels import decoding
+
+    return decoding
+
+
+@both
+@shapes
+@pytest.mark.parametrize("rows", [1, 3])
+def test_attention_of_one_token_a_row(
+    decoding: ModuleType, dtype: torch.dtype, shape: tuple[int, ...], rows: int
+) -> None:
+    _, _, heads, key_heads, dim = shape
+    query = torch.randn(rows, 1, heads, dim, dtype=dtype, device=DEVICE)
+    keys, values = torch.randn(2, rows, 192, key_heads, dim, dtype=dtype, device=DEVICE)
+    last = torch.tensor([100, 0, 191], device=DEVICE)[:rows]
+    ours, plain = (k.decode_attention(query, keys, values, last, 0.3) for k in (decoding, EAGER))
+    torch.testing.assert_close(ours, plain, **CLOSE[dtype])
+
+
+@both
+@shapes
+@pytest.mark.parametrize("normed", [False, True])
+def test_keys_and_values_to_their_places(
+    decoding: ModuleType, dtype: torch.dtype, shape: tuple[int, ...], normed: bool
+) -> None:
+    *_, key_heads, dim = shape
+    key, value = torch.randn(2, 3, 1, key_heads, dim, dtype=dtype, device=DEVICE)
+    cos, sin = torch.randn(2, 3, 1, dim, dtype=dtype, device=DEVICE)
+    norm = torch.randn(dim, dtype=dtype, device=DEVICE) if normed else None
+    sides = [torch.zeros(2, 3, 64, key_heads, dim, dtype=dtype, device=DEVICE) for _ in range(2)]
+    for kernels, (keys, values) in zip((decoding, EAGER), sides, strict=True):
+        kernels.write_rows(keys, values, torch.tensor([5, 0, 63], device=DEVICE), key, value, norm, 1e-5, cos, sin)
+    torch.testing.assert_close(*sides, **CLOSE[dtype])

@@ -225,10 +225,10 @@ def test_an_error_that_nobody_thought_of(
     def fail(model: HomerModel, question: str, *args: Any, **options: Any) -> Any:
         if "south" in question:
             raise RuntimeError("out of memory")
-        return mini_ask(model, question, *args, **options)
+        return mini_build(model, question, *args, **options)
 
-    mini_ask = HomerModel.ask
-    monkeypatch.setattr(HomerModel, "ask", fail)
+    mini_build = HomerModel.build_prompt
+    monkeypatch.setattr(HomerModel, "build_prompt", fail)
     assert ask(folder, QUESTIONS[:3]) == 1
     assert [row.get("error") for row in rows(folder)] == [None, "RuntimeError: out of memory", None]
     assert "2 of 3 questions answered now" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""One token's attention to many places, in two small GPU kernels: each block of places for itself, then together.
+"""One token a row: its attention to many places, and where its key and value go.
+
+Attention is two small GPU kernels: each block of places for itself, then together.
 
 Computes what `last_query_logits`, `probabilities` and `mix` of `plain` do one after the other.
 """
@@ -17,19 +19,19 @@ _TOGETHER = 64  # blocks that are put together at a time
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _attend_block(
     query: tl.tensor, key: tl.tensor, value: tl.tensor, last: tl.tensor, sums: tl.tensor, tops: tl.tensor,
-    weights: tl.tensor, scaling: tl.tensor,
+    weights: tl.tensor, scaling: tl.tensor, capacity: tl.tensor,
     key_heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr,
 ) -> None:  # fmt: skip
-    head, block = tl.program_id(0), tl.program_id(1)
+    head, block, line = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     places = block * size + tl.arange(0, size)
     dims = tl.arange(0, wide)
-    known, real = places <= tl.load(last), dims < dim
-    where = (places[:, None].to(tl.int64) * key_heads + head) * dim + dims[None, :]
+    known, real = places <= tl.load(last + line), dims < dim
+    where = ((line * capacity + places[:, None]) * key_heads + head) * dim + dims[None, :]
     mask = known[:, None] & real[None, :]
     keys = tl.load(key + where, mask=mask, other=0.0).to(tl.float32)
     values = tl.load(value + where, mask=mask, other=0.0).to(tl.float32)
     for member in tl.static_range(group):
-        number = head * group + member
+        number = (line * key_heads + head) * group + member
         one = tl.load(query + number * dim + dims, mask=real, other=0.0).to(tl.float32)
         logits = tl.where(known, tl.sum(keys * one[None, :], 1) * scaling, -1e30)
         top = tl.max(logits, 0)
@@ -64,21 +66,68 @@ def _join_blocks(
 
 
 def decode_attention(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
-    """Attention of one token: (1, 1, heads x head dim).
+    """Attention of one token a row: (rows, 1, heads x head dim).
 
     Args:
-        query: (1, 1, heads, head dim), rotated and contiguous.
-        keys, values: (1, places, key heads, head dim), contiguous.
-        last: (1,), the last place that counts.
+        query: (rows, 1, heads, head dim), rotated and contiguous.
+        keys, values: (rows, places, key heads, head dim), contiguous.
+        last: (rows,), the last place that counts.
     """
-    _, places, key_heads, dim = keys.shape
+    rows, places, key_heads, dim = keys.shape
     heads = query.shape[2]
     blocks, wide = triton.cdiv(places, _BLOCK), triton.next_power_of_2(dim)
-    sums = torch.empty(heads, blocks, dim, device=query.device, dtype=torch.float32)
-    tops, weights = torch.empty(2, heads, blocks, device=query.device, dtype=torch.float32)
+    sums = torch.empty(rows * heads, blocks, dim, device=query.device, dtype=torch.float32)
+    tops, weights = torch.empty(2, rows * heads, blocks, device=query.device, dtype=torch.float32)
     out = torch.empty_like(query)
-    _attend_block[key_heads, blocks](
-        query, keys, values, last, sums, tops, weights, scaling, key_heads, heads // key_heads, dim, wide, _BLOCK
-    )
-    _join_blocks[heads,](sums, tops, weights, out, blocks, dim, wide, _TOGETHER)
+    _attend_block[key_heads, blocks, rows](
+        query, keys, values, last, sums, tops, weights, scaling, places, key_heads, heads // key_heads, dim, wide,
+        _BLOCK,
+    )  # fmt: skip
+    _join_blocks[rows * heads,](sums, tops, weights, out, blocks, dim, wide, _TOGETHER)
     return out.flatten(2)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _write(
+    key: tl.tensor, value: tl.tensor, norm: tl.tensor, cos: tl.tensor, sin: tl.tensor, keys: tl.tensor,
+    values: tl.tensor, places: tl.tensor, eps: tl.tensor, capacity: tl.tensor,
+    heads: tl.constexpr, half: tl.constexpr, wide: tl.constexpr, norms: tl.constexpr,
+) -> None:  # fmt: skip
+    line, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    dims = tl.arange(0, wide)
+    real = dims < half
+    source = (line * heads + head) * (2 * half) + dims
+    target = ((line * capacity + tl.load(places + line)) * heads + head) * (2 * half) + dims
+    low = tl.load(key + source, mask=real, other=0.0).to(tl.float32)
+    high = tl.load(key + source + half, mask=real, other=0.0).to(tl.float32)
+    if norms:
+        factor = tl.rsqrt((tl.sum(low * low, 0) + tl.sum(high * high, 0)) / (2 * half) + eps)
+        low = (low * factor).to(keys.dtype.element_ty).to(tl.float32)
+        high = (high * factor).to(keys.dtype.element_ty).to(tl.float32)
+        low *= tl.load(norm + dims, mask=real, other=0.0).to(tl.float32)
+        high *= tl.load(norm + half + dims, mask=real, other=0.0).to(tl.float32)
+    angle = line * (2 * half) + dims
+    low_cos = tl.load(cos + angle, mask=real, other=0.0).to(tl.float32)
+    low_sin = tl.load(sin + angle, mask=real, other=0.0).to(tl.float32)
+    high_cos = tl.load(cos + angle + half, mask=real, other=0.0).to(tl.float32)
+    high_sin = tl.load(sin + angle + half, mask=real, other=0.0).to(tl.float32)
+    tl.store(keys + target, (low * low_cos - high * low_sin).to(keys.dtype.element_ty), mask=real)
+    tl.store(keys + target + half, (high * high_cos + low * high_sin).to(keys.dtype.element_ty), mask=real)
+    tl.store(values + target, tl.load(value + source, mask=real), mask=real)
+    tl.store(values + target + half, tl.load(value + source + half, mask=real), mask=real)
+
+
+def write_rows(
+    keys: Tensor, values: Tensor, places: Tensor, key: Tensor, value: Tensor,
+    norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
+) -> None:  # fmt: skip
+    """As in `plain`; keys and values (rows, capacity, key heads, head dim) must be contiguous."""
+    rows, capacity, heads, dim = keys.shape
+    assert keys.is_contiguous()
+    assert values.is_contiguous()
+    key, value, cos, sin = (t.contiguous() for t in (key, value, cos, sin))
+    wide = triton.next_power_of_2(dim // 2)
+    _write[rows, heads](
+        key, value, key if norm is None else norm, cos, sin, keys, values, places, eps, capacity, heads, dim // 2, wide,
+        norm is not None,
+    )  # fmt: skip

@@ -112,27 +112,39 @@ def write_kv(
     values.index_copy_(1, place, value)
 
 
+def write_rows(
+    keys: Tensor, values: Tensor, places: Tensor, key: Tensor, value: Tensor,
+    norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
+) -> None:  # fmt: skip
+    """The same for several rows: each one's rotated key and value (rows, 1, key heads, head dim), to its own place."""
+    turned = torch.empty_like(key)
+    apply_rotary(key, norm, eps, cos, sin, turned)
+    rows = torch.arange(len(places), device=places.device)
+    keys[rows, places] = turned[:, 0]
+    values[rows, places] = value[:, 0]
+
+
 def probabilities(logits: Tensor, last: Tensor) -> Tensor:
-    """Softmax of (1, heads, places) over the places up to `last`, a place on the device."""
+    """Softmax of (rows, heads, places) over the places up to `last` (rows,), on the device."""
     places = torch.arange(logits.shape[-1], device=logits.device)
-    return logits.masked_fill(places > last, -torch.inf).softmax(-1)
+    return logits.masked_fill(places > last[:, None, None], -torch.inf).softmax(-1)
 
 
 def mix(weights: Tensor, value: Tensor) -> Tensor:
-    """Values by their weights: one token's attention (1, 1, heads x head dim), in the values' dtype.
+    """Values by their weights: one token's attention a row, (rows, 1, heads x head dim), in the values' dtype.
 
     Args:
-        weights: (1, heads, places), from `probabilities`.
-        value: (1, places, key heads, head dim); places in whole groups of `ROUND`, over which sums are split.
+        weights: (rows, heads, places), from `probabilities`.
+        value: (rows, places, key heads, head dim); places in whole groups of `ROUND`, over which sums are split.
     """
-    _, _, heads, dim = value.shape
-    grouped = weights.reshape(heads, -1, value.shape[1] // ROUND, ROUND).permute(2, 3, 0, 1)
-    parts = grouped[..., None] * value.reshape(-1, ROUND, heads, 1, dim).float()
-    return parts.sum(1).sum(0).to(value.dtype).reshape(1, 1, -1)
+    rows, _, heads, dim = value.shape
+    grouped = weights.reshape(rows, heads, -1, value.shape[1] // ROUND, ROUND).permute(0, 3, 4, 1, 2)
+    parts = grouped[..., None] * value.reshape(rows, -1, ROUND, heads, 1, dim).float()
+    return parts.sum(2).sum(1).to(value.dtype).reshape(rows, 1, -1)
 
 
 def decode_attention(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
-    """One token's attention (1, 1, heads x head dim) to the places up to `last`: the last three functions in a row."""
+    """One token's attention a row, (rows, 1, heads x head dim), to the places up to its `last`: the three in a row."""
     return mix(probabilities(last_query_logits(query, keys, scaling), last), values)
 
 
@@ -151,6 +163,7 @@ class Kernels:
     qkv_proj: Callable[..., tuple[Tensor, Tensor, Tensor]] = qkv_proj
     gate_up_proj: Callable[..., Tensor] = gate_up_proj
     write_kv: Callable[..., None] = write_kv
+    write_rows: Callable[..., None] = write_rows
     decode_attention: Callable[..., Tensor] = decode_attention
 
 
@@ -165,7 +178,8 @@ _CHANGING: dict[str, dict[int, tuple[int, ...]]] = {
     "gate_up_proj": {},
     "write_kv": {0: (1,), 1: (1,)},
 }
-_BY_HAND = ("rms_norm", "add_norm", "apply_rotary", "silu_and_mul", "last_query_logits", "decode_attention")
+_DECODING = ("decode_attention", "write_rows")
+_BY_HAND = ("rms_norm", "add_norm", "apply_rotary", "silu_and_mul", "last_query_logits", *_DECODING)
 
 
 def best(device: torch.device) -> Kernels:
@@ -194,7 +208,7 @@ def _compiles(device: torch.device) -> bool:
 def _by_hand() -> dict[str, Callable[..., Any]]:
     from homer.backends.kernels import decoding, pointwise  # need Triton
 
-    return {name: getattr(decoding if name == "decode_attention" else pointwise, name) for name in _BY_HAND}
+    return {name: getattr(decoding if name in _DECODING else pointwise, name) for name in _BY_HAND}
 
 
 def _compile(function: Any, changing: dict[int, tuple[int, ...]]) -> Callable[..., Any]:

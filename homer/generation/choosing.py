@@ -1,0 +1,63 @@
+"""Choosing: one request's next token from its logits, and its number from a GPU without waiting for more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from homer.generation.sampling import Sampling
+
+
+class Chooser:
+    """Chooses the tokens of one request: it holds its processors, its random numbers, and what it has seen.
+
+    After every `choose`, and before the next, `accept` says which token it was: a GPU may run ahead of the program.
+
+    Args:
+        token_ids: (1, kept), the tokens of the prompt that survived.
+        device: where the logits will be.
+    """
+
+    def __init__(self, sampling: Sampling, token_ids: Tensor, device: torch.device) -> None:
+        self._processors: Any = sampling.processors()
+        self._samples = sampling.samples
+        self._counts = sampling.repetition_penalty != 1.0  # all other processors look at logits alone
+        self._seen = token_ids.to(device)
+        self._generator = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it takes the likeliest token whatever came before, as many rows may at once."""
+        return not self._processors and not self._samples
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """The next token, a tensor of no dimensions, from logits (1, vocabulary)."""
+        if self._processors:
+            logits = self._processors(self._seen, logits.float())  # 16 bits are few for a quotient
+        if not self._samples:
+            return logits.argmax(-1)[0]
+        return torch.multinomial(logits.softmax(-1), 1, generator=self._generator)[0, 0]
+
+    def accept(self, token: int) -> None:
+        """Note the token that was chosen."""
+        if self._counts:
+            self._seen = torch.cat([self._seen, self._seen.new_tensor([[token]])], 1)
+
+
+def reader(tokens: Tensor) -> Callable[[], list[int]]:
+    """What gives the numbers in a tensor; from a GPU, without waiting for what is begun after this call."""
+    if tokens.device.type != "cuda":
+        return lambda: tokens.flatten().tolist()
+    host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+    host.copy_(tokens, non_blocking=True)
+    copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(tokens.device))
+
+    def read() -> list[int]:
+        copied.synchronize()
+        return host.flatten().tolist()
+
+    return read

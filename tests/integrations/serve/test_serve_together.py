@@ -1,0 +1,72 @@
+"""Streams of a server go on together, and between the nodes of a prompt that is read."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from serving import DOCUMENTS_OF_FACT, QUESTION, long_documents
+
+from homer import Document, HomerModel
+from homer.backends.padded import PaddedSlots
+from homer_integrations.serve import ServeSettings
+from homer_integrations.serve.engine import Engine
+from homer_integrations.serve.jobs import Finished, Job
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every step."""
+    seen: list[int] = []
+    step = PaddedSlots.step
+
+    def counted(slots: PaddedSlots, tokens: Any) -> None:
+        seen.append(len(slots))
+        step(slots, tokens)
+
+    monkeypatch.setattr(PaddedSlots, "step", counted)
+    return seen
+
+
+@contextlib.contextmanager
+def engine_of(mini: HomerModel) -> Iterator[Engine]:
+    engine = Engine(ServeSettings(model=mini, served_name="mini", max_running=8))
+    try:
+        yield engine
+    finally:
+        engine.close()
+        mini.share_steps(contextlib.nullcontext())
+
+
+def job(documents: Any, **options: Any) -> Job:
+    asked = {"role": "user", "content": QUESTION}
+    given = tuple(Document(document["text"], document["title"]) for document in documents)
+    return Job(messages=(asked,), documents=given, options=options)
+
+
+async def answered(engine: Engine, asked: Job) -> str:
+    (last,) = [event async for event in engine.stream(asked) if isinstance(event, Finished)]
+    return last.answer.text
+
+
+async def test_streams_that_generate_go_together(mini: HomerModel, steps: list[int]) -> None:
+    with engine_of(mini) as engine:
+        jobs = [job(DOCUMENTS_OF_FACT, max_tokens=40, temperature=1.5, seed=seed) for seed in range(6)]
+        alone = [await answered(engine, asked) for asked in jobs]
+        single = len(steps)
+        steps.clear()
+        assert await asyncio.gather(*(answered(engine, asked) for asked in jobs)) == alone
+        assert max(steps) > 1
+        assert len(steps) < single
+        assert engine.load()["requests_running"] == 0
+
+
+async def test_a_prompt_that_is_read_lets_streams_step(mini: HomerModel, steps: list[int]) -> None:
+    with engine_of(mini) as engine:
+        reading = asyncio.create_task(answered(engine, job(long_documents(60_000), max_tokens=4)))
+        while not engine._turns._holder:
+            await asyncio.sleep(0.002)
+        assert await answered(engine, job(DOCUMENTS_OF_FACT, max_tokens=8))
+        assert not reading.done()
+        assert await reading
