@@ -13,7 +13,6 @@ from homer.model.parts import unit_places
 from homer.significance.evidence import QuestionLook
 from homer.significance.question import votes
 from homer.text.prompt import Prompt
-from homer.text.tokenizing import Encoded
 from homer.text.units import Unit, split_units
 from homer.view.citations import Citation, Cited
 
@@ -26,7 +25,7 @@ def cite(
     prompt: Prompt,
     cache: CompactCache,
     text: str,
-    encode: Callable[[str], Encoded],
+    encode: Callable[[str], Tensor],
 ) -> tuple[Citation, ...]:
     """For each sentence of an answer the parts of the documents that its tokens look at most.
 
@@ -35,10 +34,10 @@ def cite(
 
     Args:
         heads: layer -> heads.
-        encode: gives the tokens of a text from outside.
+        encode: gives the tokens (n, 3) of a text from outside: id, first and end character.
     """
     sentences, encoded = split_units(text), encode(text)
-    if not encoded.ids or not sentences:
+    if not len(encoded) or not sentences:
         return ()
     units, places = _kept_units(prompt, cache)
     if not units:
@@ -66,15 +65,15 @@ def _kept_units(prompt: Prompt, cache: CompactCache) -> tuple[list[tuple[int, Un
 
 
 def _looks(
-    decoder: Decoder, heads: Mapping[int, tuple[int, ...]], cache: CompactCache, encoded: Encoded, sentences: list[Unit]
+    decoder: Decoder, heads: Mapping[int, tuple[int, ...]], cache: CompactCache, encoded: Tensor, sentences: list[Unit]
 ) -> Tensor:
     """(sentences, kept context): the share of what its tokens look at in the context that falls on each token."""
-    ends = torch.tensor([end for _, end in encoded.offsets])
+    ends = encoded[:, 2].long()
     starts = torch.tensor([sentence.start for sentence in sentences])
     number = (torch.searchsorted(starts, ends - 1, right=True) - 1).clamp(min=0)
     rows = (number == torch.arange(len(sentences))[:, None]).float()
     look = QuestionLook(heads, 0, rows / rows.sum(1, keepdim=True).clamp(min=1))
-    ids = torch.tensor(encoded.ids, device=decoder.device)[None]
+    ids = encoded[:, 0].long().to(decoder.device)[None]
     positions = cache.next_position + torch.arange(ids.shape[1], device=decoder.device)[None]
     end = max(heads) + 1
     past = cache_of(cache.keys[:end], cache.values[:end])

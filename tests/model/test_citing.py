@@ -82,8 +82,11 @@ def test_a_model_that_was_not_measured(small: HomerModel) -> None:
 
 
 def test_the_needle_is_cited(mini: HomerModel) -> None:
-    heads = Calibration(torch.zeros(16, 0), {"team": [[14, 1]]}, question_heads=torch.eye(16, 8) + 0.1)
+    shares = torch.zeros(16, 8)
+    shares[10, 0] = shares[7, 6] = 1  # the heads that are measured to find what is asked for
+    heads = Calibration(torch.zeros(16, 0), {"team": [[10, 0], [7, 6]]}, question_heads=shares)
     model = HomerModel(mini.model, mini.tokenizer, mini.config, calibration=heads)
     prompt = model.build_prompt(QUESTION, DOCUMENTS)
-    found = model.cite(prompt, model.compress_prompt(prompt), "48213")
-    assert len(found) == 1
+    (found,) = model.cite(prompt, model.compress_prompt(prompt), "48213")
+    part = found.cited[0]
+    assert DOCUMENTS[part.index]["text"][part.start : part.end] == FACT
