@@ -57,7 +57,7 @@ def bm25(compressor: Compressor, case: Any) -> Found:
                 break
             text = case.documents[number]["text"]
             if number not in lengths:
-                lengths[number] = compressor._builder.encode(text)[0].offsets
+                lengths[number] = compressor._builder.encode(text)[0][:, 1:].tolist()
             inside = lengths[number][:room]
             kept[budget][number] = [(0, inside[-1][1])]
             room -= len(inside)

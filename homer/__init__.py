@@ -39,6 +39,7 @@ from homer.text.files import read_documents
 from homer.text.prompt import Prompt
 from homer.text.readers import decode_text
 from homer.view.answer import Answer, show
+from homer.view.citations import Citation, Cited
 from homer.view.compressed import Compressed
 from homer.view.sources import Passage, Source, Usage
 from homer.view.trace import Trace, TracedDocument
@@ -49,6 +50,8 @@ __all__ = [
     "CacheError",
     "Calibration",
     "CalibrationError",
+    "Citation",
+    "Cited",
     "CompactCache",
     "Compressed",
     "Compressor",

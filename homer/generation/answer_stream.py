@@ -14,8 +14,11 @@ from homer.merging.cache import CompactCache
 from homer.merging.node import Node
 from homer.text.prompt import Prompt
 from homer.view.answer import Answer
+from homer.view.citations import Citation
 from homer.view.sources import Usage, trace_sources
 from homer.view.trace import Traceable
+
+Cite = Callable[[Prompt, CompactCache, str], tuple[Citation, ...]]
 
 
 class AnswerStream(Iterator[str]):
@@ -26,8 +29,13 @@ class AnswerStream(Iterator[str]):
     """
 
     def __init__(
-        self, prompt: Prompt, compress: Callable[..., CompactCache], generate: Callable[[CompactCache], Stream]
+        self,
+        prompt: Prompt,
+        compress: Callable[..., CompactCache],
+        generate: Callable[[CompactCache], Stream],
+        cite: Cite | None = None,
     ) -> None:
+        self._cite = cite
         self.prompt = prompt
         self.cache: CompactCache | None = None
         self._compress, self._generate = compress, generate
@@ -66,7 +74,7 @@ class AnswerStream(Iterator[str]):
             pass
         if self.cache is None or self._stream is None:
             return Answer("", (), Usage(len(self.prompt), 0, 0), "cancelled", self.prompt.question)
-        return make_answer(self.prompt, self.cache, self._stream.result())
+        return make_answer(self.prompt, self.cache, self._stream.result(), self._cite)
 
     def _run(self) -> Iterator[str]:
         if self._cancelled.is_set():
@@ -111,15 +119,17 @@ class AnswerStream(Iterator[str]):
             raise _CancelledError
 
 
-def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation) -> Answer:
+def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation, cite: Cite | None = None) -> Answer:
     """The answer that a generation from the cache of a prompt gives."""
+    text = (generation.text or "").strip()
     return Answer(
-        text=(generation.text or "").strip(),
+        text=text,
         sources=trace_sources(prompt, cache),
         usage=Usage(cache.input_tokens, len(cache), len(generation.token_ids), cache.cached_tokens),
         finish_reason=generation.finish_reason,
         question=prompt.question,
         trace=Traceable.of(prompt, cache),
+        citations=() if cite is None else cite(prompt, cache, text),
     )
 
 

@@ -15,16 +15,19 @@ from homer.generation.answer_stream import AnswerStream
 from homer.generation.sampling import as_sampling
 from homer.merging.cache import CompactCache
 from homer.merging.node import Watcher
+from homer.model.citing import cite
 from homer.model.contexts import ContextModel
 from homer.plan.schedule import plan_for
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
 from homer.significance.calibration import Calibration
+from homer.significance.question import Question
 from homer.text.conversation import Limits, build_conversation
 from homer.text.documents import DocumentLike
 from homer.text.prompt import Prompt, PromptBuilder
 from homer.text.template import Message
 from homer.view.answer import Answer
+from homer.view.citations import Citation
 
 
 class HomerModel(ContextModel):
@@ -55,6 +58,7 @@ class HomerModel(ContextModel):
         config: HomerConfig | None = None,
         progress: bool = False,
         max_new_tokens: int | None = None,
+        cite: bool = False,
         **generation: Any,
     ) -> Answer:
         """Answer a question from documents of any length.
@@ -66,6 +70,8 @@ class HomerModel(ContextModel):
                 knows its system message and settings.
             system: the system message; None for the library's own.
             config, progress: as in `compress`; max_new_tokens, generation: as in `generate`.
+            cite: say of each sentence of the answer which parts of the documents it rests on, for one more pass of
+                the answer's tokens.
 
         Raises:
             InputError: no documents, none that holds text, or an empty question.
@@ -73,6 +79,7 @@ class HomerModel(ContextModel):
         encoded = documents if isinstance(documents, EncodedContext) else None
         prompt = self.build_prompt(question, documents, system=system)
         options = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens} | generation
+        options["cite"] = cite
         return self.stream_prompt(prompt, encoded=encoded, **options).answer()
 
     def stream_prompt(
@@ -84,13 +91,14 @@ class HomerModel(ContextModel):
         max_new_tokens: int | None = None,
         store: StateStore | None = None,
         encoded: EncodedContext | None = None,
+        cite: bool = False,
         **generation: Any,
     ) -> AnswerStream:
         """The answer to a prompt as it is generated: compressed when the first text is asked for.
 
         Args:
             store, encoded: as in `compress_prompt`.
-            config, progress, max_new_tokens, generation: as in `ask`.
+            config, progress, max_new_tokens, cite, generation: as in `ask`.
 
         Raises:
             GenerationError: settings out of range.
@@ -99,7 +107,20 @@ class HomerModel(ContextModel):
         options |= {"store": store, "encoded": encoded}
         self.check_prompt(prompt, **options, **generation)
         compress = functools.partial(self.compress_prompt, prompt, progress=progress, **options)
-        return AnswerStream(prompt, compress, lambda cache: self._streams.open(cache, max_new_tokens, generation))
+        opened = functools.partial(self._streams.open, max_new_tokens=max_new_tokens, options=generation)
+        return AnswerStream(prompt, compress, opened, self.cite if cite else None)
+
+    def cite(self, prompt: Prompt, cache: CompactCache, text: str) -> tuple[Citation, ...]:
+        """For each sentence of an answer to a prompt the parts of its documents that it rests on.
+
+        Raises:
+            CalibrationError: a model of which it is not known which heads find what is asked for.
+            CacheError: a cache that another model made.
+        """
+        cache.check_made_by(self.decoder.fingerprint, self.name)
+        heads = Question().question_heads(self._calibrated(Question()))
+        builder = PromptBuilder(self.require_tokenizer("cite"))
+        return cite(self.decoder, heads, prompt, cache, text, lambda given: builder.encode(given)[0])
 
     def check_prompt(
         self,

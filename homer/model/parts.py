@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from homer.significance.sentences import PASSAGE
+from homer.text.documents import Document
 from homer.text.prompt import Prompt
 from homer.text.units import Unit, split_units
 
@@ -48,7 +49,7 @@ class Parts:
         counts = torch.tensor([len(each) for each in units])
         firsts = (0, *counts.cumsum(0).tolist())
         owners = torch.arange(len(units)).repeat_interleave(counts)
-        place, inside = _places(prompt, units, owners, torch.tensor(firsts))
+        place, inside = unit_places(prompt.documents, units, prompt.origins)
         tokens = torch.bincount(place, minlength=len(owners))
         sums = torch.bincount(place, votes[inside].double(), minlength=len(owners))
         passages = _passages(units, tokens.tolist())
@@ -76,12 +77,23 @@ class Parts:
         return [[unit] for unit in worth.argsort(descending=True, stable=True).tolist()]
 
 
-def _places(prompt: Prompt, units: Sequence[list[Unit]], owners: Tensor, firsts: Tensor) -> tuple[Tensor, Tensor]:
-    """For every token of a text its unit, that of its last character; and which context tokens these are."""
-    inside = prompt.origins[:, 2] > prompt.origins[:, 1]
-    numbers, ends = prompt.origins[inside, 0], prompt.origins[inside, 2]
-    longest = 1 + max(len(document.text) for document in prompt.documents)
-    starts = owners * longest + torch.tensor([unit.start for each in units for unit in each])
+def unit_places(
+    documents: Sequence[Document], units: Sequence[Sequence[Unit]], origins: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For every token of a text, of those with `origins` (n, 3), the number of its unit, all documents' in a row.
+
+    A token belongs to the unit that its last character is in.
+
+    Returns:
+        The numbers (m,), and which of the n tokens they are of, (n,) bool: others are of headers.
+    """
+    counts = torch.tensor([len(each) for each in units])
+    firsts = counts.cumsum(0) - counts
+    owners = torch.arange(len(units)).repeat_interleave(counts)
+    inside = origins[:, 2] > origins[:, 1]
+    numbers, ends = origins[inside, 0].long(), origins[inside, 2].long()
+    longest = 1 + max(len(document.text) for document in documents)
+    starts = owners * longest + torch.tensor([unit.start for each in units for unit in each], dtype=torch.long)
     place = torch.searchsorted(starts, numbers * longest + ends - 1, right=True) - 1
     return torch.maximum(place, firsts[numbers]), inside  # white space before the first unit is that one's
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from homer.errors import InputError
+from homer.view.citations import Citation, Cited
 from homer.view.page import draw, in_notebook, page
 from homer.view.sources import Passage, Source, Usage
 from homer.view.trace import Trace, Traceable
@@ -42,6 +43,7 @@ class Answer:
         question: what was asked, where that is known.
         trace: the documents and how far every part of them came up the tree; what `show` draws, and made when first
             asked for. None where the compact cache came from a file of a version that did not note it.
+        citations: for each sentence of the text what it rests on, where that was asked for.
     """
 
     text: str
@@ -50,6 +52,7 @@ class Answer:
     finish_reason: str
     question: str = ""
     trace: _MadeWhenAsked = dataclasses.field(default=_MadeWhenAsked(), repr=False)
+    citations: tuple[Citation, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """As it travels to another process: with the trace, without what it is made of."""
@@ -74,6 +77,7 @@ class Answer:
             values: dict[str, Any] = _tuples(dict(facts))
             values["sources"] = tuple(_read_source(source) for source in values["sources"])
             values["usage"] = Usage(**values["usage"])
+            values["citations"] = tuple(_read_citation(citation) for citation in values.get("citations", ()))
             values["trace"] = None if values.get("trace") is None else Trace.from_dict(values["trace"])
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
@@ -127,6 +131,10 @@ def show(answer: Answer | Mapping[str, Any], path: str | os.PathLike[str] | None
 
 def _read_source(facts: dict[str, Any]) -> Source:
     return Source(**facts | {"passages": tuple(Passage(**passage) for passage in facts["passages"])})
+
+
+def _read_citation(facts: dict[str, Any]) -> Citation:
+    return Citation(**facts | {"cited": tuple(Cited(**part) for part in facts["cited"])})
 
 
 def _lists(value: Any) -> Any:

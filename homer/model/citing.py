@@ -1,0 +1,99 @@
+"""Citing: what the tokens of an answer look at, by the heads that find what a question asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from homer.backends.base import Decoder, cache_of
+from homer.merging.cache import CompactCache
+from homer.model.parts import unit_places
+from homer.significance.evidence import QuestionLook
+from homer.significance.question import votes
+from homer.text.prompt import Prompt
+from homer.text.units import Unit, split_units
+from homer.view.citations import Citation, Cited
+
+MOST_CITED, _NEARLY = 3, 0.5  # parts a sentence rests on at most, and how near to the best one they must come
+
+
+def cite(
+    decoder: Decoder,
+    heads: Mapping[int, tuple[int, ...]],
+    prompt: Prompt,
+    cache: CompactCache,
+    text: str,
+    encode: Callable[[str], Tensor],
+) -> tuple[Citation, ...]:
+    """For each sentence of an answer the parts of the documents that its tokens look at most.
+
+    One more pass of the answer over the compact cache, up to the last head that counts; only what survived can be
+    cited. An answer says again what stands in the evidence, so the heads that find what is asked for find that too.
+
+    Args:
+        heads: layer -> heads.
+        encode: gives the tokens (n, 3) of a text from outside: id, first and end character.
+    """
+    sentences, encoded = split_units(text), encode(text)
+    if not len(encoded) or not sentences:
+        return ()
+    units, places = _kept_units(prompt, cache)
+    if not units:
+        return ()
+    shares = _looks(decoder, heads, cache, encoded, sentences)
+    found = []
+    for sentence, row in zip(sentences, shares, strict=True):
+        cited = _best(prompt, units, places, row)
+        if cited:
+            found.append(Citation(sentence.start, sentence.end, cited))
+    return tuple(found)
+
+
+def _kept_units(prompt: Prompt, cache: CompactCache) -> tuple[list[tuple[int, Unit]], Tensor]:
+    """The units of documents of which something survived, each with its document, and of each kept context token its
+    unit's number; -1 of what is no text, such as a title.
+    """
+    kept = cache.kept_tokens[cache.prefix_len : len(cache) - cache.suffix_len].cpu() - cache.prefix_len
+    origins = prompt.origins[kept]
+    there = set(origins[origins[:, 2] > origins[:, 1], 0].tolist())
+    units = [split_units(document.text) if i in there else [] for i, document in enumerate(prompt.documents)]
+    place, inside = unit_places(prompt.documents, units, origins)
+    places = torch.full((len(kept),), -1).masked_scatter_(inside, place)
+    return [(number, unit) for number, each in enumerate(units) for unit in each], places
+
+
+def _looks(
+    decoder: Decoder, heads: Mapping[int, tuple[int, ...]], cache: CompactCache, encoded: Tensor, sentences: list[Unit]
+) -> Tensor:
+    """(sentences, kept context): the share of what its tokens look at in the context that falls on each token."""
+    ends = encoded[:, 2].long()
+    starts = torch.tensor([sentence.start for sentence in sentences])
+    number = (torch.searchsorted(starts, ends - 1, right=True) - 1).clamp(min=0)
+    rows = (number == torch.arange(len(sentences))[:, None]).float()
+    look = QuestionLook(heads, 0, rows / rows.sum(1, keepdim=True).clamp(min=1))
+    ids = encoded[:, 0].long().to(decoder.device)[None]
+    positions = cache.next_position + torch.arange(ids.shape[1], device=decoder.device)[None]
+    end = max(heads) + 1
+    past = cache_of(cache.keys[:end], cache.values[:end])
+    seen = decoder.run_after(end, ids, positions, past, question=look).attention
+    every = torch.cat([seen[layer][0].cpu() for layer in sorted(seen)])  # (heads, sentences, cached + answer)
+    behind = cache.suffix_len + ids.shape[1]
+    shares = torch.stack([votes(head, cache.prefix_len, behind) for head in every]).mean(0)
+    return shares[:, cache.prefix_len : len(cache) - cache.suffix_len]
+
+
+def _best(prompt: Prompt, units: list[tuple[int, Unit]], places: Tensor, row: Tensor) -> tuple[Cited, ...]:
+    """The parts that a row (kept context) of shares falls on most, for their length."""
+    inside = places >= 0
+    sums = torch.zeros(len(units)).index_add_(0, places[inside], row[inside])
+    lengths = torch.bincount(places[inside], minlength=len(units))
+    worth = sums / lengths.clamp(min=1).sqrt()
+    order = worth.argsort(descending=True, stable=True)[:MOST_CITED].tolist()
+    best = [place for place in order if worth[place] > 0 and worth[place] >= _NEARLY * worth[order[0]]]
+    return tuple(
+        Cited(number, prompt.documents[number].title, unit.start, unit.end, float(sums[place]))
+        for place in best
+        for number, unit in (units[place],)
+    )
