@@ -10,6 +10,8 @@ from homer.base.version import __version__
 from homer.calibrating.measuring import calibrate
 from homer.compat import HomerForCausalLM, patch
 from homer.config import HomerConfig
+from homer.constraining.calls import Call, CallPiece, CallReader, Tool, read_calls
+from homer.constraining.grammar import Grammar
 from homer.errors import (
     CacheError,
     CalibrationError,
@@ -27,6 +29,7 @@ from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache
 from homer.model import HomerModel
 from homer.model.compressor import Compressor
+from homer.model.structured import Turn
 from homer.plan.schedule import MergePlan, plan_merge
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
@@ -50,6 +53,9 @@ __all__ = [
     "CacheError",
     "Calibration",
     "CalibrationError",
+    "Call",
+    "CallPiece",
+    "CallReader",
     "Citation",
     "Cited",
     "CompactCache",
@@ -60,6 +66,7 @@ __all__ = [
     "EncodedContext",
     "Generation",
     "GenerationError",
+    "Grammar",
     "HomerConfig",
     "HomerError",
     "HomerForCausalLM",
@@ -80,8 +87,10 @@ __all__ = [
     "StoreFolder",
     "Stream",
     "TimeoutExceededError",
+    "Tool",
     "Trace",
     "TracedDocument",
+    "Turn",
     "UnsupportedModelError",
     "Usage",
     "__version__",
@@ -91,6 +100,7 @@ __all__ = [
     "load_calibration",
     "patch",
     "plan_merge",
+    "read_calls",
     "read_documents",
     "show",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from homer.backends.base import Decoder, present
 from homer.backends.slots import SIZES, Entry, Slots
 from homer.base.locks import Lock
+from homer.constraining.matching import Matcher, mask_rows
 from homer.errors import GenerationError
 from homer.generation.choosing import Chooser, reader
 from homer.generation.sampling import Sampling
@@ -47,11 +48,18 @@ class Batch:
         self._tight = False  # whether memory was too small for one more
         _BATCHES.add(self)
 
-    def open(self, cache: CompactCache, sampling: Sampling, end_ids: frozenset[int] = frozenset()) -> Seat:
+    def open(
+        self,
+        cache: CompactCache,
+        sampling: Sampling,
+        end_ids: frozenset[int] = frozenset(),
+        matcher: Matcher | None = None,
+    ) -> Seat:
         """A seat from which the tokens that follow a cache come; nothing runs before the first is asked for.
 
         Args:
             end_ids: tokens after which nothing follows.
+            matcher: the way through the sampling's grammar, if it has one.
 
         Raises:
             GenerationError: more tokens than the window leaves.
@@ -59,7 +67,7 @@ class Batch:
         room = sampling.room(self._decoder.window, cache.next_position)
         logits = cache.logits.to(self._decoder.output_device)
         entry = Entry(cache.keys, cache.values, logits, cache.next_position, room)
-        return Seat(self, Row(entry, Chooser(sampling, cache.token_ids, logits.device), end_ids))
+        return Seat(self, Row(entry, Chooser(sampling, cache.token_ids, logits.device, matcher), end_ids))
 
     def next(self, row: Row) -> int | None:
         """A row's next token, once it is there; None where no more come. Leads where nobody does."""
@@ -168,12 +176,12 @@ class Batch:
 
     def _choose(self) -> Tensor:
         """(rows,): every row's next token."""
-        logits = present(self._slots).logits
+        logits = mask_rows(present(self._slots).logits, [row.chooser.matcher for row in self._rows])
         tokens = logits.argmax(-1)
         for number, row in enumerate(self._rows):
             if not row.chooser.plain:
                 with row.failing():
-                    tokens[number] = row.chooser.choose(logits[number : number + 1])
+                    tokens[number] = row.chooser.pick(logits[number : number + 1])
         return tokens
 
     def _give(self, tokens: list[int], ahead: bool) -> None:

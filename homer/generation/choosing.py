@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homer.constraining.matching import Matcher
 from homer.generation.sampling import Sampling
 
 
@@ -19,9 +20,16 @@ class Chooser:
     Args:
         token_ids: (1, kept), the tokens of the prompt that survived.
         device: where the logits will be.
+        matcher: the way through the sampling's grammar, if it has one.
+
+    Attributes:
+        matcher: the same; its mask comes before all else, so that sampling shares out what the grammar allows.
     """
 
-    def __init__(self, sampling: Sampling, token_ids: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, sampling: Sampling, token_ids: Tensor, device: torch.device, matcher: Matcher | None = None
+    ) -> None:
+        self.matcher = matcher
         self._processors: Any = sampling.processors()
         self._samples = sampling.samples
         self._counts = sampling.repetition_penalty != 1.0  # all other processors look at logits alone
@@ -30,11 +38,20 @@ class Chooser:
 
     @property
     def plain(self) -> bool:
-        """Whether it takes the likeliest token whatever came before, as many rows may at once."""
+        """Whether it takes the likeliest token of those its grammar allows, as many rows may at once."""
         return not self._processors and not self._samples
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text is whole, since its grammar lets nothing more come."""
+        return self.matcher is not None and self.matcher.finished
 
     def choose(self, logits: Tensor) -> Tensor:
         """The next token, a tensor of no dimensions, from logits (1, vocabulary)."""
+        return self.pick(logits if self.matcher is None else self.matcher.mask(logits))
+
+    def pick(self, logits: Tensor) -> Tensor:
+        """The same from logits in which the grammar's mask is already."""
         if self._processors:
             logits = self._processors(self._seen, logits.float())  # 16 bits are few for a quotient
         if not self._samples:
@@ -42,7 +59,9 @@ class Chooser:
         return torch.multinomial(logits.softmax(-1), 1, generator=self._generator)[0, 0]
 
     def accept(self, token: int) -> None:
-        """Note the token that was chosen."""
+        """Note the token that was chosen. Raises GenerationError where a grammar can no longer be followed."""
+        if self.matcher is not None:
+            self.matcher.accept(token)
         if self._counts:
             self._seen = torch.cat([self._seen, self._seen.new_tensor([[token]])], 1)
 

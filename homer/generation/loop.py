@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from homer.backends.base import Decoder
+from homer.constraining.matching import Grammars, Matcher
 from homer.errors import GenerationError
 from homer.generation.batching import Batch
 from homer.generation.choosing import Chooser, reader
@@ -33,6 +34,7 @@ class Streams:
 
     def __init__(self, decoder: Decoder, name: str, tokenizer: Any, end_ids: frozenset[int]) -> None:
         self._decoder, self._name, self._tokenizer, self._end_ids = decoder, name, tokenizer, end_ids
+        self._grammars = Grammars(tokenizer, decoder.vocabulary, end_ids)
         self.batch = Batch(decoder)
 
     def open(self, cache: CompactCache, max_new_tokens: int | None, options: Mapping[str, Any]) -> Stream:
@@ -66,9 +68,11 @@ class Streams:
     def own(self, cache: CompactCache, sampling: Sampling) -> Stream:
         """A stream by the library's own loop, token by token, together with all others of this model."""
         cache.check_made_by(self._decoder.fingerprint, self._name)
-        sampling.room(self._decoder.window, cache.next_position)
-        tokens = self.batch.open(cache, sampling, self._end_ids)
-        return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops)
+        room = sampling.room(self._decoder.window, cache.next_position)
+        matcher = self._grammars.matcher(sampling.grammar, room) if sampling.grammar else None
+        tokens = self.batch.open(cache, sampling, self._end_ids, matcher)
+        whole = (lambda: matcher.whole) if matcher else (lambda: False)
+        return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops, whole)
 
     def check(self, max_new_tokens: int | None, options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any]]:
         """The settings of Sampling, and the others. Raises GenerationError on what is out of range."""
@@ -76,18 +80,27 @@ class Streams:
         others = check_handed_on({name: options[name] for name in options if name not in SAMPLING_NAMES})
         if others and (sampling.seed is not None or sampling.stops):
             raise GenerationError("seed and stop cannot be combined with num_beams or other options of transformers")
+        if sampling.grammar and others:
+            raise GenerationError(
+                f"a grammar cannot be combined with {', '.join(others)}: beams and transformers' own options choose "
+                f"tokens without it; leave one of them out"
+            )
+        if sampling.grammar:
+            self._grammars.matcher(sampling.grammar)  # compiled now, or refused
         return sampling, others
 
 
-def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -> Iterator[int]:
-    """Tokens that go on from a cache, one at a time, without end but for the window and max_new_tokens.
+def generate_tokens(
+    decoder: Decoder, cache: CompactCache, sampling: Sampling, matcher: Matcher | None = None
+) -> Iterator[int]:
+    """Tokens that go on from a cache, one at a time; they end with the window, with max_new_tokens, or with a grammar.
 
     The simple way, for one request alone: a `Batch` gives each of many the same tokens.
     """
     limit = sampling.room(decoder.window, cache.next_position)
     ahead = decoder.device.type == "cuda"  # the next step runs while this token is read
     logits = cache.logits.to(decoder.output_device)
-    chooser = Chooser(sampling, cache.token_ids, logits.device)
+    chooser = Chooser(sampling, cache.token_ids, logits.device, matcher)
     step = decoder.steps(cache.keys, cache.values, cache.next_position, limit)
     for left in range(limit - 1, -1, -1):
         token = chooser.choose(logits)
@@ -97,6 +110,8 @@ def generate_tokens(decoder: Decoder, cache: CompactCache, sampling: Sampling) -
         (number,) = read()
         chooser.accept(number)
         yield number
+        if chooser.finished:
+            return
         if left and not ahead:
             logits = step(token)
 

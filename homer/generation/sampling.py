@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from homer.base.arguments import check_real, check_whole, shown
+from homer.constraining.grammar import Grammar, as_grammar
 from homer.errors import GenerationError
 
 DEFAULT_NEW_TOKENS = 256
@@ -51,6 +52,8 @@ class Sampling:
         seed: makes sampling repeatable, in this call alone.
         stop: strings that end the text; they are not part of it.
         repetition_penalty: over the surviving prompt and the new tokens, as in transformers; 1 is none.
+        grammar: what the text must look like. Only tokens that it allows are chosen from, at every step; the text ends
+            where the grammar does.
 
     Raises:
         GenerationError: a value out of range.
@@ -64,6 +67,7 @@ class Sampling:
     seed: int | None = None
     stop: str | Sequence[str] | None = None
     repetition_penalty: float = 1.0
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         for name, (least, most) in _WHOLE.items():
@@ -78,6 +82,10 @@ class Sampling:
                 f"likeliest token"
             )
         self._check_stops()
+        if self.grammar is not None and not as_grammar(self.grammar).free and self.stops:
+            raise GenerationError(
+                "stop and grammar cannot be combined: a grammar says where the text ends; leave stop out"
+            )
 
     def _check_stops(self) -> None:
         wrong = [stop for stop in self.stops if not isinstance(stop, str)]

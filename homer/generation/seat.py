@@ -47,7 +47,7 @@ class Row:
         """One more token."""
         self.tokens.append(token)
         self.left -= 1
-        self.done = self.left < 1 or token in self.end_ids
+        self.done = self.left < 1 or token in self.end_ids or self.chooser.finished
 
     def fail(self, error: Exception) -> None:
         """It has ended by an error."""

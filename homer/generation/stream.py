@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from homer.errors import GenerationError
@@ -18,7 +18,8 @@ class Generation:
     Attributes:
         text: None where the model has no tokenizer.
         token_ids: the new tokens only; a last end-of-text token is among them.
-        finish_reason: "stop" (end of text or a stop string), "length" or "cancelled".
+        finish_reason: "stop" (end of text, a stop string, or the end of a grammar), "length" or "cancelled". What a
+            grammar was to shape is whole only where it is "stop".
     """
 
     text: str | None
@@ -31,16 +32,26 @@ class Stream(Iterator[str]):
 
     `cancel` may be called from any thread and takes effect at the next token. What it holds is freed then, at its
     end, or when nobody holds it any more.
+
+    Args:
+        whole: asked where the tokens end by themselves: whether the text is complete, or was cut.
     """
 
-    def __init__(self, tokens: Iterator[int], end_ids: frozenset[int], tokenizer: Any, stops: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokens: Iterator[int],
+        end_ids: frozenset[int],
+        tokenizer: Any,
+        stops: Sequence[str],
+        whole: Callable[[], bool] = lambda: False,
+    ) -> None:
         if stops and tokenizer is None:
             raise GenerationError("stop needs a tokenizer, and this model has none: leave it out, or give a tokenizer")
         self.token_ids: list[int] = []
         self.text = ""
         self.finish_reason: str | None = None
         self._tokens, self._end_ids, self._stops = tokens, end_ids, stops
-        self._tokenizer = tokenizer
+        self._tokenizer, self._whole = tokenizer, whole
         self._cancelled = threading.Event()
         self._pieces = self._run()
 
@@ -84,7 +95,9 @@ class Stream(Iterator[str]):
             safe = len(held) - _partial_stop(held, self._stops)
             yield from self._emit(held[:safe])
             held = held[safe:]
-        self.finish_reason = self.finish_reason or ("cancelled" if self._cancelled.is_set() else "length")
+        if self.finish_reason is None:
+            ended = "stop" if self._whole() else "length"
+            self.finish_reason = "cancelled" if self._cancelled.is_set() else ended
         held += decoder.flush()
         yield from self._emit(held[: _first_stop(held, self._stops)])
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig
-from homer.errors import InputError
+from homer.constraining.grammar import Grammar
+from homer.errors import GenerationError, InputError
 from homer.generation.answer_stream import AnswerStream
 from homer.generation.sampling import as_sampling
 from homer.merging.cache import CompactCache
 from homer.merging.node import Watcher
 from homer.model.citing import cite
 from homer.model.contexts import ContextModel
+from homer.model.structured import Turn, make_turn, told_of_schema, with_parsed
 from homer.plan.schedule import plan_for
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
@@ -55,6 +57,7 @@ class HomerModel(ContextModel):
         documents: Sequence[DocumentLike] | EncodedContext,
         *,
         system: str | None = None,
+        schema: Any = None,
         config: HomerConfig | None = None,
         progress: bool = False,
         max_new_tokens: int | None = None,
@@ -69,13 +72,21 @@ class HomerModel(ContextModel):
             documents: strings, or mappings with `text` and maybe `title`; or what `encode` made of them, which
                 knows its system message and settings.
             system: the system message; None for the library's own.
+            schema: the text is JSON that holds to it, whatever the model, and `answer.parsed` what it says: a class of
+                pydantic, a TypedDict or a JSON schema. The model reads the schema behind the system message, but not
+                where documents were encoded, whose message stays. An answer cut at max_new_tokens has the
+                finish_reason "length", and nothing parsed.
             config, progress: as in `compress`; max_new_tokens, generation: as in `generate`.
             cite: say of each sentence of the answer which parts of the documents it rests on, for one more pass of
                 the answer's tokens.
 
         Raises:
             InputError: no documents, none that holds text, or an empty question.
+            GenerationError: a schema that cannot be held to; names the keyword.
         """
+        if schema is not None:
+            given = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens} | generation
+            return self._ask_by_schema(question, documents, system, schema, given)
         encoded = documents if isinstance(documents, EncodedContext) else None
         prompt = self.build_prompt(question, documents, system=system)
         options = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens} | generation
@@ -210,6 +221,35 @@ class HomerModel(ContextModel):
         )
         return build_conversation(builder, messages, documents, limits, place, documents_first)
 
+    def turn(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Any = (),
+        tool_choice: str | None = None,
+        parallel: bool | None = None,
+        schema: Any = None,
+    ) -> Turn:
+        """A conversation with tools, for `build_chat_prompt`, and the grammar of its next answer, for `stream_prompt`.
+
+        `read_calls` reads the calls out of the answer, and a `CallReader` while it comes.
+
+        Args:
+            messages: as in OpenAI's endpoints; an assistant's may have `tool_calls`, a tool's result the role "tool".
+            tools: as there: functions with a name, a description and the JSON schema of their parameters. The model is
+                told of them by its chat template, where that knows tools, else in the system message.
+            tool_choice: "none", "required", the name of one tool, or "auto", the same as None: the model answers in
+                words or calls. A model whose template knows no tools was not taught when to call: it calls where the
+                user, who must have spoken last, names a word of a tool's name or description.
+            parallel: whether several calls may come in one answer; None: where the template knows tools.
+            schema: an answer that calls nothing is JSON that holds to it.
+
+        Raises:
+            GenerationError: tools, a choice or a schema that cannot be held to.
+            InputError: calls among the messages that are none.
+        """
+        return make_turn(self.require_tokenizer("call tools"), messages, tools, tool_choice, parallel, schema)
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which nothing is a control token."""
         ids: list[int] = PromptBuilder(self.require_tokenizer("tokenize")).encode(text)[0][:, 0].tolist()
@@ -221,6 +261,21 @@ class HomerModel(ContextModel):
         None where that cannot be measured; the log says why.
         """
         return remembered(self)
+
+    def _ask_by_schema(
+        self,
+        question: str,
+        documents: Sequence[DocumentLike] | EncodedContext,
+        system: str | None,
+        schema: Any,
+        options: dict[str, Any],
+    ) -> Answer:
+        if options.get("grammar") is not None:
+            raise GenerationError("schema and grammar both say what the answer looks like: leave one of them out")
+        options["grammar"] = Grammar.json_schema(schema)
+        if not isinstance(documents, EncodedContext):
+            system = told_of_schema(system, schema)
+        return with_parsed(self.ask(question, documents, system=system, **options), schema)
 
     def _prompt_of_encoded(self, question: str, encoded: EncodedContext, system: str | None = None) -> Prompt:
         """The prompt that asks a question of encoded documents.

@@ -185,7 +185,7 @@ class TokenModel:
         Args:
             max_new_tokens: None means 256, or what the window leaves.
             num_beams: above 1, beam search by transformers' own `generate`.
-            options: temperature, top_p, top_k, min_p, seed, stop, repetition_penalty (see Sampling). Any other
+            options: temperature, top_p, top_k, min_p, seed, stop, repetition_penalty, grammar (see Sampling). Any other
                 option of transformers' `generate` is handed to it, such as no_repeat_ngram_size.
 
         Raises:

@@ -11,7 +11,7 @@ from homer.base.arguments import replace_surrogates
 from homer.errors import InputError
 from homer.text.documents import Document, DocumentLike, to_documents
 from homer.text.prompt import PLACE, Prompt, PromptBuilder, asking
-from homer.text.template import Message
+from homer.text.template import TRUSTED, Message
 
 EARLIER_TITLE = "Earlier conversation"
 _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
@@ -152,6 +152,7 @@ class _Layout:
         if not left:
             return self._builder.around(self._stay(cut), self._documents, self._place)
         text = "\n".join(f"{_SPEAKERS[message['role']]}: {message['content']}" for message in left)
+        text = text.replace(TRUSTED, "")
         numbers = range(len(self._documents))
         order = [*numbers, len(numbers)] if self._documents_lead else [len(numbers), *numbers]  # as it came to pass
         documents = (*self._documents, Document(text, EARLIER_TITLE, keeps_place=True))

@@ -6,6 +6,7 @@ import functools
 import itertools
 import operator
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from homer.text.tokenizing import Piece, template_markers
 
 Message = Mapping[str, str]
 
+TRUSTED = f"homer-{secrets.token_hex(16)}"  # around marks of ours in a message; no text from outside can hold it
 _MARK = "HOMERTEXT{}END"
 _MARKED = re.compile(r"HOMERTEXT(\d+)END")
 _ROLES_NAMED = 8
@@ -79,7 +81,8 @@ class ChatTemplate:
     def _pieces(self, literals: list[str], messages: Sequence[Message]) -> Iterator[Piece]:
         for literal, message in zip(literals, messages, strict=False):
             yield Piece(literal, True)
-            yield Piece(message["content"].strip() if self._strips else message["content"])
+            content = message["content"].strip() if self._strips else message["content"]
+            yield from (Piece(part, n % 2 == 1) for n, part in enumerate(content.split(TRUSTED)))
         yield Piece(literals[-1], True)
 
     def _literals(self, roles: list[str]) -> list[str]:
@@ -112,7 +115,8 @@ def _plain_pieces(messages: Sequence[Message]) -> Iterator[Piece]:
     openings = {"user": "Question: ", "assistant": "Answer: "}
     *earlier, last = messages
     for message in earlier:
-        yield Piece(openings.get(message["role"], "") + message["content"] + _ENDINGS[message["role"]])
+        words = message["content"].replace(TRUSTED, "")
+        yield Piece(openings.get(message["role"], "") + words + _ENDINGS[message["role"]])
     turns = any(message["role"] == "user" for message in earlier)
     yield Piece(openings["user"] if turns and openings["user"] not in last["content"] else "", True)
     yield Piece(last["content"])

@@ -44,6 +44,8 @@ class Answer:
         trace: the documents and how far every part of them came up the tree; what `show` draws, and made when first
             asked for. None where the compact cache came from a file of a version that did not note it.
         citations: for each sentence of the text what it rests on, where that was asked for.
+        parsed: where a schema was asked for, what the text says: of a class of pydantic an instance, else JSON
+            values. None where the answer was cut. `to_dict` leaves it to the text.
     """
 
     text: str
@@ -53,6 +55,7 @@ class Answer:
     question: str = ""
     trace: _MadeWhenAsked = dataclasses.field(default=_MadeWhenAsked(), repr=False)
     citations: tuple[Citation, ...] = ()
+    parsed: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """As it travels to another process: with the trace, without what it is made of."""
@@ -63,7 +66,8 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values; `from_dict` reads it, and so does `show`."""
-        plain: dict[str, Any] = _lists(dataclasses.asdict(self))
+        plain: dict[str, Any] = _lists(dataclasses.asdict(dataclasses.replace(self, parsed=None)))
+        del plain["parsed"]
         return plain
 
     @classmethod

@@ -18,13 +18,13 @@ from homer_integrations.shared.documents import to_homer_documents
 from homer_integrations.shared.facts import sources_of
 from homer_integrations.shared.identity import NotPlainError, digest_of_documents
 from homer_integrations.shared.settings import Call, HomerSettings
+from homer_integrations.shared.tools import take_wanted
 
 logger = logging.getLogger(__name__)
 
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # a misspelt setting is an error
 STREAMING = ("stream", "run_manager")  # LangChain's own, which say how to call and not what
-NO_TOOLS = "this model does not call tools yet: put what a tool gives into the messages or documents"
-NO_SCHEMA = "this model does not hold to a schema yet: ask for the format in words, and parse with an output parser"
+NO_TOOLS = "a model of strings calls no tools: use ChatHomer, whose messages hold calls and results"
 
 
 class HomerRunnable(HomerSettings):
@@ -57,12 +57,17 @@ class HomerRunnable(HomerSettings):
             NotPlainError: a setting that nothing tells from another.
         """
         others = {name: value for name, value in arguments.items() if name not in ("documents", "place")}
-        facts = self._call(stop, others).identity() | {
-            "type": type(self).__name__,
-            "documents": digest_of_documents(to_homer_documents(arguments.get("documents"))),
-            "place": arguments.get("place"),
-            "output_version": getattr(self, "output_version", None),
-        }
+        wanted = take_wanted(others)
+        facts = (
+            self._call(stop, others).identity()
+            | wanted.facts()
+            | {
+                "type": type(self).__name__,
+                "documents": digest_of_documents(to_homer_documents(arguments.get("documents"))),
+                "place": arguments.get("place"),
+                "output_version": getattr(self, "output_version", None),
+            }
+        )
         return json.dumps(facts, sort_keys=True)
 
     def _keyed(self, stop: list[str] | None, arguments: Mapping[str, Any]) -> Self:
@@ -77,11 +82,11 @@ class HomerRunnable(HomerSettings):
             return self.model_copy(update={"cache": False})
 
 
-def metadata_of(answer: Answer, name: str, trace: bool) -> dict[str, Any]:
+def metadata_of(answer: Answer, name: str, trace: bool, called: bool = False) -> dict[str, Any]:
     """Plain JSON values, a few kB whatever was read; with the trace, what `homer.show` draws stands under "homer"."""
     facts = {
         "model_name": name,
-        "finish_reason": answer.finish_reason,
+        "finish_reason": "tool_calls" if called else answer.finish_reason,
         "input_tokens": answer.usage.input_tokens,
         "kept_tokens": answer.usage.kept_tokens,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -12,13 +13,17 @@ from langchain_core.language_models import BaseChatModel, LangSmithParams, Langu
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from homer import Answer, AnswerStream
-from homer_integrations.langchain.base import NO_SCHEMA, NO_TOOLS, STRICT, HomerRunnable, metadata_of, usage_of
+from homer import Answer, AnswerStream, GenerationError
+from homer_integrations.langchain.base import STRICT, HomerRunnable, metadata_of, usage_of
 from homer_integrations.langchain.cache import KeyedCache
 from homer_integrations.langchain.messages import as_asked
+from homer_integrations.langchain.tools import Chunks, structured, words_and_calls
 from homer_integrations.shared.conversation import to_conversation
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
+from homer_integrations.shared.tools import read_choice, take_wanted
 
 _MAX_INPUT_TOKENS = 2**20  # far beyond any window: a longer prompt is compressed, and none is refused
 
@@ -47,8 +52,8 @@ class ChatHomer(HomerRunnable, BaseChatModel):
 
     def _resolve_model_profile(self) -> ModelProfile:
         return ModelProfile(
-            max_input_tokens=_MAX_INPUT_TOKENS, text_inputs=True, text_outputs=True, tool_calling=False,
-            structured_output=False, image_inputs=False, audio_inputs=False, video_inputs=False,
+            max_input_tokens=_MAX_INPUT_TOKENS, text_inputs=True, text_outputs=True, tool_calling=True,
+            tool_choice=True, structured_output=True, image_inputs=False, audio_inputs=False, video_inputs=False,
         )  # fmt: skip
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -107,13 +112,13 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        stream = self._open(messages, stop, kwargs)
-        for piece in stream:
-            chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        stream, chunks = self._open(messages, stop, kwargs), Chunks(_wants_calls(kwargs))
+        for message in itertools.chain((m for piece in stream for m in chunks.of(piece)), chunks.rest()):
+            chunk = ChatGenerationChunk(message=message)
             if run_manager is not None:
-                run_manager.on_llm_new_token(piece, chunk=chunk)
+                run_manager.on_llm_new_token(message.text, chunk=chunk)
             yield chunk
-        yield self._last_chunk(stream.answer(), kwargs)
+        yield self._last_chunk(stream.answer(), kwargs, chunks.called)
 
     async def _astream(
         self,
@@ -122,49 +127,104 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        chunks = Chunks(_wants_calls(kwargs))
         items = stream_in_thread(functools.partial(self._open, messages, stop, kwargs))
         async with contextlib.aclosing(items):
             async for item in items:
+                for message in chunks.rest() if isinstance(item, Answer) else chunks.of(item):
+                    chunk = ChatGenerationChunk(message=message)
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(message.text, chunk=chunk)
+                    yield chunk
                 if isinstance(item, Answer):
-                    yield self._last_chunk(item, kwargs)
+                    yield self._last_chunk(item, kwargs, chunks.called)
                     return
-                chunk = ChatGenerationChunk(message=AIMessageChunk(content=item))
-                if run_manager is not None:
-                    await run_manager.on_llm_new_token(item, chunk=chunk)
-                yield chunk
 
-    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        """Refused. Raises NotImplementedError."""
-        raise NotImplementedError(NO_TOOLS)
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """The model with tools that it may call; arguments always hold to a tool's schema. Needs `[structured]`.
+
+        Args:
+            tools: whatever LangChain makes tools of.
+            tool_choice: "auto", "none", "any" or "required", or a tool's name; see HomerModel.turn for "auto".
+            strict: taken, and without effect: arguments hold to the schema in any case.
+            parallel_tool_calls: whether one answer may hold several calls; None leaves it to the model.
+
+        Raises:
+            GenerationError: a tool_choice that names no tool.
+        """
+        given = [convert_to_openai_tool(tool) for tool in tools]
+        choice = read_choice(tool_choice)
+        names = [tool["function"]["name"] for tool in given if "function" in tool]
+        if choice not in ("auto", "none", "required", *names):
+            raise GenerationError(
+                f"tool_choice={choice!r} names none of the tools {', '.join(names)}: give one of them"
+            )
+        several = {} if parallel_tool_calls is None else {"parallel_tool_calls": parallel_tool_calls}
+        return self.bind(tools=given, tool_choice=choice, **several, **kwargs)
 
     def with_structured_output(
-        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: str = "json_schema",
+        strict: bool | None = None,
+        **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Refused. Raises NotImplementedError."""
-        raise NotImplementedError(NO_SCHEMA)
+        """The model with answers that hold to a schema, as instances of a pydantic class or as dicts.
+
+        Every token is chosen from those that the schema allows, whatever the method. An answer that max_tokens cuts is
+        no valid JSON, and raises OutputParserException. Needs `[structured]`.
+
+        Args:
+            schema: a pydantic class, a TypedDict, or a JSON schema.
+            include_raw: give {"raw", "parsed", "parsing_error"}.
+            method: "json_schema" and "json_mode" ask for JSON, "function_calling" for the call of a tool.
+            strict: taken, and without effect, since it is always so.
+            kwargs: more arguments of every call.
+
+        Raises:
+            GenerationError: another method.
+        """
+        return structured(self, schema, include_raw, method, strict=strict, **kwargs)
 
     def _open(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, arguments: Mapping[str, Any]
     ) -> AnswerStream:
         arguments = dict(arguments)
         asked = to_conversation(messages, arguments.pop("documents", None), arguments.pop("place", None))
-        return self._call(stop, arguments).stream(asked.messages, asked.documents, asked.place)
+        wanted = take_wanted(arguments)
+        return self._call(stop, arguments).stream(asked.messages, asked.documents, asked.place, wanted)
 
     def _result(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatResult:
+        words, calls = words_and_calls(answer.text) if _wants_calls(arguments) else (answer.text, [])
+        metadata = self._metadata(answer, arguments, bool(calls))
         message = AIMessage(
-            content=answer.text, usage_metadata=usage_of(answer), response_metadata=self._metadata(answer, arguments)
+            content=words, tool_calls=calls, usage_metadata=usage_of(answer), response_metadata=metadata
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _last_chunk(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatGenerationChunk:
+    def _last_chunk(self, answer: Answer, arguments: Mapping[str, Any], called: bool) -> ChatGenerationChunk:
         """Holds no text: usage and metadata must come once, and they are known at the end only."""
         message = AIMessageChunk(
             content="",
             usage_metadata=usage_of(answer),
-            response_metadata=self._metadata(answer, arguments),
+            response_metadata=self._metadata(answer, arguments, called),
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)
 
-    def _metadata(self, answer: Answer, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return metadata_of(answer, self.named(arguments), self.traces(arguments))
+    def _metadata(self, answer: Answer, arguments: Mapping[str, Any], called: bool) -> dict[str, Any]:
+        return metadata_of(answer, self.named(arguments), self.traces(arguments), called)
+
+
+def _wants_calls(arguments: Mapping[str, Any]) -> bool:
+    return take_wanted(dict(arguments)).calls

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.tool import tool_call
 
 from homer_integrations.shared.conversation import Asked, to_conversation
 from homer_integrations.shared.marks import KEY, PLACE, make_mark
@@ -31,7 +33,7 @@ def as_asked(messages: Sequence[BaseMessage], arguments: Mapping[str, Any]) -> t
         others["place"] = asked.place  # where it does not fit, the call says so
     if asked.documents:
         others["documents"] = asked.documents
-    return [_TYPES[message["role"]](message["content"]) for message in asked.messages], others
+    return [_plain(message) for message in asked.messages], others
 
 
 def _written(asked: Asked, place: str) -> list[BaseMessage] | None:
@@ -41,7 +43,7 @@ def _written(asked: Asked, place: str) -> list[BaseMessage] | None:
     whole = "".join(document.render() for document in asked.documents)
     messages: list[BaseMessage] = []
     for message in asked.messages:
-        text, extra = message["content"], {}
+        text, extra = message["content"], dict[str, Any]()
         if place in text:
             before, _, after = text.partition(place)
             text = f"{before}{whole}{after}"
@@ -50,5 +52,17 @@ def _written(asked: Asked, place: str) -> list[BaseMessage] | None:
                 if mark is None:
                     return None
                 extra[KEY] = mark
-        messages.append(_TYPES[message["role"]](text, additional_kwargs=extra))
+        messages.append(_plain(message | {"content": text}, extra))
     return messages
+
+
+def _plain(message: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> BaseMessage:
+    """A message of role, text and calls alone; which call a result is of does not change an answer."""
+    text, more = message["content"], dict(extra or {})
+    if message["role"] == "tool":
+        return ToolMessage(text, tool_call_id="", additional_kwargs=more)
+    if message.get("tool_calls"):
+        functions = [call["function"] for call in message["tool_calls"]]
+        calls = [tool_call(name=f["name"], args=json.loads(f["arguments"]), id=None) for f in functions]
+        return AIMessage(text, tool_calls=calls, additional_kwargs=more)
+    return _TYPES[message["role"]](text, additional_kwargs=more)

@@ -8,6 +8,7 @@ from typing import Any
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType
@@ -16,6 +17,7 @@ from llama_index.core.response_synthesizers import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.settings import Settings
 from llama_index.core.types import RESPONSE_TEXT_TYPE
+from pydantic import BaseModel
 
 from homer import InputError
 from homer_integrations.llama_index.encoder import TEXT_QA_TEMPLATE
@@ -35,9 +37,12 @@ class HomerSynthesizer(BaseSynthesizer):
     Args:
         llm: a HomerLLM; None: Settings.llm. Where none was set there, this one is.
         text_qa_template: with {context_str} where the nodes belong, and {query_str}; None: TEXT_QA_TEMPLATE.
+        output_cls: a pydantic class; every answer is an object of it, in a PydanticResponse. As for `llm` a HomerLLM's
+            `as_structured_llm`. Needs `[structured]`.
 
     Raises:
-        InputError: another LLM, or a template without {context_str}.
+        InputError: another LLM, a template without {context_str}, or objects that are to be streamed or parsed.
+        GenerationError: when called, an answer that max_tokens cut before the object was whole.
     """
 
     def __init__(
@@ -45,16 +50,27 @@ class HomerSynthesizer(BaseSynthesizer):
         llm: LLM | None = None,
         *,
         text_qa_template: BasePromptTemplate | None = None,
+        output_cls: type[BaseModel] | None = None,
         streaming: bool = False,
         callback_manager: CallbackManager | None = None,
         empty_response: str | None = None,
     ) -> None:
         llm = llm or Settings.llm
+        if isinstance(llm, StructuredLLM):
+            output_cls = output_cls or llm.output_cls
+            llm = llm.llm
         if not isinstance(llm, HomerLLM):
             raise InputError(f"llm is a {type(llm).__name__}, which reads no whole documents: give a HomerLLM")
         if Settings._llm is None:  # or RetrieverQueryEngine.from_args would look for OpenAI's, in spite of this one
             Settings.llm = llm
-        super().__init__(llm=llm, callback_manager=callback_manager, streaming=streaming, empty_response=empty_response)
+        if output_cls is not None and (streaming or llm.output_parser is not None):
+            other = "streaming=True" if streaming else "an output parser"
+            raise InputError(
+                f"{other} and output_cls={output_cls.__name__}: an object comes whole, leave one of them out"
+            )
+        super().__init__(
+            llm, callback_manager, streaming=streaming, output_cls=output_cls, empty_response=empty_response
+        )
         self._homer = llm
         self._text_qa_template = text_qa_template or TEXT_QA_TEMPLATE
 
@@ -95,7 +111,7 @@ class HomerSynthesizer(BaseSynthesizer):
             return self._empty_response_generator() if self._streaming else self._empty_response
         if self._streaming:
             return request.stream()
-        return request.finish(self._homer.chat(request.messages))
+        return request.finish(self._homer.chat(request.messages, **request.wanted))
 
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], survival: Survival | None = None, **response_kwargs: Any
@@ -106,7 +122,7 @@ class HomerSynthesizer(BaseSynthesizer):
             return self._empty_response_agenerator() if self._streaming else self._empty_response
         if self._streaming:
             return request.astream()
-        return request.finish(await self._homer.achat(request.messages))
+        return request.finish(await self._homer.achat(request.messages, **request.wanted))
 
     def _request(
         self, query_str: str, texts: Sequence[str], survival: Survival | None, variables: dict[str, Any]
@@ -114,7 +130,7 @@ class HomerSynthesizer(BaseSynthesizer):
         if self._streaming and self._homer.output_parser is not None:
             raise InputError("an output parser needs the whole answer: leave it out, or set streaming=False")
         survival = survival or Survival(())
-        return Request(self._homer, self._text_qa_template, query_str, texts, survival, variables)
+        return Request(self._homer, self._text_qa_template, query_str, texts, survival, variables, self._output_cls)
 
     def _get_prompts(self) -> PromptDictType:
         return {"text_qa_template": self._text_qa_template}
@@ -150,13 +166,18 @@ class HomerQueryEngine(RetrieverQueryEngine):
         llm: LLM | None = None,
         *,
         text_qa_template: BasePromptTemplate | None = None,
+        output_cls: type[BaseModel] | None = None,
         streaming: bool = False,
         node_postprocessors: list[BaseNodePostprocessor] | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> HomerQueryEngine:
         """An engine that reads the whole of every node that a retriever finds."""
         synthesizer = HomerSynthesizer(
-            llm, text_qa_template=text_qa_template, streaming=streaming, callback_manager=callback_manager
+            llm,
+            text_qa_template=text_qa_template,
+            output_cls=output_cls,
+            streaming=streaming,
+            callback_manager=callback_manager,
         )
         return cls(retriever, synthesizer, node_postprocessors, callback_manager)
 

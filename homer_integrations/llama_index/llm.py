@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import Any
 
 import llama_index.core
 from llama_index.core.base.llms.types import (
@@ -20,21 +18,24 @@ from llama_index.core.base.llms.types import (
     MessageRole,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.program import FunctionCallingProgram
+from llama_index.core.tools import BaseTool
+from llama_index.core.types import Model
 from llama_index.core.utils import set_global_tokenizer
 from pydantic import ConfigDict, Field, field_serializer
 
-from homer import Answer, AnswerStream
+from homer import AnswerStream, GenerationError
 from homer_integrations.llama_index.nodes import to_conversation
-from homer_integrations.shared.facts import facts_of
+from homer_integrations.llama_index.responses import CallResponses, Responses, chat, completion
+from homer_integrations.llama_index.tools import selections_of, told_of, tool_arguments
 from homer_integrations.shared.settings import HomerSettings
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
-
-_Response = TypeVar("_Response", ChatResponse, CompletionResponse)
-_Teller = Callable[[Answer], dict[str, Any]]
+from homer_integrations.shared.tools import take_wanted
 
 
-class HomerLLM(HomerSettings, CustomLLM):
+class HomerLLM(HomerSettings, FunctionCallingLLM):
     """A local model that answers from prompts and documents of any length.
 
     A prompt longer than the model's window is compressed inside the call: nothing is truncated, so the window
@@ -74,6 +75,7 @@ class HomerLLM(HomerSettings, CustomLLM):
             context_window=self.context_window,
             num_output=self.max_tokens or 256,
             is_chat_model=True,
+            is_function_calling_model=True,
             model_name=self.model_name,
         )
 
@@ -84,59 +86,116 @@ class HomerLLM(HomerSettings, CustomLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The answer to a prompt, which is asked as a user's message."""
-        return _whole(self._open(self._asked(prompt, formatted), kwargs).answer(), self._teller(kwargs), _completion)
+        return self._completions(kwargs).whole(self._open_prompt(prompt, formatted, kwargs))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """The same as it is generated; `raw` comes with the last response."""
-        return _each(self._open(self._asked(prompt, formatted), kwargs), self._teller(kwargs), _completion)
+        return self._completions(kwargs).each(self._open_prompt(prompt, formatted, kwargs))
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The answer to a conversation, the last message of which is the user's."""
-        return _whole(self._open(messages, kwargs).answer(), self._teller(kwargs), _chat)
+        return self._chats(kwargs).whole(self._open(messages, kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The same as it is generated; `raw` comes with the last response."""
-        return _each(self._open(messages, kwargs), self._teller(kwargs), _chat)
+        return self._chats(kwargs).each(self._open(messages, kwargs))
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """As `complete`, in a thread."""
-        answer = await answer_in_thread(lambda: self._open(self._asked(prompt, formatted), kwargs))
-        return _whole(answer, self._teller(kwargs), _completion)
+        answer = await answer_in_thread(lambda: self._open_prompt(prompt, formatted, kwargs))
+        return self._completions(kwargs).of_answer(answer)
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """As `stream_complete`, in a thread; leaving the stream ends the work."""
-        items = stream_in_thread(lambda: self._open(self._asked(prompt, formatted), kwargs))
-        return _each_async(items, self._teller(kwargs), _completion)
+        items = stream_in_thread(lambda: self._open_prompt(prompt, formatted, kwargs))
+        return self._completions(kwargs).each_async(items)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """As `chat`, in a thread."""
         answer = await answer_in_thread(lambda: self._open(messages, kwargs))
-        return _whole(answer, self._teller(kwargs), _chat)
+        return self._chats(kwargs).of_answer(answer)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """As `stream_chat`, in a thread; leaving the stream ends the work."""
-        return _each_async(stream_in_thread(lambda: self._open(messages, kwargs)), self._teller(kwargs), _chat)
+        return self._chats(kwargs).each_async(stream_in_thread(lambda: self._open(messages, kwargs)))
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The calls of a response; of one that is still coming, the arguments so far.
+
+        Raises:
+            GenerationError: no call, unless error_on_no_tool_call is False.
+        """
+        calls = selections_of(response.message)
+        if error_on_no_tool_call and not calls:
+            reason = response.raw.get("finish_reason") if isinstance(response.raw, dict) else None
+            raise GenerationError(
+                f"the answer calls no tool (finish_reason {reason!r}): give tool_required=True, or where it was cut, "
+                f"raise max_tokens"
+            )
+        return calls
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        if isinstance(user_msg, str):
+            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
+        messages = [*(chat_history or ()), *([user_msg] if user_msg is not None else [])]
+        wanted = tool_arguments(tools, tool_choice, tool_required, allow_parallel_tool_calls)
+        return {"messages": messages} | wanted | kwargs
+
+    def _structured_stream_call(
+        self, output_cls: type[Model], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> Generator[Any, None, None]:
+        return self._program(output_cls, prompt).stream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args)
+
+    async def _structured_astream_call(
+        self, output_cls: type[Model], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> AsyncGenerator[Any, None]:
+        program = self._program(output_cls, prompt)
+        return await program.astream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args)
+
+    def _program(self, output_cls: type[Model], prompt: Any) -> FunctionCallingProgram[Model]:
+        """LlamaIndex's own leaves it to the model whether the object comes when it is streamed."""
+        return FunctionCallingProgram.from_defaults(output_cls, prompt=prompt, llm=self, tool_choice="required")
 
     def _open(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> AnswerStream:
         """The one road of every call: nothing runs before the stream is read."""
         arguments = {name: value for name, value in kwargs.items() if name not in ("documents", "place")}
         asked = to_conversation(messages, kwargs.get("documents"), kwargs.get("place"))
-        return self.call(None, arguments).stream(asked.messages, asked.documents, asked.place)
+        wanted = take_wanted(arguments)
+        conversation = asked.messages if wanted.schema is None else told_of(asked.messages, wanted.schema)
+        return self.call(None, arguments).stream(conversation, asked.documents, asked.place, wanted)
 
-    def _asked(self, prompt: str, formatted: bool) -> list[ChatMessage]:
+    def _open_prompt(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> AnswerStream:
+        if kwargs.get("tools"):
+            raise GenerationError("complete() answers in text, which holds no calls: use chat() with tools")
         if not formatted and self.completion_to_prompt is not None:
             prompt = self.completion_to_prompt(prompt)
-        return [ChatMessage(role=MessageRole.USER, content=prompt)]
+        return self._open([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
 
-    def _teller(self, kwargs: dict[str, Any]) -> _Teller:
-        return functools.partial(_raw, name=self.named(kwargs), trace=self.traces(kwargs))
+    def _chats(self, kwargs: dict[str, Any]) -> Responses[ChatResponse]:
+        name, trace = self.named(kwargs), self.traces(kwargs)
+        return CallResponses(name, trace) if take_wanted(dict(kwargs)).calls else Responses(chat, name, trace)
+
+    def _completions(self, kwargs: dict[str, Any]) -> Responses[CompletionResponse]:
+        return Responses(completion, self.named(kwargs), self.traces(kwargs))
 
 
 class _Tokenizer:
@@ -150,56 +209,3 @@ class _Tokenizer:
             text, add_special_tokens=False, return_attention_mask=False, verbose=False
         )["input_ids"]
         return ids
-
-
-def _completion(text: str, delta: str | None, raw: dict[str, Any] | None) -> CompletionResponse:
-    return CompletionResponse(text=text, delta=delta, raw=raw)
-
-
-def _chat(text: str, delta: str | None, raw: dict[str, Any] | None) -> ChatResponse:
-    return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=text), delta=delta, raw=raw)
-
-
-_Maker = Callable[[str, str | None, dict[str, Any] | None], _Response]
-
-
-def _whole(answer: Answer, tell: _Teller, make: _Maker[_Response]) -> _Response:
-    return make(answer.text, None, tell(answer))
-
-
-def _each(stream: AnswerStream, tell: _Teller, make: _Maker[_Response]) -> Generator[_Response, None, None]:
-    text = ""
-    for piece in stream:
-        text += piece
-        yield make(text, piece, None)
-    yield make(text, "", tell(stream.answer()))
-
-
-async def _each_async(
-    items: AsyncIterator[str | Answer], tell: _Teller, make: _Maker[_Response]
-) -> AsyncGenerator[_Response, None]:
-    text = ""
-    async with contextlib.aclosing(items) as open_items:  # type: ignore[type-var]
-        async for item in open_items:
-            if isinstance(item, Answer):
-                yield make(text, "", tell(item))
-            else:
-                text += item
-                yield make(text, item, None)
-
-
-def _raw(answer: Answer, name: str, trace: bool) -> dict[str, Any]:
-    """Usage under the names that LlamaIndex's token counter reads, and the answer's own facts."""
-    usage = answer.usage
-    return {
-        "model": name,
-        "finish_reason": answer.finish_reason,
-        "usage": {
-            "prompt_tokens": usage.input_tokens,
-            "completion_tokens": usage.output_tokens,
-            "total_tokens": usage.input_tokens + usage.output_tokens,
-            "kept_tokens": usage.kept_tokens,
-            **({"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}),
-        },
-        "homer": facts_of(answer, trace),
-    }

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, DocumentBlock, MessageRole, TextBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    DocumentBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
 from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, NodeWithScore, TextNode
 
 from homer import Document, InputError
+from homer_integrations.llama_index.tools import written_calls
 from homer_integrations.shared.conversation import Asked, asked
 from homer_integrations.shared.documents import title_of, to_homer_document
 from homer_integrations.shared.once import items_of
@@ -20,7 +28,10 @@ _ROLES = {
     MessageRole.ASSISTANT: "assistant",
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
 }
+_APART = (ToolCallBlock, ThinkingBlock)  # calls stand beside the words, and no later prompt repeats thoughts
 
 
 def to_conversation(messages: Sequence[ChatMessage], documents: Any = None, place: str | None = None) -> Asked:
@@ -29,16 +40,18 @@ def to_conversation(messages: Sequence[ChatMessage], documents: Any = None, plac
     Raises:
         InputError: a role or a block that this model cannot take, or documents that disagree.
     """
-    conversation: list[dict[str, str]] = []
+    conversation: list[dict[str, Any]] = []
     blocks: list[Document] = []
     for number, message in enumerate(messages, 1):
         if message.role not in _ROLES:
             raise InputError(
-                f"message {number} has the role {message.role.value!r}: this model takes system, user and assistant "
-                f"messages; put a tool's result into the user's message or into documents"
+                f"message {number} has the role {message.role.value!r}: this model takes system, user, assistant and "
+                f"tool messages"
             )
-        conversation.append({"role": _ROLES[message.role], "content": text_of(message)})
-        blocks += [_from_block(block, number) for block in message.blocks if not isinstance(block, TextBlock)]
+        role = _ROLES[message.role]
+        calls = written_calls(message, number) if role == "assistant" else []
+        conversation.append({"role": role, "content": text_of(message)} | ({"tool_calls": calls} if calls else {}))
+        blocks += [_from_block(block, number) for block in message.blocks if not _is_apart(block, role)]
     roads = (("documents=", to_documents(documents)), ("the messages' blocks", tuple(blocks)))
     return asked(messages, conversation, roads, place)
 
@@ -127,6 +140,10 @@ def _to_document(document: Any, number: int) -> Document:
         text = document.get_content(metadata_mode=MetadataMode.LLM)
         return Document(text, title_of_node(document), before="Document:\n")
     return to_homer_document(document, number)
+
+
+def _is_apart(block: Any, role: str) -> bool:
+    return isinstance(block, TextBlock) or (role == "assistant" and isinstance(block, _APART))
 
 
 def _from_block(block: Any, number: int) -> Document:

@@ -9,11 +9,13 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events.synthesis import GetResponseEndEvent, GetResponseStartEvent
 from llama_index.core.prompts import BasePromptTemplate
+from pydantic import BaseModel
 
 from homer import Document, InputError
 from homer_integrations.llama_index.llm import HomerLLM
 from homer_integrations.llama_index.nodes import text_of
 from homer_integrations.llama_index.survival import Survival
+from homer_integrations.llama_index.tools import form_of, object_of
 from homer_integrations.shared.marks import KEY, PLACE, make_mark
 
 _dispatcher = get_dispatcher(__name__)
@@ -24,6 +26,7 @@ class Request:
 
     Attributes:
         empty: whether no text holds anything to read.
+        wanted: arguments of the call by which an object of a class comes.
     """
 
     def __init__(
@@ -34,7 +37,10 @@ class Request:
         texts: Sequence[str],
         survival: Survival,
         variables: dict[str, Any],
+        output_cls: type[BaseModel] | None = None,
     ) -> None:
+        self.wanted = {} if output_cls is None else {"response_format": form_of(output_cls)}
+        self._output_cls = output_cls
         self.empty = not any(text.strip() for text in texts)
         self._llm, self._query_str, self._survival = llm, query_str, survival
         titles = survival.titles or [None] * len(texts)
@@ -44,11 +50,13 @@ class Request:
         llm._log_template_data(template, context_str="\n\n".join(texts), **variables)
         _dispatcher.event(GetResponseStartEvent(query_str=query_str, text_chunks=list(texts)))
 
-    def finish(self, response: ChatResponse) -> str:
-        """The text of the whole response; its figures go to the nodes."""
+    def finish(self, response: ChatResponse) -> str | BaseModel:
+        """The text of the whole response, or the object that it says; its figures go to the nodes."""
         facts = response.raw["homer"] | {"question": self._query_str}  # type: ignore[index]
         self._survival.answered(facts)
         _dispatcher.event(GetResponseEndEvent())
+        if self._output_cls is not None:
+            return object_of(response, self._output_cls)
         return self._llm._parse_output(response.message.content or "")
 
     def stream(self) -> Generator[str, None, None]:

@@ -87,11 +87,13 @@ class Answering:
         async for event in events:
             if isinstance(event, str):
                 self._note_text()
-                yield json.dumps(self._shape.piece(index, event))
+                for chunk in self._shape.pieces(index, event):
+                    yield json.dumps(chunk)
             elif isinstance(event, Finished):
                 self._count(event)
                 results.append(event)
-                yield json.dumps(self._shape.last(index, event))
+                for chunk in self._shape.last(index, event):
+                    yield json.dumps(chunk)
 
     async def _finish(self, events: AsyncGenerator[Event, None]) -> Finished:
         async with contextlib.aclosing(events):

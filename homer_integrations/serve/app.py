@@ -142,7 +142,9 @@ class _Server:
         asked = await self._parsing.run(client, lambda _: self._parse(kind, body))
         lane = self._files if asked.has_files else self._parsing
         jobs = await self._in_time(lane.run(client, functools.partial(asked.jobs, self._settings, client)))
-        answering = Answering(self._backend, self._metrics, jobs, Shape(kind is ChatRequest, asked.model))
+        answering = Answering(
+            self._backend, self._metrics, jobs, Shape(kind is ChatRequest, asked.model, jobs[0].wanted.calls)
+        )
         if asked.stream:
             return await answering.stream(self._settings.keep_alive, asked.wants_usage)
         return JSONResponse(await answering.whole())

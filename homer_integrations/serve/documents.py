@@ -13,12 +13,12 @@ from homer_integrations.serve.lanes import Tick
 from homer_integrations.serve.pdf import read_pdf
 from homer_integrations.shared.documents import agreed, to_homer_document
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
 def to_conversation(
     messages: Sequence[Mapping[str, Any]], documents: Sequence[Any], tick: Tick = lambda: None
-) -> tuple[tuple[dict[str, str], ...], tuple[Document, ...]]:
+) -> tuple[tuple[dict[str, Any], ...], tuple[Document, ...]]:
     """Roles and texts, and the documents given beside the messages or as file parts in them.
 
     Args:
@@ -27,11 +27,12 @@ def to_conversation(
     Raises:
         InputError: a role, a part or a file that this model cannot read, or documents by both roads that disagree.
     """
-    conversation: list[dict[str, str]] = []
+    conversation: list[dict[str, Any]] = []
     files: list[Document] = []
     for number, message in enumerate(messages, 1):
         texts, found = _content(message, number, tick)
-        conversation.append({"role": _role(message, number), "content": "\n".join(texts)})
+        calls = {"tool_calls": message["tool_calls"]} if message.get("tool_calls") else {}
+        conversation.append({"role": _role(message, number), "content": "\n".join(texts)} | calls)
         files += found
     given = tuple(to_document(document, number) for number, document in enumerate(documents, 1))
     return tuple(conversation), agreed((("documents", given), ("the messages' files", tuple(files))))
@@ -89,10 +90,7 @@ def _plain(value: Any) -> str:
 
 def _role(message: Mapping[str, Any], number: int) -> str:
     if message["role"] not in _ROLES:
-        raise InputError(
-            f"message {number} has the role {message['role']!r}: this model takes {', '.join(_ROLES)} messages, "
-            f"without tools; put a tool's result into the user's message or into documents"
-        )
+        raise InputError(f"message {number} has the role {message['role']!r}: give one of {', '.join(_ROLES)}")
     return _ROLES[message["role"]]
 
 

@@ -140,7 +140,10 @@ class Engine:
         call = self.settings.call(None, job.options)
         options: dict[str, Any] = {"config": call.config, "max_new_tokens": call.max_new_tokens}
         first = self._states is not None  # then they stand where they stay from turn to turn
-        prompt = self.model.build_chat_prompt(job.messages, job.documents, tick=tick, documents_first=first, **options)
+        turn = job.wanted.turn(self.model, job.messages)
+        if turn.grammar is not None:
+            call = dataclasses.replace(call, generation=call.generation | {"grammar": turn.grammar})
+        prompt = self.model.build_chat_prompt(turn.messages, job.documents, tick=tick, documents_first=first, **options)
         if len(prompt) > self.settings.max_prompt_tokens:
             raise too_long(f"{len(prompt)} tokens", f"{self.settings.max_prompt_tokens}")
         _check_room(call, prompt)

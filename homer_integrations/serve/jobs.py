@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from homer import Answer, Compressed, Document
+from homer_integrations.shared.tools import Wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +22,15 @@ class Job:
         options: arguments of `HomerSettings.call`.
         timeout: seconds for all of it, the wait included; None: as long as it takes.
         client: who asks, for a fair queue.
+        wanted: tools that may be called, and the form of the answer.
     """
 
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
     documents: tuple[Document, ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     timeout: float | None = None
     client: str = ""
+    wanted: Wanted = dataclasses.field(default_factory=Wanted)
 
     @property
     def characters(self) -> int:

@@ -13,6 +13,7 @@ from homer_integrations.serve.errors import Problem, ServeError
 from homer_integrations.serve.jobs import Job
 from homer_integrations.serve.lanes import Tick
 from homer_integrations.serve.settings import ServeSettings
+from homer_integrations.shared.tools import NAMES, take_wanted
 
 # What says nothing about the text: bookkeeping of other services and of clients.
 _NO_MATTER = frozenset(
@@ -22,6 +23,7 @@ _NO_MATTER = frozenset(
 )
 _READ = frozenset(["role", "content"])
 _OF_MESSAGES = _READ | _NO_MATTER | {"name", "user"}
+_OF_ROLES = {"assistant": {"tool_calls"}, "tool": {"tool_call_id"}}
 _MOST_STOPS, _LONGEST_STOP = 16, 1000
 # What may be given with these values only, since they ask for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {
@@ -126,11 +128,18 @@ class ChatRequest(GenerationRequest):
         min_length=1, description="Each with role and content, a text or parts of type text and file."
     )
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    tools: list[dict[str, Any]] | None = Field(default=None, description="Functions that the answer may call.")
+    tool_choice: Any = Field(default=None, description='"auto", "none", "required", or one function.')
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = Field(
+        default=None, description='Of type "text", "json_object", or "json_schema" with the schema.'
+    )
 
     @model_validator(mode="after")
     def _check_messages(self) -> ChatRequest:
         for number, message in enumerate(self.messages, 1):
-            extra = {name for name in message if message[name] not in (None, [], {})} - _OF_MESSAGES
+            known = _OF_MESSAGES | _OF_ROLES.get(str(message.get("role")), set())
+            extra = {name for name in message if message[name] not in (None, [], {})} - known
             if extra:
                 raise ValueError(
                     f"message {number} has a key {min(extra)!r:.80}: only 'role' and 'content' are read; leave it out"
@@ -156,7 +165,9 @@ class ChatRequest(GenerationRequest):
         messages, documents = to_conversation(self.messages, self.documents or (), tick)
         check_count("documents", len(documents), settings.max_documents)
         limit = {"max_completion_tokens": self.max_completion_tokens} if self.max_completion_tokens else {}
-        return [Job(messages, documents, self.options() | limit, self.seconds(settings), self.asker(client))]
+        wanted = take_wanted({name: getattr(self, name) for name in NAMES})
+        options, seconds = self.options() | limit, self.seconds(settings)
+        return [Job(messages, documents, options, seconds, self.asker(client), wanted)]
 
 
 class CompletionRequest(GenerationRequest):

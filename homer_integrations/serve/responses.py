@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
-from homer import Answer, Source
+from homer import Answer, Call, CallPiece, CallReader, Source, read_calls
 from homer_integrations.serve.jobs import Finished
+from homer_integrations.shared.tools import new_call_id
 
 
 class Shape:
@@ -17,10 +19,12 @@ class Shape:
     Args:
         chat: of /v1/chat/completions, else of /v1/completions.
         model: the name clients know.
+        reads_calls: whether calls of tools are read out of the text.
     """
 
-    def __init__(self, chat: bool, model: str) -> None:
-        self._chat = chat
+    def __init__(self, chat: bool, model: str, reads_calls: bool = False) -> None:
+        self._chat, self._reads_calls = chat, reads_calls
+        self._readers: dict[int, CallReader] = {}
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -31,11 +35,12 @@ class Shape:
         """The response that is not streamed."""
         choices = []
         for index, result in enumerate(results):
-            text = result.answer.text
-            said = (
-                {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
-            )
-            choices.append({"index": index, **said, "logprobs": None, "finish_reason": _reason(result.answer)})
+            text, calls = read_calls(result.answer.text) if self._reads_calls else (result.answer.text, [])
+            called = {"tool_calls": [_call(call) for call in calls]} if calls else {}
+            message = {"role": "assistant", "content": None if calls and not text else text, "refusal": None} | called
+            said = {"message": message} if self._chat else {"text": text}
+            reason = _reason(result.answer, bool(calls))
+            choices.append({"index": index, **said, "logprobs": None, "finish_reason": reason})
         kind = "chat.completion" if self._chat else "text_completion"
         facts = [compression(result) for result in results]
         homer = facts[0] if len(facts) == 1 else {"choices": facts}
@@ -45,13 +50,24 @@ class Shape:
         """The chunk before any text, where there is one."""
         return self._chunk(0, {"role": "assistant", "content": ""}, None) if self._chat else None
 
-    def piece(self, index: int, text: str) -> dict[str, Any]:
-        """A chunk with text."""
-        return self._chunk(index, {"content": text} if self._chat else text, None)
+    def pieces(self, index: int, text: str) -> Iterator[dict[str, Any]]:
+        """Chunks with text, and with what is read of calls."""
+        parts = self._readers.setdefault(index, CallReader()).feed(text) if self._reads_calls else iter([text])
+        yield from (self._part(index, part) for part in parts)
 
-    def last(self, index: int, result: Finished) -> dict[str, Any]:
-        """The chunk that says how a choice ended."""
-        return self._chunk(index, {} if self._chat else "", _reason(result.answer)) | {"homer": compression(result)}
+    def last(self, index: int, result: Finished) -> Iterator[dict[str, Any]]:
+        """The chunk that says how a choice ended, and before it words that were held back."""
+        reader = self._readers.get(index, CallReader())
+        yield from (self._part(index, part) for part in reader.flush())
+        reason = _reason(result.answer, bool(reader.calls))
+        yield self._chunk(index, {} if self._chat else "", reason) | {"homer": compression(result)}
+
+    def _part(self, index: int, part: str | CallPiece) -> dict[str, Any]:
+        if isinstance(part, str):
+            return self._chunk(index, {"content": part} if self._chat else part, None)
+        function = {"arguments": part.arguments} | ({"name": part.name} if part.name is not None else {})
+        head = {"id": new_call_id(), "type": "function"} if part.name is not None else {}
+        return self._chunk(index, {"tool_calls": [{"index": part.index, **head, "function": function}]}, None)
 
     def counts(self, results: list[Finished]) -> dict[str, Any]:
         """The chunk of usage, without choices."""
@@ -105,5 +121,11 @@ def _source(source: Source) -> dict[str, Any]:
     return dataclasses.asdict(dataclasses.replace(source, passages=())) | {"passages": passages}
 
 
-def _reason(answer: Answer) -> str:
+def _call(call: Call) -> dict[str, Any]:
+    return {"id": new_call_id(), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _reason(answer: Answer, called: bool) -> str:
+    if called and answer.finish_reason == "stop":
+        return "tool_calls"
     return "length" if answer.finish_reason == "length" else "stop"

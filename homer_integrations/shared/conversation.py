@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,14 +11,22 @@ from homer import Document, InputError
 from homer_integrations.shared.documents import agreed, to_homer_document, to_homer_documents
 from homer_integrations.shared.marks import PLACE, mark_of, read_mark
 
-_ROLES = {"human": "user", "user": "user", "ai": "assistant", "assistant": "assistant", "system": "system"}
+_CALLS = ("tool_use", "tool_call", "tool_call_chunk", "function_call")  # which the message itself holds too
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "ai": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
     """A conversation, the documents to answer from, and the text in it where they belong, if it names one."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     documents: tuple[Document, ...]
     place: str | None
 
@@ -34,12 +43,12 @@ def to_conversation(messages: Sequence[Any], documents: Any = None, place: str |
     Raises:
         InputError: a role or a content block that this model cannot take, or documents that disagree.
     """
-    conversation: list[dict[str, str]] = []
+    conversation: list[dict[str, Any]] = []
     blocks: list[Document] = []
     extras: list[Document] = []
     for number, message in enumerate(messages, 1):
         texts, found = _parts(message, number)
-        conversation.append({"role": _role(message, number), "content": "\n".join(texts)})
+        conversation.append({"role": _role(message, number), "content": "\n".join(texts)} | _calls(message))
         blocks += found
         extras += to_homer_documents(message.additional_kwargs.get("documents"))
     roads = (
@@ -52,7 +61,7 @@ def to_conversation(messages: Sequence[Any], documents: Any = None, place: str |
 
 def asked(
     messages: Sequence[Any],
-    conversation: list[dict[str, str]],
+    conversation: list[dict[str, Any]],
     roads: Sequence[tuple[str, tuple[Document, ...]]],
     place: str | None,
 ) -> Asked:
@@ -69,7 +78,7 @@ def asked(
     return Asked(conversation, agreed((*roads, ("the prompt", written))), PLACE if written else place)
 
 
-def _take_written(messages: Sequence[Any], conversation: list[dict[str, str]]) -> tuple[Document, ...]:
+def _take_written(messages: Sequence[Any], conversation: list[dict[str, Any]]) -> tuple[Document, ...]:
     """The documents in the text of the last message that is marked, which gets PLACE for them."""
     for message, plain in zip(reversed(messages), reversed(conversation), strict=True):
         mark = mark_of(message)
@@ -82,14 +91,21 @@ def _take_written(messages: Sequence[Any], conversation: list[dict[str, str]]) -
 
 def _role(message: Any, number: int) -> str:
     name = message.role if message.type == "chat" else message.type
-    calls = getattr(message, "tool_calls", None)
-    if name not in _ROLES or calls:
-        what = "calls tools" if calls else f"has the role {name!r}"
+    if name not in _ROLES:
         raise InputError(
-            f"message {number} {what}: this model takes {', '.join(sorted(set(_ROLES.values())))} messages, without "
-            f"tools; put a tool's result into the user's message or into documents"
+            f"message {number} has the role {name!r}: give one of {', '.join(sorted(set(_ROLES.values())))}"
         )
     return _ROLES[name]
+
+
+def _calls(message: Any) -> dict[str, Any]:
+    """The calls of a message, as OpenAI writes them."""
+    calls = getattr(message, "tool_calls", None) if message.type == "ai" else None
+    made = [
+        {"function": {"name": call["name"], "arguments": json.dumps(call["args"], ensure_ascii=False)}}
+        for call in calls or ()
+    ]
+    return {"tool_calls": made} if made else {}
 
 
 def _parts(message: Any, number: int) -> tuple[list[str], list[Document]]:
@@ -105,6 +121,8 @@ def _parts(message: Any, number: int) -> tuple[list[str], list[Document]]:
         elif block.get("type") == "text-plain" and isinstance(block.get("text"), str):
             given = {"text": block["text"]} | ({"title": block["title"]} if block.get("title") else {})
             documents.append(to_homer_document(given, len(documents) + 1))
+        elif block.get("type") in _CALLS and getattr(message, "tool_calls", None):
+            continue
         else:
             raise InputError(_refusal(block, number))
     return texts, documents

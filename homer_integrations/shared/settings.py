@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from homer import AnswerStream, Document, GenerationError, HomerConfig, HomerModel, Prompt, Sampling, StateStore
 from homer_integrations.shared.identity import identity_of, plain, shown
 from homer_integrations.shared.loading import shared_model, shared_store
+from homer_integrations.shared.tools import Wanted
 
 _LOADING = (
     "calibration", "dtype", "device", "device_map", "gguf_file", "attn_implementation", "quantization_config",
@@ -167,11 +168,18 @@ class Call:
         }
 
     def stream(
-        self, messages: Sequence[Mapping[str, str]], documents: Sequence[Document] = (), place: str | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        documents: Sequence[Document] = (),
+        place: str | None = None,
+        wanted: Wanted | None = None,
     ) -> AnswerStream:
-        """The answer to a conversation; see HomerModel.build_chat_prompt."""
+        """The answer to a conversation; see HomerModel.build_chat_prompt, and HomerModel.turn for what is wanted."""
         kept: dict[str, Any] = {"store": self.store} if self.store else {}
-        prompt = self.prompt(messages, documents, place)
+        turn = (wanted or Wanted()).turn(self.model, messages)
+        if turn.grammar is not None:
+            kept["grammar"] = turn.grammar
+        prompt = self.prompt(turn.messages, documents, place)
         return self.model.stream_prompt(prompt, **self._options, **kept, **self.generation).within(self.timeout)
 
     def prompt(

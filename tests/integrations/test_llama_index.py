@@ -263,7 +263,6 @@ def test_documents_by_every_road(llm: HomerLLM, expected: homer.Answer) -> None:
 
 def test_what_cannot_be_read_is_refused(llm: HomerLLM) -> None:
     for messages, words in (
-        ([ChatMessage(role="tool", content="4")], "role 'tool'"),
         ([ChatMessage(role="user", blocks=[ImageBlock(url="https://example.org/a.png")])], "type 'image'"),
         ([ChatMessage(role="user", content="Hi"), ChatMessage(role="assistant", content="Ho")], "the last message"),
     ):

@@ -1,0 +1,87 @@
+"""Answers that hold to a schema: what the model is told of it, and what is read from its answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from homer.constraining.calls import Tool, calls_grammar, read_tools
+from homer.constraining.grammar import Grammar
+from homer.constraining.quoting import quoting
+from homer.constraining.schema import parse, schema_of
+from homer.errors import GenerationError
+from homer.text.prompt import DEFAULT_SYSTEM
+from homer.text.tools import in_words, shares_a_word, texts_for
+from homer.view.answer import Answer
+
+_QUOTES = "homer_quotes_arguments"  # in a tokenizer's settings: the model only quotes, as the small one that ships
+
+
+def told_of_schema(system: str | None, schema: Any) -> str:
+    """The system message, and after it the schema: a model that knows what is wanted fills it in better."""
+    facts = json.dumps(schema_of(schema), ensure_ascii=False)
+    return f"{DEFAULT_SYSTEM if system is None else system}\nAnswer with JSON that holds to this schema: {facts}"
+
+
+def with_parsed(answer: Answer, schema: Any) -> Answer:
+    """The answer with the value that its text says; without, where it was cut.
+
+    Raises:
+        GenerationError: what a class refuses beyond its schema, by validators of its own.
+    """
+    if answer.finish_reason != "stop":
+        return answer
+    return dataclasses.replace(answer, parsed=parse(answer.text, schema))
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A conversation in words alone, and what the next answer must look like.
+
+    Attributes:
+        messages: for `build_chat_prompt`.
+        grammar: for `stream_prompt`; None: free words.
+    """
+
+    messages: list[dict[str, Any]]
+    grammar: Grammar | None
+
+
+def make_turn(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Any = (),
+    tool_choice: str | None = None,
+    parallel: bool | None = None,
+    schema: Any = None,
+) -> Turn:
+    """See HomerModel.turn."""
+    known, choice = read_tools(tools or ()), tool_choice or "auto"
+    otherwise = None if schema is None else Grammar.json_schema(schema)
+    if choice == "none" or (not known and choice == "auto"):
+        return Turn(in_words(messages), otherwise)
+    if not known:
+        raise GenerationError(f"tool_choice={choice!r} but no tools: give tools, or leave it out")
+    texts = texts_for(tokenizer, known)
+    last = messages[-1] if messages else {}
+    if _QUOTES in getattr(tokenizer, "init_kwargs", {}) and last.get("role") == "user":
+        known = tuple(quoting(known, str(last.get("content"))))
+    several = texts.taught if parallel is None else parallel
+    return Turn(
+        in_words(messages, texts), _answering(messages, known, choice, several, texts.taught, otherwise, schema)
+    )
+
+
+def _answering(
+    messages: Sequence[Mapping[str, Any]], tools: tuple[Tool, ...], choice: str, several: bool, taught: bool,
+    otherwise: Grammar | None, schema: Any,
+) -> Grammar | None:  # fmt: skip
+    """What may come: calls alone where one is wanted, else also words, or JSON by a schema."""
+    if choice == "auto" and not taught:  # it would never call, or always: it was not taught when to
+        if not shares_a_word(messages, tools):
+            calls_grammar(tools, "required")  # refused now if they cannot be held to
+            return otherwise
+        choice = "required"
+    return calls_grammar(tools, choice, several, schema if choice == "auto" else None)

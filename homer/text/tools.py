@@ -1,0 +1,141 @@
+"""Conversations with tools, as conversations of words alone: what the model is told, and what was called before."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from homer.base.arguments import shown
+from homer.constraining.calls import BEGIN, END, Call, Tool
+from homer.errors import InputError
+from homer.text.template import TRUSTED
+
+_TOLD = (
+    '\n\nYou may call tools. To call one, write {begin}{{"name": ..., "arguments": {{...}}}}{end} and nothing else.\n'
+    "Tools:\n{tools}"
+)
+_MARKS = "HOMERFIRST", "HOMERSECOND"
+_PROBE = Call("homer_probe", '{"a": "b"}')
+_KEYS = {"assistant": {"role", "content", "tool_calls"}, "tool": {"role", "content", "tool_call_id", "name"}}
+
+
+@dataclasses.dataclass(frozen=True)
+class ToolTexts:
+    """What stands before and after the system's own words where there are tools.
+
+    Attributes:
+        taught: whether it is the chat template's own: then the model was taught when to call.
+    """
+
+    before: str
+    after: str
+    taught: bool
+
+
+def texts_for(tokenizer: Any, tools: Sequence[Tool]) -> ToolTexts:
+    """By the tokenizer's chat template, where it tells of tools and writes calls as this library reads them."""
+    given = [tool.to_dict() for tool in tools]
+    found = _by_template(tokenizer, given) if tokenizer.chat_template else None
+    if found is not None:
+        return ToolTexts(*found, taught=True)
+    lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in given)
+    return ToolTexts("", _TOLD.format(begin=BEGIN, end=END, tools=lines), taught=False)
+
+
+def in_words(messages: Sequence[Mapping[str, Any]], texts: ToolTexts | None = None) -> list[dict[str, Any]]:
+    """Messages of system, user and assistant alone, in which calls and what tools gave are written out.
+
+    Args:
+        messages: with `role` and `content`; an assistant's may have `tool_calls` as in OpenAI's endpoints, and a
+            tool's role is "tool", with its `tool_call_id`.
+        texts: what the system says of tools; None says nothing.
+
+    Raises:
+        InputError: calls that are none.
+    """
+    arranged: list[dict[str, Any]] = []
+    for number, message in enumerate(messages, 1):
+        role = message.get("role") if isinstance(message, Mapping) else None
+        known = _KEYS.get(str(role))
+        if known is None or set(message) - known:
+            arranged.append(message)  # type: ignore[arg-type]  # whatever it is, is looked at where all are
+        elif role == "assistant":
+            written = [_written(call, number) for call in message.get("tool_calls") or ()]
+            words = [message.get("content") or ""] if message.get("content") or not written else []
+            arranged.append({"role": "assistant", "content": "\n".join([*words, *written])})
+        else:
+            _add_result(arranged, f"<tool_response>\n{message.get('content') or ''}\n</tool_response>")
+    return arranged if texts is None else _with_system(arranged, texts)
+
+
+def shares_a_word(messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]) -> bool:
+    """Whether what the user says last, if the user does, names a tool or a word of its description."""
+    if not messages or messages[-1].get("role") != "user":
+        return False
+    asked = _words(str(messages[-1].get("content")))
+    return any(asked & _words(f"{tool.name} {tool.description}") for tool in tools)
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in re.findall(r"[^\W_]+", text.lower()) if len(word) > 3}
+
+
+def _with_system(messages: list[dict[str, Any]], texts: ToolTexts) -> list[dict[str, Any]]:
+    first = messages[0] if messages else {}
+    if isinstance(first, Mapping) and first.get("role") == "system" and isinstance(first.get("content"), str):
+        return [{"role": "system", "content": f"{texts.before}{first['content']}{texts.after}"}, *messages[1:]]
+    return [{"role": "system", "content": f"{texts.before}{texts.after}".strip()}, *messages]
+
+
+def _add_result(arranged: list[dict[str, Any]], text: str) -> None:
+    """What a tool gave, as the user's message; several results are one."""
+    if arranged and isinstance(arranged[-1], _Results):
+        arranged[-1]["content"] += f"\n{text}"
+    else:
+        arranged.append(_Results({"role": "user", "content": text}))
+
+
+class _Results(dict[str, Any]):
+    """A message of results, which more may join."""
+
+
+def _written(call: Any, number: int) -> str:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InputError(f"message {number} has a tool call {shown(call)}: give 'function' with 'name' and 'arguments'")
+    given = function.get("arguments")
+    arguments = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    return f"{TRUSTED}{BEGIN}{TRUSTED}\n{Call(function['name'], arguments or '{}').written()}\n{TRUSTED}{END}{TRUSTED}"
+
+
+def _by_template(tokenizer: Any, tools: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """What the template says of tools around the system's words; None where it does not, or writes calls otherwise."""
+    probe = {"name": _PROBE.name, "arguments": json.loads(_PROBE.arguments)}
+    called = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": probe}]}
+    plain = [{"role": "system", "content": _MARKS[0]}, {"role": "user", "content": _MARKS[1]}]
+    try:
+        history = _render(tokenizer, [*plain, called, plain[1]], tools)
+        told, untold = (_around(_render(tokenizer, plain, given)) for given in (tools, None))
+    except Exception:  # templates raise errors of their own on what they do not know
+        return None
+    if f"{BEGIN}\n{_PROBE.written()}\n{END}" not in history or told is None or untold is None:
+        return None
+    if not told[0].startswith(untold[0]) or not told[1].endswith(untold[1]):
+        return None
+    before, after = told[0][len(untold[0]) :], told[1][: len(told[1]) - len(untold[1])]
+    return (before, after) if tools[0]["function"]["name"] in before + after else None
+
+
+def _render(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
+    text: str = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+    return text
+
+
+def _around(text: str) -> tuple[str, str] | None:
+    """What stands before the first mark, and between the two."""
+    before, first, rest = text.partition(_MARKS[0])
+    between, second, _ = rest.partition(_MARKS[1])
+    return (before, between) if first and second else None

@@ -1,0 +1,85 @@
+"""Calls of tools and answers by a schema, as LangChain has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.tool import ToolCall, ToolCallChunk, tool_call, tool_call_chunk
+from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from homer import CallPiece, CallReader, GenerationError, read_calls
+from homer_integrations.shared.tools import new_call_id
+
+METHODS = ("json_schema", "function_calling", "json_mode")
+
+
+class Chunks:
+    """The pieces of an answer as chunks of a message; calls are read out of them where tools may be called."""
+
+    def __init__(self, reads_calls: bool) -> None:
+        self._reader = CallReader() if reads_calls else None
+        self._ids: dict[int, str] = {}
+
+    def of(self, piece: str) -> Iterator[AIMessageChunk]:
+        """What is certain with one more piece."""
+        for part in [piece] if self._reader is None else self._reader.feed(piece):
+            yield AIMessageChunk(content=part) if isinstance(part, str) else self._chunk(part)
+
+    def rest(self) -> Iterator[AIMessageChunk]:
+        """Words that were held back."""
+        for part in () if self._reader is None else self._reader.flush():
+            yield AIMessageChunk(content=part)
+
+    @property
+    def called(self) -> bool:
+        """Whether a call is whole."""
+        return self._reader is not None and bool(self._reader.calls)
+
+    def _chunk(self, piece: CallPiece) -> AIMessageChunk:
+        call_id = None if piece.name is None else self._ids.setdefault(piece.index, new_call_id())
+        part: ToolCallChunk = tool_call_chunk(name=piece.name, args=piece.arguments, id=call_id, index=piece.index)
+        return AIMessageChunk(content="", tool_call_chunks=[part])
+
+
+def words_and_calls(text: str) -> tuple[str, list[ToolCall]]:
+    """The words of a whole answer, and its calls."""
+    words, calls = read_calls(text)
+    return words, [tool_call(name=c.name, args=json.loads(c.arguments), id=new_call_id()) for c in calls]
+
+
+def structured(model: Any, schema: Any, include_raw: bool, method: str, **arguments: Any) -> Runnable[Any, Any]:
+    """The model with answers that hold to a schema, and are read; see ChatHomer.with_structured_output."""
+    if method not in METHODS:
+        raise GenerationError(f"method={method!r} is none of {', '.join(METHODS)}: give one of them")
+    is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+    parser: BaseOutputParser[Any]
+    strict = arguments.pop("strict", None)
+    noted = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": convert_to_json_schema(schema)}}
+    noted |= arguments
+    if method == "function_calling":
+        name = convert_to_openai_tool(schema)["function"]["name"]
+        bound = model.bind_tools([schema], tool_choice=name, parallel_tool_calls=False, strict=strict, **noted)
+        keyed = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+        parser = PydanticToolsParser(tools=[schema], first_tool_only=True) if is_class else keyed
+    else:
+        facts = convert_to_json_schema(schema)
+        form = {"type": "json_schema", "json_schema": {"name": facts.get("title") or "answer", "schema": facts}}
+        bound = model.bind(response_format=form, **noted)
+        parser = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
+    if not include_raw:
+        parsing: Runnable[Any, Any] = bound | parser
+        return parsing
+    read = RunnablePassthrough.assign(parsed=RunnableLambda(_raw) | parser, parsing_error=lambda _: None)
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=bound) | read.with_fallbacks([failed], exception_key="parsing_error")
+
+
+def _raw(given: dict[str, Any]) -> Any:
+    return given["raw"]
