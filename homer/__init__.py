@@ -10,8 +10,6 @@ from homer.base.version import __version__
 from homer.calibrating.measuring import calibrate
 from homer.compat import HomerForCausalLM, patch
 from homer.config import HomerConfig
-from homer.constraining.calls import Call, CallPiece, CallReader, Tool, read_calls
-from homer.constraining.grammar import Grammar
 from homer.errors import (
     CacheError,
     CalibrationError,
@@ -37,6 +35,8 @@ from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration, load_calibration
 from homer.significance.question import Question
 from homer.significance.standardized import Standardized
+from homer.text.constraining.calls import Call, CallPiece, CallReader, Tool, read_calls
+from homer.text.constraining.grammar import Grammar
 from homer.text.documents import Document
 from homer.text.files import read_documents
 from homer.text.prompt import Prompt

@@ -14,12 +14,12 @@ from torch import Tensor
 from homer.backends.base import Decoder, present
 from homer.backends.slots import SIZES, Entry, Slots
 from homer.base.locks import Lock
-from homer.constraining.matching import Matcher, mask_rows
 from homer.errors import GenerationError
 from homer.generation.choosing import Chooser, reader
 from homer.generation.sampling import Sampling
 from homer.generation.seat import AHEAD, Row, Seat
 from homer.merging.cache import CompactCache
+from homer.text.constraining.matching import Matcher, mask_rows
 
 _BATCHES: weakref.WeakSet[Batch] = weakref.WeakSet()
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homer.constraining.matching import Matcher
 from homer.generation.sampling import Sampling
+from homer.text.constraining.matching import Matcher
 
 
 class Chooser:

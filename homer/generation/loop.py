@@ -13,7 +13,6 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from homer.backends.base import Decoder
-from homer.constraining.matching import Grammars, Matcher
 from homer.errors import GenerationError
 from homer.generation.batching import Batch
 from homer.generation.choosing import Chooser, reader
@@ -27,6 +26,7 @@ from homer.generation.sampling import (
 )
 from homer.generation.stream import Stream
 from homer.merging.cache import CompactCache
+from homer.text.constraining.matching import Grammars, Matcher
 
 
 class Streams:

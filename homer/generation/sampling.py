@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from homer.base.arguments import check_real, check_whole, shown
-from homer.constraining.grammar import Grammar, as_grammar
 from homer.errors import GenerationError
+from homer.text.constraining.grammar import Grammar, as_grammar
 
 DEFAULT_NEW_TOKENS = 256
 _COLDEST = 1e-4  # logits divided by less have no finite sums

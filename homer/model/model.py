@@ -10,7 +10,6 @@ import torch
 
 from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig
-from homer.constraining.grammar import Grammar
 from homer.errors import GenerationError, InputError
 from homer.generation.answer_stream import AnswerStream
 from homer.generation.sampling import as_sampling
@@ -24,6 +23,7 @@ from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
 from homer.significance.calibration import Calibration
 from homer.significance.question import Question
+from homer.text.constraining.grammar import Grammar
 from homer.text.conversation import Limits, build_conversation
 from homer.text.documents import DocumentLike
 from homer.text.prompt import Prompt, PromptBuilder

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homer.constraining.calls import Tool, calls_grammar, read_tools
-from homer.constraining.grammar import Grammar
-from homer.constraining.quoting import quoting
-from homer.constraining.schema import parse, schema_of
 from homer.errors import GenerationError
+from homer.text.constraining.calls import Tool, calls_grammar, read_tools
+from homer.text.constraining.grammar import Grammar
+from homer.text.constraining.quoting import quoting
+from homer.text.constraining.schema import parse, schema_of
 from homer.text.prompt import DEFAULT_SYSTEM
 from homer.text.tools import in_words, shares_a_word, texts_for
 from homer.view.answer import Answer

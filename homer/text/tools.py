@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homer.base.arguments import shown
-from homer.constraining.calls import BEGIN, END, Call, Tool
 from homer.errors import InputError
+from homer.text.constraining.calls import BEGIN, END, Call, Tool
 from homer.text.template import TRUSTED
 
 _TOLD = (

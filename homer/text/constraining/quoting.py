@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from homer.constraining.calls import Tool
+from homer.text.constraining.calls import Tool
 
 _QUOTED = re.compile(r"\"([^\"]+)\"|(?<!\w)'([^']+)'(?!\w)|[“„«]([^“”»]+)[”“»]")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")

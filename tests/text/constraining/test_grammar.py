@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from homer import GenerationError, Grammar
-from homer.constraining.grammar import as_grammar
-from homer.constraining.schema import closed, parse, schema_of
+from homer.text.constraining.grammar import as_grammar
+from homer.text.constraining.schema import closed, parse, schema_of
 
 
 class Colour(enum.Enum):

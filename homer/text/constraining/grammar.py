@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from homer.base.arguments import check_list, check_text, shown
-from homer.constraining.schema import closed, schema_of
 from homer.errors import GenerationError
+from homer.text.constraining.schema import closed, schema_of
 
 # Python's own way to write JSON, which models have read most of; no white space elsewhere, which could go on for ever.
 # The two switches would make of a schema what it does not say.

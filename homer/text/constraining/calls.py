@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from homer.base.arguments import check_list, shown
-from homer.constraining.grammar import WRITTEN, Grammar, checked, library
-from homer.constraining.schema import closed, schema_of
 from homer.errors import GenerationError
+from homer.text.constraining.grammar import WRITTEN, Grammar, checked, library
+from homer.text.constraining.schema import closed, schema_of
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 CHOICES = ("auto", "none", "required")

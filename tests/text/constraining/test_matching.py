@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from homer import GenerationError, Grammar, HomerConfig, HomerModel, Sampling
-from homer.constraining.closing import Closer
-from homer.constraining.matching import Grammars, mask_rows
+from homer.text.constraining.closing import Closer
+from homer.text.constraining.matching import Grammars, mask_rows
 from tests.byte_tokenizers import byte_tokenizer
 from tests.conftest import tiny_llama
 
@@ -132,7 +132,7 @@ def test_many_rows_are_masked_as_each_by_itself(model: HomerModel) -> None:
 
 
 def test_a_grammar_is_compiled_once_and_few_are_kept(model: HomerModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homer.constraining.matching._KEPT", 2)
+    monkeypatch.setattr("homer.text.constraining.matching._KEPT", 2)
     grammars = Grammars(model.tokenizer, 300, {1})
     compiled: list[Grammar] = []
     compile_one = grammars._compile

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from homer import Call, CallPiece, CallReader, GenerationError, HomerModel, read_calls
-from homer.constraining.calls import calls_grammar, read_tools
-from homer.constraining.quoting import quoting
+from homer.text.constraining.calls import calls_grammar, read_tools
+from homer.text.constraining.quoting import quoting
 from homer.text.tools import in_words, shares_a_word
 from homer_integrations.langchain.tools import words_and_calls
 from homer_integrations.shared.tools import Wanted, read_choice, read_form, take_wanted

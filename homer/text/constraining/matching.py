@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from homer.base.locks import Lock
-from homer.constraining.closing import Closer
-from homer.constraining.grammar import Grammar, library
 from homer.errors import GenerationError
+from homer.text.constraining.closing import Closer
+from homer.text.constraining.grammar import Grammar, library
 
 _WATCHED = 64  # the last tokens of a text, before each of which the way to its end is looked for
 _SPARE = 8  # by how much one token may make it longer
