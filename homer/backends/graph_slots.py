@@ -15,7 +15,7 @@ from homer.backends.kernels.plain import ROUND
 from homer.backends.layers import FusedLayers
 from homer.backends.slots import Entry, Slots, size_for
 
-_SHARE = 0.6  # of what memory is left, what the slots may take where more than one row runs
+_SHARE = 0.7  # of what memory is left, what the slots may take where more than one row runs
 
 
 @dataclasses.dataclass

@@ -98,10 +98,7 @@ class Passages:
 
     def _by_passage(self, votes: Tensor) -> Tensor:
         """(heads, context) summed over each passage."""
-        number = self._prompt.origins[:, 0]
-        inside = number >= 0
-        sums = torch.zeros(len(votes), len(self.documents))
-        return sums.index_add_(1, number[inside], votes[:, inside])
+        return votes @ torch.nn.functional.one_hot(self._prompt.origins[:, 0], len(self.documents)).to(votes.dtype)
 
     def _survives(
         self, asked: Asked, prompt: Prompt, output: LayerOutput, rival: Significance, calibration: Calibration | None
