@@ -10,20 +10,19 @@ import torch
 
 from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig
-from homer.errors import GenerationError, InputError
+from homer.errors import InputError
 from homer.generation.answer_stream import AnswerStream
 from homer.generation.sampling import as_sampling
 from homer.merging.cache import CompactCache
 from homer.merging.node import Watcher
 from homer.model.citing import cite
 from homer.model.contexts import ContextModel
-from homer.model.structured import Turn, make_turn, told_of_schema, with_parsed
+from homer.model.structured import Turn, held_to, make_turn, told_of_schema, with_parsed
 from homer.plan.schedule import plan_for
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
 from homer.significance.calibration import Calibration
 from homer.significance.question import Question
-from homer.text.constraining.grammar import Grammar
 from homer.text.conversation import Limits, build_conversation
 from homer.text.documents import DocumentLike
 from homer.text.prompt import Prompt, PromptBuilder
@@ -84,14 +83,14 @@ class HomerModel(ContextModel):
             InputError: no documents, none that holds text, or an empty question.
             GenerationError: a schema that cannot be held to; names the keyword.
         """
-        if schema is not None:
-            given = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens} | generation
-            return self._ask_by_schema(question, documents, system, schema, given)
         encoded = documents if isinstance(documents, EncodedContext) else None
+        if schema is not None:
+            generation = held_to(schema, generation)
+            system = told_of_schema(system, schema) if encoded is None else system
         prompt = self.build_prompt(question, documents, system=system)
-        options = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens} | generation
-        options["cite"] = cite
-        return self.stream_prompt(prompt, encoded=encoded, **options).answer()
+        options = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens, "cite": cite} | generation
+        answer = self.stream_prompt(prompt, encoded=encoded, **options).answer()
+        return answer if schema is None else with_parsed(answer, schema)
 
     def stream_prompt(
         self,
@@ -262,20 +261,9 @@ class HomerModel(ContextModel):
         """
         return remembered(self)
 
-    def _ask_by_schema(
-        self,
-        question: str,
-        documents: Sequence[DocumentLike] | EncodedContext,
-        system: str | None,
-        schema: Any,
-        options: dict[str, Any],
-    ) -> Answer:
-        if options.get("grammar") is not None:
-            raise GenerationError("schema and grammar both say what the answer looks like: leave one of them out")
-        options["grammar"] = Grammar.json_schema(schema)
-        if not isinstance(documents, EncodedContext):
-            system = told_of_schema(system, schema)
-        return with_parsed(self.ask(question, documents, system=system, **options), schema)
+    def prepare(self) -> None:
+        """Measure now what the first question would wait for: see `measure`. Does nothing where all is known."""
+        self._settings.settle(self.config)
 
     def _prompt_of_encoded(self, question: str, encoded: EncodedContext, system: str | None = None) -> Prompt:
         """The prompt that asks a question of encoded documents.

@@ -25,6 +25,17 @@ def told_of_schema(system: str | None, schema: Any) -> str:
     return f"{DEFAULT_SYSTEM if system is None else system}\nAnswer with JSON that holds to this schema: {facts}"
 
 
+def held_to(schema: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a generation whose text holds to a schema.
+
+    Raises:
+        GenerationError: a grammar besides, or a schema that cannot be held to.
+    """
+    if options.get("grammar") is not None:
+        raise GenerationError("schema and grammar both say what the answer looks like: leave one of them out")
+    return dict(options) | {"grammar": Grammar.json_schema(schema)}
+
+
 def with_parsed(answer: Answer, schema: Any) -> Answer:
     """The answer with the value that its text says; without, where it was cut.
 

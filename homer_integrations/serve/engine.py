@@ -44,6 +44,7 @@ class Engine:
         self.settings = settings
         self.model: HomerModel = settings.load()
         self.model.require_tokenizer("serve")
+        self.model.prepare()  # else the first request would wait, beyond any timeout
         self.store = CacheStore(
             settings.store_bytes, settings.store_folder, settings.store_folder_bytes, str(self.model.decoder.device)
         )

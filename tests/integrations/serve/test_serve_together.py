@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from serving import DOCUMENTS_OF_FACT, QUESTION, long_documents
+from small import save_small
 
 from homer import Document, HomerModel
 from homer.backends.padded import PaddedSlots
@@ -70,3 +72,13 @@ async def test_a_prompt_that_is_read_lets_streams_step(mini: HomerModel, steps: 
         assert await answered(engine, job(DOCUMENTS_OF_FACT, max_tokens=8))
         assert not reading.done()
         assert await reading
+
+
+def test_what_the_first_question_needs_is_measured_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(HomerModel, "measure", lambda model: measured.append(model.name))
+    model = HomerModel.from_pretrained(save_small(tmp_path))
+    Engine(ServeSettings(model=model, served_name="small")).close()
+    assert measured == [model.name]
