@@ -28,7 +28,7 @@ _OFFLINE = {
 }
 
 
-def run(notebook: NotebookNode, folder: Path, *, timeout: int = 600) -> NotebookNode:
+def run(notebook: NotebookNode, folder: Path, *, timeout: int = 1200) -> NotebookNode:
     """Run every cell, top to bottom, in a fresh kernel of the interpreter that runs this; offline.
 
     Args:
