@@ -12,7 +12,7 @@ from langchain_classic.chains.combine_documents import create_stuff_documents_ch
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.retrievers import BaseRetriever
@@ -133,9 +133,6 @@ def test_bad_documents(chat: ChatHomer, documents: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([HumanMessage("a"), AIMessage("b", tool_calls=[{"name": "f", "args": {}, "id": "1"}]),
-          ToolMessage("c", tool_call_id="1"), HumanMessage("d")], "message 2 calls tools"),
-        ([ToolMessage("c", tool_call_id="1"), HumanMessage("d")], "has the role 'tool'"),
         ([HumanMessage([{"type": "image", "url": "a.png"}])], "holds a block of type 'image' with url"),
         ([HumanMessage("a"), AIMessage("b")], "the last message is the assistant's"),
         ([HumanMessage("")], "the last message is empty"),

@@ -26,6 +26,7 @@ from homer_integrations.llama_index import (
     HomerSynthesizer,
 )
 from homer_integrations.llama_index.nodes import to_conversation
+from homer_integrations.llama_index.responses import completion
 
 ASKED = "Add the numbers 3 and 4"
 TEXTS = ["The garden is green.", "The door code for the northern archive is 48213."]
@@ -184,3 +185,8 @@ def test_sub_questions_name_tools_that_there_are(llm: HomerLLM) -> None:
     assert [found.tool_name for found in asyncio.run(questions.agenerate(metadata, QueryBundle(QUESTION)))] == [
         "garden"
     ]
+
+
+def test_a_completion_has_the_text_so_far_and_what_is_new() -> None:
+    found = completion("the whole", "whole", {"usage": 1})
+    assert (found.text, found.delta, found.raw) == ("the whole", "whole", {"usage": 1})

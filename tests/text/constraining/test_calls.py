@@ -13,7 +13,7 @@ from homer_integrations.langchain.tools import words_and_calls
 from homer_integrations.shared.tools import Wanted, read_choice, read_form, take_wanted
 
 ADD = {"name": "add", "description": "Sum numbers.", "parameters": {"properties": {"a": {"type": "integer"}}}}
-TEXT = 'Well.<tool_call>{"name": "add", "arguments": {"a": "}\\\\""}}</tool_call>'
+TEXT = 'Well.<tool_call>{"name": "add", "arguments": {"a": "}\\""}}</tool_call>'
 
 
 def test_calls_are_read_whole_or_letter_by_letter() -> None:
