@@ -74,6 +74,7 @@ def test_a_hundred_of_a_hundred(random_model: HomerModel, name: str) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_a_real_model_fills_in_every_schema() -> None:
     folder = Path(__file__).parents[3] / ".real"
     model = HomerModel.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf", calibration=False)
