@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # bm25s takes JAX where it is, and JAX all of the GPU's memory
-
-import bm25s
 import real
-import Stemmer
 import torch
 
 from homer import Compressor, HomerConfig, HomerModel
@@ -48,7 +43,7 @@ def ours(compressor: Compressor, case: Any, numbers: Sequence[int] | None = None
 
 def bm25(compressor: Compressor, case: Any) -> Found:
     """The best passages, the last one cut."""
-    ranking, lengths = bm25_ranking(case), {}
+    ranking, lengths = real.bm25_ranking(case), {}
     kept: dict[int, Spans] = {}
     for budget in BUDGETS:
         room, kept[budget] = budget, {}
@@ -64,23 +59,9 @@ def bm25(compressor: Compressor, case: Any) -> Found:
     return ranking, kept
 
 
-def bm25_ranking(case: Any) -> list[int]:
-    """All passages, the best one first."""
-    stemmer = Stemmer.Stemmer("english")
-
-    def split(texts: list[str]) -> Any:
-        return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False)
-
-    index = bm25s.BM25()
-    texts = [f"{document.get('title', '')} {document['text']}" for document in case.documents]
-    index.index(split(texts), show_progress=False)
-    order: list[int] = index.retrieve(split([case.question]), k=len(texts), show_progress=False)[0][0].tolist()
-    return order
-
-
 def bm25_then_ours(compressor: Compressor, case: Any) -> Found:
     """Ours over BM25's best, in the order in which they stood."""
-    return ours(compressor, case, sorted(bm25_ranking(case)[:CANDIDATES]))
+    return ours(compressor, case, sorted(real.bm25_ranking(case)[:CANDIDATES]))
 
 
 WAYS: dict[str, Callable[[Compressor, Any], Found]] = {"ours": ours, "bm25": bm25, "bm25, ours": bm25_then_ours}

@@ -122,8 +122,8 @@ def _one_survives(prompt: Prompt, kept: Tensor, document: int, answers: list[str
     return False
 
 
-def bm25_passages(case: Case, prompt: Prompt, room: int) -> list[Tensor]:
-    """The context tokens (their places) of each of the best passages by BM25, best first, `room` in all."""
+def bm25_ranking(case: Case) -> list[int]:
+    """The numbers of all passages by BM25, the best one first."""
     stemmer = Stemmer.Stemmer("english")
 
     def split(texts: list[str]) -> Any:
@@ -132,9 +132,14 @@ def bm25_passages(case: Case, prompt: Prompt, room: int) -> list[Tensor]:
     index = bm25s.BM25()
     texts = [f"{document.get('title', '')} {document['text']}" for document in case.documents]
     index.index(split(texts), show_progress=False)
-    order = index.retrieve(split([case.question]), k=len(texts), show_progress=False)[0][0]
+    order: list[int] = index.retrieve(split([case.question]), k=len(texts), show_progress=False)[0][0].tolist()
+    return order
+
+
+def bm25_passages(case: Case, prompt: Prompt, room: int) -> list[Tensor]:
+    """The context tokens (their places) of each of the best passages by BM25, best first, `room` in all."""
     chosen: list[Tensor] = []
-    for document in order.tolist():
+    for document in bm25_ranking(case):
         chosen.append((prompt.origins[:, 0] == document).nonzero().flatten()[: max(0, room - sum(map(len, chosen)))])
     return [rows for rows in chosen if len(rows)]
 

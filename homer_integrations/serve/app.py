@@ -6,8 +6,8 @@ import asyncio
 import functools
 import hmac
 import time
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -80,6 +80,9 @@ def create_app(backend: Backend, settings: ServeSettings, host: str = "127.0.0.1
     return app
 
 
+_Respond = Callable[[bytes, str], Coroutine[Any, Any, Response]]  # body and client to a response
+
+
 class _Server:
     """The endpoints of one application."""
 
@@ -132,11 +135,16 @@ class _Server:
             message = "this server asks for an API key: send the header 'Authorization: Bearer KEY' with its key"
             raise ServeError(Problem(401, message, "authentication_error", "invalid_api_key"))
 
-    async def _answer(self, request: Request, kind: type[GenerationRequest]) -> Response:
+    async def _served(
+        self, request: Request, respond: Callable[[bytes, str], Coroutine[Any, Any, Response]]
+    ) -> Response:
+        """What `respond` makes of the body and the client, while that is still there."""
         check_json(request.headers)
         body = await self._read(request)
-        client = request.client.host if request.client else ""
-        return await while_there(request, self._respond(kind, body, client))
+        return await while_there(request, respond(body, request.client.host if request.client else ""))
+
+    async def _answer(self, request: Request, kind: type[GenerationRequest]) -> Response:
+        return await self._served(request, functools.partial(self._respond, kind))
 
     async def _respond(self, kind: type[GenerationRequest], body: bytes, client: str) -> Response:
         asked = await self._parsing.run(client, lambda _: self._parse(kind, body))
@@ -150,10 +158,7 @@ class _Server:
         return JSONResponse(await answering.whole())
 
     async def _find(self, request: Request, kind: type[CompressingRequest]) -> Response:
-        check_json(request.headers)
-        body = await self._read(request)
-        client = request.client.host if request.client else ""
-        return await while_there(request, self._found(kind, body, client))
+        return await self._served(request, functools.partial(self._found, kind))
 
     async def _found(self, kind: type[CompressingRequest], body: bytes, client: str) -> Response:
         asked = await self._parsing.run(client, lambda _: self._parse(kind, body))

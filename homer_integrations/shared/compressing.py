@@ -6,26 +6,16 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from homer import Compressed, Compressor, Document
-from homer_integrations.shared.loading import shared_model
+from homer_integrations.shared.settings import LoadSettings
 
-_LOADING = ("calibration", "dtype", "device", "device_map", "gguf_file", "rope_scaling")
 _LENGTHS = ("max_chunk_len", "chunk_batch_size")
 
 
-class CompressorSettings(BaseModel):
+class CompressorSettings(LoadSettings):
     """The model, how it is loaded, the budget and what stays whole. Exactly one of the three budgets is given."""
-
-    model: Any = Field(default="mini", description='A hub id, a folder, a file, "mini", or a loaded HomerModel.')
-    calibration: Any = None
-    dtype: Any = None
-    device: Any = Field(default=None, description='"cpu", "cuda" or "mps", for all of the model.')
-    device_map: Any = None
-    gguf_file: str | None = Field(default=None, description="Of a hub id or a folder, the file that holds the model.")
-    rope_scaling: Any = None
-    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More options of from_pretrained.")
 
     max_tokens: int | None = Field(default=None, description="Tokens of all that is handed out.")
     max_share: float | None = Field(default=None, description="The same as a share of all tokens.")
@@ -49,8 +39,7 @@ class CompressorSettings(BaseModel):
         """
         if all(document.blank for document in documents):
             return None
-        given = {name: getattr(self, name) for name in _LOADING if getattr(self, name) is not None}
-        model = shared_model(self.model, given | self.model_kwargs)
+        model = self._load(self.model)
         lengths = {name: getattr(self, name) for name in _LENGTHS if getattr(self, name) is not None}
         compressor = Compressor(model, marker=self.marker, config=dataclasses.replace(model.config, **lengths))
         budget: dict[str, Any] = {name: getattr(self, name) for name in ("max_tokens", "max_share", "top_k", "keep")}

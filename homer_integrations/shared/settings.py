@@ -26,8 +26,8 @@ _DRAWN = ("temperature", "top_p", "top_k", "min_p", "seed")  # of no account whe
 _EMPTY = ("tools", "functions", "tool_choice", "function_call")  # which frameworks hand over where there are none
 
 
-class HomerSettings(BaseModel):
-    """The model, how it is loaded, how it compresses and how it generates. None leaves a setting to the model."""
+class LoadSettings(BaseModel):
+    """The model, and how it is loaded. None leaves a setting to the model."""
 
     model: Any = Field(default="mini", description='A hub id, a folder, a file, "mini", or a loaded HomerModel.')
     calibration: Any = None
@@ -39,6 +39,14 @@ class HomerSettings(BaseModel):
     quantization_config: Any = None
     rope_scaling: Any = Field(default=None, description="A factor for YaRN, or RoPE settings of transformers.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="More options of from_pretrained.")
+
+    def _load(self, model: Any) -> HomerModel:
+        given = {name: getattr(self, name) for name in _LOADING if getattr(self, name) is not None}
+        return shared_model(model, given | self.model_kwargs)
+
+
+class HomerSettings(LoadSettings):
+    """The model, how it is loaded, how it compresses and how it generates. None leaves a setting to the model."""
 
     max_tokens: int | None = Field(default=None, description="Most new tokens; None: 256, or what the window leaves.")
     temperature: float | None = Field(default=None, description="0 or None is greedy.")
@@ -121,10 +129,6 @@ class HomerSettings(BaseModel):
         """Whether the answer to a call tells all that `homer.show` draws."""
         given = arguments.get("trace")
         return self.trace if given is None else bool(given)
-
-    def _load(self, model: Any) -> HomerModel:
-        given = {name: getattr(self, name) for name in _LOADING if getattr(self, name) is not None}
-        return shared_model(model, given | self.model_kwargs)
 
     def _chosen(self, names: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
         found = {name: arguments.get(name, getattr(self, name)) for name in names}
