@@ -198,8 +198,8 @@ class Walk:
         self, chunk: Chunk, logits: dict[int, Tensor], attention: dict[int, Tensor], target: int, final: bool = False
     ) -> Observation:
         """What was observed of a chunk of which `target` tokens are to stay."""
-        numbers = (self.scoring.sentences, self.scoring.passages)
-        sentences, passages = (None if number is None else number[chunk.tokens[None]] for number in numbers)
+        known = {name: getattr(self.scoring, name) for name in ("sentences", "passages", "words")}
+        known = {name: of_all[chunk.tokens[None]] for name, of_all in known.items() if of_all is not None}
         return Observation(
             logits=logits,
             attention=attention,
@@ -212,8 +212,7 @@ class Walk:
             suffix_len=chunk.suffix_len,
             layers=self.decoder.layers,
             calibration=self.scoring.calibration,
-            sentences=sentences,
-            passages=passages,
+            **known,
         )
 
 

@@ -19,6 +19,8 @@ from homer.model.parts import Keep, Parts
 from homer.plan.windows import Leaf, windows
 from homer.significance.evidence import QuestionLook, stretches
 from homer.significance.question import Question, votes
+from homer.significance.sentences import number_parts
+from homer.significance.words import shared_words
 from homer.text.documents import Document, DocumentLike
 from homer.text.picking import Picker
 from homer.text.prompt import Prompt, PromptBuilder
@@ -35,8 +37,9 @@ class Compressor:
     """Shortens documents to what a question asks for: as text, so that any model can read it, also a remote one.
 
     The question's tokens look at all of the documents through the few attention heads that find what is asked for
-    (see `Question`), leaf by leaf; only the layers up to the last of these heads run, and nothing is generated. The
-    heads are measured on first use, as `HomerModel.ask` does. All methods may be called from several threads at once.
+    (see `Question`), leaf by leaf, and words that they share with it count beside; only the layers up to the last of
+    these heads run, and nothing is generated. The heads are measured on first use, as `HomerModel.ask` does. All
+    methods may be called from several threads at once.
 
     Args:
         model: a model with its tokenizer; it is not changed.
@@ -148,7 +151,20 @@ class Compressor:
                 tick()
 
             attention = look_at(self._model.decoder, parts, look, leaves, batch_size=size, tick=step)
-        return torch.stack([votes(one, 0, 0).mean(0) for one in attention]).mean(0)
+        seen = torch.stack([votes(one, 0, 0).mean(0) for one in attention]).mean(0)
+        return seen * self._likelier(prompt, range(first, end))
+
+    def _likelier(self, prompt: Prompt, asking: range) -> Tensor | float:
+        """(context,) factors of at most 1, by the words that documents share with the question."""
+        if not self._question.reads_words:
+            return 1.0
+        tokenizer, before = self._model.tokenizer, len(prompt.prefix_ids)
+        ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
+        context, parts = range(before, len(ids) - len(prompt.suffix_ids)), number_parts(tokenizer, ids)
+        assert parts is not None  # there is a tokenizer
+        question = range(context.stop + asking.start, context.stop + asking.stop)
+        told = self._question.words * shared_words(tokenizer, ids, context, question, *parts)[before : context.stop]
+        return (told - told.max()).exp()
 
     def _leaves(self, prompt: Prompt) -> list[Leaf]:
         longest = self._model._settings.resolve(self._config).max_chunk_len

@@ -34,6 +34,8 @@ class Observation:
         calibration: the model's, if it has one.
         sentences, passages: (1, length), the number of the sentence and of the passage that each token is in; None
             without a tokenizer.
+        words: (1, length), nats by which the words that a token's sentence and passage share with the question make
+            them likelier to answer it, by BM25; None without a tokenizer, or where the significance reads none.
     """
 
     logits: dict[int, Tensor]
@@ -46,6 +48,7 @@ class Observation:
     calibration: Calibration | None = None
     sentences: Tensor | None = None
     passages: Tensor | None = None
+    words: Tensor | None = None
     attention: dict[int, Tensor] = dataclasses.field(default_factory=dict)
     target_len: int = 0
     final: bool = False
@@ -60,6 +63,7 @@ class Significance:
     """Scores tokens. Override `score`; the others where what is watched or the order of survival should differ."""
 
     reads_sentences = True  # whether observations need them
+    reads_words = False  # whether they need the words that context and question share
     looks_again = False  # whether the real suffix has a last look at all that the root holds
 
     def observe(self, first: int, end: int, layers: int) -> Iterable[int]:

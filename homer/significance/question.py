@@ -13,6 +13,7 @@ from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration
 
 _SHARPEST = 16.0
+_LEAST = 1e-30  # of worth: nothing at all has a logarithm too
 FAINT = 1e-2  # attention that a stretch of the question must give to count: less is noise
 
 
@@ -32,6 +33,8 @@ class Question(Significance):
         passages: the weight of a passage's votes beside a sentence's own; 0 looks at sentences alone.
         sharpness: the power to which a stretch's votes are raised before those of all are added. Above 1, what a few
             stretches favour, such as the second of two questions, stands its ground against what all favour a little.
+        words: how much the words that a sentence and its passage share with the question count beside attention, as a
+            power of what BM25 makes of them; 0 leaves it to attention alone.
         best_last: whether the documents are read in the order of their worth, the best beside the question, where a
             model reads best; else in the order given.
 
@@ -43,9 +46,15 @@ class Question(Significance):
     evidence_heads: float = 0.5
     passages: float = 2.0
     sharpness: float = 1.5
+    words: float = 0.2
     best_last: bool = True
 
     looks_again = True
+
+    @property
+    def reads_words(self) -> bool:  # type: ignore[override]
+        """Whether words have any weight."""
+        return self.words > 0
 
     def __post_init__(self) -> None:
         if self.most_heads < 1:
@@ -54,6 +63,8 @@ class Question(Significance):
             raise ConfigError(f"evidence_heads={self.evidence_heads} is no share: give a number from 0 to 1")
         if self.passages < 0:
             raise ConfigError(f"passages={self.passages} is below 0: give a weight of at least 0")
+        if self.words < 0:
+            raise ConfigError(f"words={self.words} is below 0: give a weight of at least 0")
         if not 0 < self.sharpness <= _SHARPEST:
             raise ConfigError(f"sharpness={self.sharpness} is no power: give a number above 0, {_SHARPEST} at most")
 
@@ -98,8 +109,11 @@ class Question(Significance):
         context = each[:, start:end]
         sentences, passages = (number[0, start:end].to(each.device) for number in (seen.sentences, seen.passages))
         worth = density(context, sentences) + self.passages * density(context, passages)
+        likely = worth.pow(self.sharpness).mean(0).clamp(min=_LEAST).log()
+        if seen.words is not None:
+            likely = likely + self.words * seen.words[0, start:end].to(each.device)
         ranks = torch.zeros_like(each[:1])
-        ranks[0, start:end] = in_order(worth.pow(self.sharpness).mean(0), sentences)
+        ranks[0, start:end] = in_order(likely, sentences)
         return ranks
 
     def arrange(self, scores: Tensor, documents: Tensor) -> Tensor | None:

@@ -14,6 +14,7 @@ from homer.significance.calibration import Calibration
 from homer.significance.evidence import QuestionLook, stretches
 from homer.significance.paper import Paper
 from homer.significance.sentences import number_parts
+from homer.significance.words import shared_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Scoring:
     Attributes:
         sentences, passages: (length of the input,), the number of the sentence and of the passage that each token is
             in; None where not needed.
+        words: (length of the input,), nats by which words of the question make each token's sentence likelier to
+            answer; None where not needed.
         look: how the question's tokens are watched; None where they are not.
         documents: (length of the input,), the number of the document that each token is of, -1 for what keeps its
             place; None where nothing may change places.
@@ -32,12 +35,13 @@ class Scoring:
     calibration: Calibration | None = None
     sentences: Tensor | None = None
     passages: Tensor | None = None
+    words: Tensor | None = None
     look: QuestionLook | None = None
     documents: Tensor | None = None
 
     def on(self, device: torch.device) -> Scoring:
         """The same with its tensors on a device."""
-        numbers = {name: getattr(self, name) for name in ("sentences", "passages", "documents")}
+        numbers = {name: getattr(self, name) for name in ("sentences", "passages", "words", "documents")}
         return dataclasses.replace(self, **{name: x.to(device) for name, x in numbers.items() if x is not None})
 
 
@@ -65,5 +69,14 @@ def scoring_for(
     heads = significance.question_heads(calibration)
     look = QuestionLook(heads, plan.suffix_len - end, stretches(end - first)) if heads else None
     parts = number_parts(tokenizer, ids) if significance.reads_sentences else None
-    sentences, passages = parts or (None, None)
-    return Scoring(significance, calibration, sentences, passages, look)
+    if parts is None:
+        return Scoring(significance, calibration, look=look)
+    words = _words(tokenizer, ids, plan, range(first, end), *parts) if significance.reads_words else None
+    return Scoring(significance, calibration, *parts, words, look)
+
+
+def _words(tokenizer: Any, ids: Tensor, plan: MergePlan, asking: range, *parts: Tensor) -> Tensor:
+    """What the words of the question tell of the context; `asking` counts from the beginning of the suffix."""
+    start = len(ids) - plan.suffix_len
+    question = range(start + asking.start, start + asking.stop)
+    return shared_words(tokenizer, ids.cpu(), range(plan.prefix_len, start), question, *parts)

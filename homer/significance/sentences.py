@@ -22,15 +22,13 @@ class Sentences:
     """Finds sentences by a table of what every token of a tokenizer is."""
 
     def __init__(self, tokenizer: Any) -> None:
-        size = len(tokenizer)
-        texts = tokenizer.batch_decode([[i] for i in range(size)])
-        pieces = tokenizer.convert_ids_to_tokens(list(range(size)))
+        texts, pieces = vocabulary(tokenizer)
         self._ends = torch.tensor([bool(_ENDS.search(text)) for text in texts])
         self._ends_line = torch.tensor([bool(_LINE_END.search(text)) for text in texts])
         self._breaks = torch.tensor([text[:1] == "\n" for text in texts])
         self._blank = torch.tensor([text.count("\n") > 1 and bool(_LINE_END.search(text)) for text in texts])
         self._may_end = torch.tensor([bool(_MAY_END.search(text)) for text in texts])
-        self._starts = torch.tensor([bool(_STARTS.search(piece or " ")) for piece in pieces])
+        self._starts = torch.tensor([bool(_STARTS.search(piece)) for piece in pieces])
 
     def number(self, ids: Tensor) -> Tensor:
         """(tokens,) ids -> (tokens,), the number of the sentence that each is in, counted from 0.
@@ -59,6 +57,14 @@ class Sentences:
 def number_parts(tokenizer: Any, ids: Tensor) -> tuple[Tensor, Tensor] | None:
     """What `Sentences.parts` gives; None without a tokenizer. The table of a tokenizer is made once."""
     return None if tokenizer is None else _sentences(tokenizer).parts(ids)
+
+
+@functools.lru_cache(maxsize=8)
+def vocabulary(tokenizer: Any) -> tuple[list[str], list[str]]:
+    """What every token of a tokenizer reads by itself, and its name; a number without a token counts as a space."""
+    numbers = list(range(len(tokenizer)))
+    pieces = [" " if piece is None else piece for piece in tokenizer.convert_ids_to_tokens(numbers)]
+    return tokenizer.batch_decode([[number] for number in numbers]), pieces
 
 
 def _after(marks: Tensor) -> Tensor:
