@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from homer.backends.base import Decoder, LayerOutput
+from homer.backends.entries import Entries
 from homer.merging.chunk import Chunk, merge
 from homer.merging.node import Compressed, Node, Watcher
 from homer.plan.schedule import MergePlan
@@ -149,7 +150,7 @@ class Walk:
         places = torch.arange(plan.prefix_len + end - start, device=device)
         suffix_places = torch.arange(plan.suffix_start, plan.suffix_start + plan.suffix_len, device=device)
         positions = torch.cat([places, suffix_places])[None]
-        return Chunk(self.ids[tokens][None], positions, tokens, (), (), plan.prefix_len, plan.suffix_len)
+        return Chunk(self.ids[tokens][None], positions, tokens, Entries(), plan.prefix_len, plan.suffix_len)
 
     def observed(self, level: int) -> Iterable[int]:
         """The layers at which the last query's logits are wanted."""
@@ -167,11 +168,9 @@ class Walk:
         self, chunk: Chunk, output: LayerOutput, row: int, level: int, index: int, choice: Choice | None = None
     ) -> Chunk:
         """Row `row` of the output as a chunk that keeps its target; at the root, the logits are noted as well."""
-        keys, values = (tuple(t[row : row + 1] for t in side) for side in (output.keys, output.values))
         hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states[row : row + 1]
         scores, kept = choice or self.choose(chunk, (output.observed, output.attention), row, level, index)
-        chunk = dataclasses.replace(chunk, scores=scores)
-        chunk = chunk.run(hidden, keys, values, None if output.stack is None else output.stack[:, row])
+        chunk = dataclasses.replace(chunk, scores=scores).run(hidden, output.entries.row(row))
         chunk = self._keep(chunk, kept, level)
         if level == self.plan.height and not self.plan.reads_anew:
             assert output.logits is not None
@@ -224,9 +223,7 @@ def _look_again(walk: Walk, root: Chunk) -> Chunk:
     """
     significance, plan = walk.scoring.significance, walk.plan
     suffix, positions = walk.ids[None, -plan.suffix_len :], root.position_ids[:, -plan.suffix_len :]
-    output = walk.decoder.replace_last(
-        root.keys, root.values, suffix, positions, stack=root.stack, question=walk.scoring.look
-    )
+    output = walk.decoder.replace_last(root.entries, suffix, positions, question=walk.scoring.look)
     seen = walk.seen(root, {}, output.attention, plan.final_len, final=True)
     scores = significance.score(seen)
     kept = select(significance.rank(scores, seen)[0], plan.prefix_len, plan.suffix_len, plan.final_len)
@@ -248,7 +245,7 @@ def _read_anew(walk: Walk, root: Chunk) -> Compressed:
     output = decoder.run(0, decoder.layers, ids, positions)
     assert output.logits is not None
     assert root.scores is not None
-    chunk = dataclasses.replace(root, keys=output.keys, values=output.values, position_ids=positions, stack=None)
+    chunk = dataclasses.replace(root, entries=output.entries, position_ids=positions)
     return Compressed(chunk, output.logits, root.scores.mean(0), walk.survived)
 
 
@@ -270,9 +267,9 @@ def _refresh(walk: Walk, root: Compressed) -> Compressed:
     chunk, count, decoder = root.chunk, walk.plan.suffix_len, walk.decoder
     suffix, positions = walk.ids[None, -count:], chunk.position_ids[:, -count:]
     upper = range(walk.plan.layers[0][1] if walk.plan.height else 0, decoder.layers)  # a single leaf runs all
-    output = decoder.replace_last(chunk.keys, chunk.values, suffix, positions, upper, chunk.stack)
+    output = decoder.replace_last(chunk.entries, suffix, positions, upper)
     assert output.logits is not None
-    chunk = dataclasses.replace(chunk, keys=output.keys, values=output.values)
+    chunk = dataclasses.replace(chunk, entries=output.entries)
     return Compressed(chunk, output.logits, _relevance(output.observed), root.survived)
 
 

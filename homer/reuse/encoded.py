@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from homer.backends.base import Decoder, LayerOutput
+from homer.backends.entries import Entries
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import InputError
-from homer.merging.chunk import Chunk, unstack
+from homer.merging.chunk import Chunk
 from homer.merging.merge import Walk
 from homer.plan.schedule import MergePlan
 from homer.reuse.states import LeafStates, kept_cache
@@ -126,12 +127,11 @@ class EncodedLeaves:
         """The root with keys and values of the leaves' layers."""
         survivors = self._survivors(chunk.tokens[chunk.prefix_len : len(chunk) - chunk.suffix_len])
         joined = [self._joined(survivors, side) for side in (1, 2)]
-        if chunk.stack is not None:
-            stack = torch.cat([torch.stack(joined, 1).flatten(0, 1).flatten(2), chunk.stack])
-            keys, values = unstack(stack, joined[0].shape[2])
-            return dataclasses.replace(chunk, keys=keys, values=values, stack=stack)
-        keys, values = (self._by_layer(side, entries) for side, entries in enumerate(joined))
-        return dataclasses.replace(chunk, keys=keys + chunk.keys, values=values + chunk.values)
+        if chunk.entries.stack is None:
+            entries = Entries(*(self._by_layer(side, tensor) for side, tensor in enumerate(joined)))
+        else:
+            entries = Entries.stacked(torch.stack(joined, 1).flatten(0, 1)[:, None])
+        return dataclasses.replace(chunk, entries=chunk.entries.above(entries))
 
     def _survivors(self, tokens: Tensor) -> list[LeafStates]:
         """Of every leaf's states, those of the context tokens that came through the whole tree."""
@@ -189,7 +189,7 @@ class EncodedLeaves:
 
     def _own(self, output: LayerOutput, row: int, pad: int, leaf: LeafStates) -> LayerOutput:
         """What one leaf would have given, had it been run whole; but for keys and values."""
-        hidden, plan = output.hidden_states, self._plan
+        hidden = output.hidden_states
         if hidden is not None:
             parts = [self._prefix.hidden_states, leaf.hidden_states, hidden[row].to(leaf.device)]
             hidden = torch.cat(parts)[None]
@@ -198,9 +198,7 @@ class EncodedLeaves:
             {layer: t[row : row + 1, ..., pad:] for layer, t in shown.items()}
             for shown in (output.observed, output.attention)
         )
-        keys = self._prefix.keys
-        stack = keys.new_empty(0, 1, len(leaf) + plan.prefix_len + plan.suffix_len, keys.shape[2] * keys.shape[3])
-        return LayerOutput(hidden, logits, (), (), observed, attention, stack=stack)
+        return LayerOutput(hidden, logits, Entries(), observed, attention)
 
     def _hold(self, leaf: LeafStates, here: bool, chunk: Chunk, index: int) -> None:
         """Remember where a leaf's states are; of fetched ones, only what survived the leaf."""
@@ -213,10 +211,7 @@ class EncodedLeaves:
 
     def _add_suffix(self, output: LayerOutput, indices: Sequence[int]) -> None:
         weights = self._weights[indices[0] : indices[-1] + 1]
-        sums = [
-            tuple(torch.tensordot(weights.to(t.device), t.float(), 1) for t in pair)
-            for pair in zip(output.keys, output.values, strict=True)
-        ]
+        sums = [tuple(torch.tensordot(weights.to(t.device), t.float(), 1) for t in pair) for pair in output.entries]
         if self._suffix:
             sums = [tuple(a + b for a, b in zip(*pairs, strict=True)) for pairs in zip(self._suffix, sums, strict=True)]
         self._suffix = [(key, value) for key, value in sums]
