@@ -31,7 +31,7 @@ from homer.experiments.cases import CaseEncoder
 from homer.experiments.report import align, machine, versions, write_csv
 from homer.experiments.retrieval import read_text
 from homer.merging.chunk import Chunk, merge
-from homer.merging.merge import Walk
+from homer.merging.walk import Walk
 from homer.significance.scoring import Scoring
 from homer.text.tokenizing import Encoder, Piece
 

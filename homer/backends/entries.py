@@ -109,7 +109,7 @@ class Entries:
         above = above or Entries()
         stacks = [entries.stack for entries in (self, right, above) if entries and entries.stack is not None]
         if len(stacks) < sum(map(bool, (self, right, above))):
-            joined = above.above(self._zip(right, lambda a, b: join(a, b, 2, affix)))
+            joined = above.above(self.combine(right, lambda a, b: join(a, b, 2, affix)))
             return joined if indices is None else joined.take(indices)
         if not self:  # leaves whose keys and values lie elsewhere
             return above if indices is None or not above else above.take(indices)
@@ -131,7 +131,8 @@ class Entries:
             cache.update(key, value, layer)
         return cache
 
-    def _zip(self, other: Entries, change: Callable[[Tensor, Tensor], Tensor]) -> Entries:
+    def combine(self, other: Entries, change: Callable[[Tensor, Tensor], Tensor]) -> Entries:
+        """What a function makes of every layer's keys, and values, of both."""
         return Entries(tuple(map(change, self.keys, other.keys)), tuple(map(change, self.values, other.values)))
 
 

@@ -12,7 +12,7 @@ from small import load_benchmark
 from homer import HomerModel
 from homer.experiments import Setup, passkey_cases
 from homer.experiments.cases import CaseEncoder
-from homer.merging.merge import Walk
+from homer.merging.walk import Walk
 from homer.significance.scoring import Scoring
 
 
