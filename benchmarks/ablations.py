@@ -31,7 +31,7 @@ from homer.experiments.cases import CaseEncoder
 from homer.experiments.report import align, machine, versions, write_csv
 from homer.experiments.retrieval import read_text
 from homer.merging.chunk import Chunk, merge
-from homer.merging.merge import Walk
+from homer.merging.walk import Walk
 from homer.significance.scoring import Scoring
 from homer.text.tokenizing import Encoder, Piece
 
@@ -97,7 +97,7 @@ def unrefined(model: HomerModel, prefix: Tensor, context: Tensor, suffix: Tensor
     with torch.no_grad():
         root = fold(Walk(model.decoder, plan, ids, Scoring(calibration=model.calibration)), plan.height, 0)
         cache = DynamicCache()
-        for layer, (key, value) in enumerate(zip(root.keys, root.values, strict=True)):
+        for layer, (key, value) in enumerate(root.entries):
             cache.update(key[:, :, : -len(suffix)], value[:, :, : -len(suffix)], layer)
         said: list[int] = []
         place, pending = plan.suffix_start, suffix.tolist()
@@ -124,7 +124,7 @@ def fold(walk: Walk, level: int, index: int) -> Chunk:
         return chunk
     output = walk.decoder.run(first, end, chunk.hidden_states, chunk.position_ids, walk.observed(level))
     hidden = chunk.hidden_states if output.hidden_states is None else output.hidden_states
-    chunk = chunk.run(hidden, output.keys, output.values)
+    chunk = chunk.run(hidden, output.entries.each(lambda tensor: tensor))  # layers differ in length: no stack
     kept = walk.choose(chunk, (output.observed, output.attention), 0, level, index).kept
     return chunk if kept is None else chunk.keep(kept)
 

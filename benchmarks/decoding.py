@@ -127,7 +127,7 @@ class Bench:
         """Slots with so many rows."""
         slots = self.model.decoder.slots()
         chosen = [caches[number % len(caches)] for number in range(size)]
-        slots.join([Entry(c.keys, c.values, c.logits.to(self.device), c.next_position, room) for c in chosen])
+        slots.join([Entry(c.entries, c.logits.to(self.device), c.next_position, room) for c in chosen])
         return slots
 
     def profile(self, kept: int, size: int) -> None:

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from homer import Calibration, HomerModel, MergePlan, Observation, Significance
 from homer.backends.base import LayerOutput
-from homer.merging.chunk import join
+from homer.backends.entries import Affix, Entries, join, together
 from homer.significance.sentences import Sentences
 
 _LEAVES_AT_ONCE = 128
@@ -28,15 +27,14 @@ class Nodes:
     Attributes:
         hidden: (nodes, length, hidden size), or the token ids of leaves that have not run; None at the root.
         position_ids, tokens: (nodes, length); scores likewise, or None.
-        keys, values: one (nodes, key heads, length, head dim) tensor for each layer run.
+        entries: keys and values of each layer run, a row a node.
     """
 
     hidden: Tensor | None
     position_ids: Tensor
     tokens: Tensor
     scores: Tensor | None
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    entries: Entries
 
     def keep(self, indices: Tensor) -> Nodes:
         """Only the tokens at `indices` (nodes, kept)."""
@@ -45,23 +43,21 @@ class Nodes:
             _take(self.position_ids, indices, 1),
             _take(self.tokens, indices, 1),
             None if self.scores is None else _take(self.scores, indices, 1),
-            tuple(_take(key, indices, 2) for key in self.keys),
-            tuple(_take(value, indices, 2) for value in self.values),
+            self.entries.each(lambda tensor: _take(tensor, indices, 2)),
         )
 
-    def merge(self, prefix_len: int, suffix_len: int) -> Nodes:
+    def merge(self, affix: Affix) -> Nodes:
         """Neighbours joined in pairs: the affix averaged, the contexts side by side."""
 
         def joined(x: Tensor, dim: int) -> Tensor:
-            return join(x[::2], x[1::2], dim, prefix_len, suffix_len)
+            return join(x[::2], x[1::2], dim, affix)
 
         return Nodes(
             None if self.hidden is None else joined(self.hidden, 1),
             joined(self.position_ids, 1),
             joined(self.tokens, 1),
             None if self.scores is None else joined(self.scores, 1),
-            tuple(joined(key, 2) for key in self.keys),
-            tuple(joined(value, 2) for value in self.values),
+            self.entries.each(lambda tensor: joined(tensor, 2)),
         )
 
 
@@ -86,7 +82,7 @@ class Levels:
         nodes, observed = self.leaves, self.seen
         for level in range(self.plan.height + 1):
             if level:
-                nodes = nodes.merge(self.plan.prefix_len, self.plan.suffix_len)
+                nodes = nodes.merge((self.plan.prefix_len, self.plan.suffix_len))
                 nodes, observed = self._run(nodes, level)
             nodes = self._prune(nodes, observed, level, significance, calibration)
         return nodes
@@ -94,11 +90,7 @@ class Levels:
     def read(self, roots: Sequence[Nodes], new_tokens: int, end: frozenset[int]) -> list[list[int]]:
         """What the model says greedily after each root, its real suffix run on top of the compressed context."""
         suffix_len, count = self.plan.suffix_len, len(roots)
-        cache = DynamicCache()
-        for layer in range(self.decoder.layers):
-            pairs = [(root.keys[layer], root.values[layer]) for root in roots]
-            keys, values = (torch.cat([x[:, :, :-suffix_len] for x in side]) for side in zip(*pairs, strict=True))
-            cache.update(keys, values, layer)
+        cache = together(root.entries.part(0, -suffix_len) for root in roots).to_cache()
         positions = torch.cat([root.position_ids[:, -suffix_len:] for root in roots])
         logits = self.decoder.extend(self.ids[-suffix_len:].expand(count, -1), positions, cache, keep=1)
         said: list[list[int]] = [[] for _ in roots]
@@ -123,7 +115,7 @@ class Levels:
         affix = [x.expand(len(plan.spans), -1) for x in (prefix, suffix + len(self.ids) - plan.suffix_len)]
         tokens = torch.cat([affix[0], context, affix[1]], 1)
         positions = torch.arange(plan.suffix_start + plan.suffix_len, device=device).expand_as(tokens)
-        nodes = Nodes(self.ids[tokens], positions, tokens, None, (), ())
+        nodes = Nodes(self.ids[tokens], positions, tokens, None, Entries())
         return self._run(nodes, 0)
 
     def _run(self, nodes: Nodes, level: int) -> tuple[Nodes, dict[int, Tensor]]:
@@ -191,11 +183,8 @@ def even_plan(
 
 def _after(nodes: Nodes, outputs: Sequence[LayerOutput]) -> Nodes:
     hidden = None if outputs[0].hidden_states is None else torch.cat([_present(o.hidden_states) for o in outputs])
-    keys, values = (
-        tuple(torch.cat(parts) for parts in zip(*(getattr(output, side) for output in outputs), strict=True))
-        for side in ("keys", "values")
-    )
-    return dataclasses.replace(nodes, hidden=hidden, keys=nodes.keys + keys, values=nodes.values + values)
+    entries = together(output.entries for output in outputs)
+    return dataclasses.replace(nodes, hidden=hidden, entries=entries.above(nodes.entries))
 
 
 def _select(ranks: Tensor, plan: MergePlan, target: int) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homer.backends.entries import sources
 from homer.plan.layers import layer_ranges
 from training.network import FIRST_EVIDENCE_LAYER, answer_loss, evidence_loss, read_layer, run_layer
 from training.trees import LEAVES, QUESTIONS, READING
@@ -173,18 +174,17 @@ def _merge(level: Level, scores: Tensor, pairs: Sequence[tuple[int, int]], width
     order = _order(level, scores, keep)
     left, right = (torch.tensor(side, device=order.device) for side in zip(*pairs, strict=True))
     place = torch.arange(width, device=order.device).expand(len(keep), width)
-    middle, end = (level.prefix + keep)[:, None], (level.prefix + 2 * keep)[:, None]
-    from_left, affix_end = place < middle, place >= end
-    at = torch.where(from_left, place, place - keep[:, None]).clamp(max=order.shape[2] - 1)
-    index = at[:, None].expand(-1, len(pairs), -1)
-    a, b = (order[:, side].gather(2, index) for side in (left, right))
+    affix = level.prefix[:, None], level.suffix[:, None]
+    *rows, share, _ = sources(place, affix, (keep[:, None], keep[:, None]))
+    indices = (row.clamp(max=order.shape[2] - 1)[:, None].expand(-1, len(pairs), -1) for row in rows)
+    a, b = (order[:, side].gather(2, index) for side, index in zip((left, right), indices, strict=True))
+    from_left = place < affix[0] + keep[:, None]
 
     def join(x: Tensor) -> Tensor:
         return torch.where(_like(from_left, x), _take(x[:, left], a), _take(x[:, right], b))
 
-    suffix = _like(affix_end, level.hidden)
     mean = (_take(level.hidden[:, left], a) + _take(level.hidden[:, right], b)) / 2
-    hidden = torch.where(suffix, mean, join(level.hidden))
+    hidden = torch.where(_like((share == 0.5) & ~from_left, level.hidden), mean, join(level.hidden))
     size = level.hidden.shape[2]
     origin = torch.where(from_left[:, None], left[:, None] * size + a, right[:, None] * size + b)
     merged = Level(hidden, join(level.positions), join(level.owners), level.prefix, 2 * keep, level.suffix)

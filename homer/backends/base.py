@@ -6,7 +6,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from homer.backends.architecture import shortest_sliding_window
+from homer.backends.entries import Entries
 from homer.backends.fingerprint import fingerprint
 from homer.backends.slots import Slots
 from homer.base.locks import Lock
@@ -32,22 +33,18 @@ class LayerOutput:
     Attributes:
         hidden_states: (batch, length or kept, hidden size) after the last; None where it is the model's last.
         logits: (batch, vocabulary), float32, of the token after the last; None below the model's last layer.
-        keys, values: one (batch, key heads, length, head dim) tensor for each layer run.
+        entries: keys and values of each layer run.
         observed: layer -> (batch, heads, length), the last query's logits where they were asked for.
         attention: layer -> (batch, heads, stretches, length), the question's attention where it was asked for.
         kept: (batch, kept), which tokens hidden_states are of; None: all.
-        stack: keys and values of the same layers in turn, side by side in one tensor
-            (2 x layers, batch, length, key heads x head dim), where the fused backend ran.
     """
 
     hidden_states: Tensor | None
     logits: Tensor | None
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    entries: Entries
     observed: dict[int, Tensor]
     attention: dict[int, Tensor] = dataclasses.field(default_factory=dict)
     kept: Tensor | None = None
-    stack: Tensor | None = None
 
 
 class Decoder(abc.ABC):
@@ -135,7 +132,7 @@ class Decoder(abc.ABC):
 
         Args:
             ids, position_ids: (batch, n).
-            cache: grows as its layers please; the output's keys and values are what it holds afterwards.
+            cache: grows as its layers please; the output's entries are what it holds afterwards.
             mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
             question: as in `run`.
         """
@@ -143,29 +140,26 @@ class Decoder(abc.ABC):
     @abc.abstractmethod
     def replace_last(
         self,
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
+        entries: Entries,
         ids: Tensor,
         position_ids: Tensor,
         observe: Iterable[int] = (),
-        stack: Tensor | None = None,
         question: QuestionLook | None = None,
     ) -> LayerOutput:
         """Run layers over tokens that stand in for the last ones of a cache.
 
         Args:
-            keys, values: one (1, key heads, length, head dim) tensor for each layer to run, from the first on.
+            entries: of each layer to run, from the first on, in a batch of one; into a stack the new ones are written.
             ids, position_ids: (1, n).
-            stack: the same keys and values as in LayerOutput; the fused backend writes the new ones into it.
             question: as in `run`.
         """
 
     @abc.abstractmethod
-    def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
+    def steps(self, entries: Entries, position: int, room: int) -> Steps:
         """A function from one token to the logits (1, vocabulary), float32, of the next, on top of keys and values.
 
         Args:
-            keys, values: one (1, key heads, length, head dim) tensor a layer; they are left as they are.
+            entries: of all layers, in a batch of one; they are left as they are.
             position: position id of the first token; each call moves on by one.
             room: how many tokens may come at most.
         """
@@ -177,20 +171,6 @@ class Decoder(abc.ABC):
     def exclusive(self) -> contextlib.AbstractContextManager[Any]:
         """A lock where weights are offloaded, since loading them in and out is not for two threads at once."""
         return self._offload_lock or contextlib.nullcontext()
-
-
-def cache_of(keys: Iterable[Tensor], values: Iterable[Tensor]) -> DynamicCache:
-    """A new transformers cache of these keys and values, one tensor a layer."""
-    cache = DynamicCache()
-    for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-        cache.update(key, value, layer)
-    return cache
-
-
-def entries(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Keys and values of every layer of a cache; layers that did not run have none."""
-    layers: list[Any] = cache.layers
-    return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
 
 
 def take_rows(x: Any, kept: Tensor | None) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 
 from homer.backends.attention import watched
-from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, entries, present, take_rows
+from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, present, take_rows
 from homer.backends.blocks import UnknownBlockError
+from homer.backends.entries import Entries
 from homer.backends.graph import GraphSteps
 from homer.backends.graph_slots import GraphSlots
 from homer.backends.kernels.plain import EAGER, own
@@ -102,9 +103,7 @@ class FusedDecoder(Decoder):
             stack = self.parts.room(end - first, residual)
             done = self._layers(range(first, end), residual, position_ids, stack, observe, keep=keep, question=question)
             hidden, logits = self._result(end, done)
-        sides = stack.transpose(2, 3)
-        keys, values = tuple(sides[::2]), tuple(sides[1::2])
-        return LayerOutput(hidden, logits, keys, values, done.observed, done.attention, done.kept, stack.flatten(3))
+        return LayerOutput(hidden, logits, Entries.stacked(stack), done.observed, done.attention, done.kept)
 
     def extend(
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0, mask: Tensor | None = None
@@ -129,41 +128,37 @@ class FusedDecoder(Decoder):
         with torch.no_grad(), self._here():
             done = self._on_top(end, ids, position_ids, cache, observe, mask, question)
             hidden, logits = self._result(end, done)
-        return LayerOutput(hidden, logits, *entries(cache), done.observed, done.attention)
+        return LayerOutput(hidden, logits, Entries.of_cache(cache), done.observed, done.attention)
 
     def replace_last(
         self,
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
+        entries: Entries,
         ids: Tensor,
         position_ids: Tensor,
         observe: Iterable[int] = (),
-        stack: Tensor | None = None,
         question: QuestionLook | None = None,
     ) -> LayerOutput:
         """As `Decoder.replace_last`; in place where the keys and values are views of a stack."""
-        if stack is None:
-            return self._reference.replace_last(keys, values, ids, position_ids, observe, None, question)
-        places = stack.unflatten(-1, (-1, self.parts.blocks[0].head_dim))[:, None]  # type: ignore[no-untyped-call]
-        mask = _mask(ids.shape[1], stack.shape[1], stack.device)
+        if entries.stack is None:
+            return self._reference.replace_last(entries, ids, position_ids, observe, question)
+        stack = entries.stack
+        mask = _mask(ids.shape[1], entries.length, stack.device)
 
         def behind(number: int, query: Tensor, new_key: Tensor, new_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            key, value = places[2 * number : 2 * number + 2]
+            key, value = stack[2 * number : 2 * number + 2]
             return key, value, _attend_in_groups(query, key.transpose(1, 2), value.transpose(1, 2), mask)
 
         with torch.no_grad(), self._here():
-            room = places[:, :, -ids.shape[1] :]
-            done = self._layers(
-                range(len(keys)), self.parts.embed(ids), position_ids, room, observe, behind, question=question
-            )
-            hidden, logits = self._result(len(keys), done)
-        return LayerOutput(hidden, logits, tuple(keys), tuple(values), done.observed, done.attention, stack=stack)
+            room, numbers = stack[:, :, -ids.shape[1] :], range(len(entries))
+            done = self._layers(numbers, self.parts.embed(ids), position_ids, room, observe, behind, question=question)
+            hidden, logits = self._result(len(entries), done)
+        return LayerOutput(hidden, logits, entries, done.observed, done.attention)
 
-    def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
+    def steps(self, entries: Entries, position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
         if self.device.type == "cuda":
-            return GraphSteps(self.parts, keys, values, position, room)
-        return self._reference.steps(keys, values, position, room)
+            return GraphSteps(self.parts, entries, position, room)
+        return self._reference.steps(entries, position, room)
 
     def slots(self) -> Slots:
         """As `Decoder.slots`, by a CUDA graph where there is CUDA."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from homer.backends.base import present
+from homer.backends.entries import Entries
 from homer.backends.kernels.plain import ROUND
 from homer.backends.layers import FusedLayers
 
@@ -20,18 +21,17 @@ class GraphSteps:
     """One more token at a time on top of given keys and values, which are copied and left as they are.
 
     Args:
-        keys, values: one (1, key heads, kept, head dim) tensor a layer.
+        entries: of all layers, in a batch of one.
         position: position id of the first token.
         room: how many tokens may come.
     """
 
-    def __init__(
-        self, layers: FusedLayers, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int
-    ) -> None:
+    def __init__(self, layers: FusedLayers, entries: Entries, position: int, room: int) -> None:
         self._layers = layers
-        kept, device = keys[0].shape[2], layers.device
+        kept, device = entries.length, layers.device
         capacity = -(-(kept + room) // ROUND) * ROUND
-        self._keys, self._values = ([_places(t.to(device), capacity) for t in side] for side in (keys, values))
+        sides = entries.keys, entries.values
+        self._keys, self._values = ([_places(t.to(device), capacity) for t in side] for side in sides)
         self.token = torch.zeros(1, 1, dtype=torch.long, device=device)
         self._position = torch.full((1, 1), position, device=device)
         self._place = torch.full((1,), kept, device=device)

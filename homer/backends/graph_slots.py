@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homer.backends.entries import Entries
 from homer.backends.graph import CAPTURE, decode
 from homer.backends.kernels.plain import ROUND
 from homer.backends.layers import FusedLayers
@@ -58,8 +59,8 @@ class GraphSlots(Slots):
         if (size, capacity) != (self._size, self._capacity):
             self._grow(size, capacity, entries[0])
         for row, entry in enumerate(entries, len(self)):
-            for side, *parts in zip(self._sides, entry.keys, entry.values, strict=True):
-                for place, part in zip(side, parts, strict=True):
+            for side, layer in zip(self._sides, entry.entries, strict=True):
+                for place, part in zip(side, layer, strict=True):
                     place[row, : entry.length] = part[0].transpose(0, 1)
             self._logits[row] = entry.logits[0]
             self._state[:, row] = torch.tensor([0, entry.position, entry.length, 1])
@@ -85,7 +86,7 @@ class GraphSlots(Slots):
             tuple(side[i, row : row + 1, : facts.length].transpose(1, 2).clone() for side in self._sides)
             for i in (0, 1)
         )
-        return Entry(keys, values, self._logits[row : row + 1].clone(), facts.position, facts.room)
+        return Entry(Entries(keys, values), self._logits[row : row + 1].clone(), facts.position, facts.room)
 
     @torch.no_grad()
     def step(self, tokens: Tensor) -> None:
@@ -115,8 +116,8 @@ class GraphSlots(Slots):
         self._graphs, self._pool, old = {}, None, len(self)
         device = self._layers.device
         if not self._sides:
-            self._sides = [key.new_zeros(0) for key in like.keys]
-        for layer, key in enumerate(like.keys):
+            self._sides = [key.new_zeros(0) for key in like.entries.keys]
+        for layer, key in enumerate(like.entries.keys):
             before = self._sides[layer]
             side = torch.zeros(2, size, capacity, key.shape[1], key.shape[3], dtype=key.dtype, device=device)
             if old:
@@ -134,7 +135,7 @@ class GraphSlots(Slots):
         device = self._layers.device
         if device.type != "cuda" or size == 1:
             return
-        place = sum(key.shape[1] * key.shape[3] * key.element_size() for key in (*like.keys, *like.values))
+        place = like.entries.nbytes // like.length
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         free += self._size * self._capacity * place - torch.cuda.memory_allocated(device)
         if size * capacity * place > _SHARE * free:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from homer.backends.base import cache_of, entries
+from homer.backends.entries import Entries
 from homer.backends.slots import Entry, Slots, size_for
 
 Extend = Callable[..., Tensor]  # as Decoder.extend
@@ -57,7 +57,7 @@ class PaddedSlots(Slots):
             self._layers, self._column = self._rebuilt(rows, entries[0])
         for number, layer in enumerate(self._layers):
             for row, entry in enumerate(entries, len(self)):
-                layer.put(row, self._column, entry.keys[number], entry.values[number])
+                layer.put(row, self._column, entry.entries.keys[number], entry.entries.values[number])
         where = self._logits.device if self._rows else entries[0].logits.device
         old = [self._logits] if self._rows else []
         self._logits = torch.cat([*old, *(entry.logits.to(where) for entry in entries)])
@@ -78,7 +78,7 @@ class PaddedSlots(Slots):
         facts = self._rows[row]
         sides = [layer.get(row, self._column, facts.length) for layer in self._layers]
         keys, values = (tuple(side[i].clone() for side in sides) for i in (0, 1))
-        return Entry(keys, values, self._logits[row : row + 1].clone(), facts.position, facts.room)
+        return Entry(Entries(keys, values), self._logits[row : row + 1].clone(), facts.position, facts.room)
 
     def step(self, tokens: Tensor) -> None:
         """As `Slots.step`."""
@@ -111,7 +111,7 @@ class PaddedSlots(Slots):
             grown = [layer.empty(size, columns) for layer in self._layers]
         else:
             assert like is not None
-            grown = [_Layer(*map(_empty(size, columns), sides)) for sides in zip(like.keys, like.values, strict=True)]
+            grown = [_Layer(*layer) for layer in like.entries.each(_empty(size, columns))]
         for old, new in zip(self._layers, grown, strict=bool(self._layers)):
             for number, row in enumerate(self._rows):
                 new.put(number, column, *old.get(number, self._column, row.length))
@@ -199,7 +199,7 @@ class OneByOne(Slots):
         self._rows = [self._step(row, token) for row, token in zip(self._rows, tokens, strict=True)]
 
     def _step(self, row: Entry, token: Tensor) -> Entry:
-        cache = cache_of(row.keys, row.values)
+        cache = row.entries.to_cache()
         place = torch.tensor([[row.position]], device=self._device)
         logits = self._extend(token.view(1, 1).to(self._device), place, cache, keep=1)[:, -1].float()
-        return Entry(*entries(cache), logits.to(row.logits.device), row.position + 1, row.room - 1)
+        return Entry(Entries.of_cache(cache), logits.to(row.logits.device), row.position + 1, row.room - 1)

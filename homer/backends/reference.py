@@ -11,7 +11,7 @@ import copy
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from homer.backends.architecture import check_architecture, final_norm, unwrapped
 from homer.backends.attention import OBSERVER
-from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, cache_of, entries, present, take_rows
+from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, present, take_rows
+from homer.backends.entries import Entries
 from homer.backends.padded import OneByOne, PaddedSlots
 from homer.backends.slots import Entry, Slots
 from homer.backends.views import copy_module, replace_module, share_weights
@@ -60,10 +61,8 @@ class ReferenceDecoder(Decoder):
         arguments = self._arguments(first, inputs, position_ids, cache, observer)
         hidden, logits = self._forward(first, end, arguments)
         kept = None if keep is None else keep(observer.logits, observer.attention)
-        keys, values = entries(cache)
-        hidden = take_rows(hidden, kept)
-        seen = observer.logits, observer.attention
-        return LayerOutput(hidden, logits, keys[first:end], values[first:end], *seen, kept)
+        entries = Entries.of_cache(cache).layers(first, end)
+        return LayerOutput(take_rows(hidden, kept), logits, entries, observer.logits, observer.attention, kept)
 
     def extend(
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0, mask: Tensor | None = None
@@ -87,27 +86,25 @@ class ReferenceDecoder(Decoder):
         """As `Decoder.run_after`."""
         observer = _Observer(observe, question)
         arguments = self._arguments(0, ids, position_ids, cache, observer) | {"attention_mask": mask}
-        return LayerOutput(*self._forward(0, end, arguments), *entries(cache), observer.logits, observer.attention)
+        hidden, logits = self._forward(0, end, arguments)
+        return LayerOutput(hidden, logits, Entries.of_cache(cache), observer.logits, observer.attention)
 
     def replace_last(
         self,
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
+        entries: Entries,
         ids: Tensor,
         position_ids: Tensor,
         observe: Iterable[int] = (),
-        stack: Tensor | None = None,
         question: QuestionLook | None = None,
     ) -> LayerOutput:
         """As `Decoder.replace_last`."""
-        body = keys[0].shape[2] - ids.shape[1]
-        cache = cache_of(*([entry[:, :, :body] for entry in side] for side in (keys, values)))
+        cache = entries.part(0, entries.length - ids.shape[1]).to_cache()
         ids, position_ids = ids.to(self.device), position_ids.to(self.device)
-        return self.run_after(len(keys), ids, position_ids, cache, observe, question=question)
+        return self.run_after(len(entries), ids, position_ids, cache, observe, question=question)
 
-    def steps(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], position: int, room: int) -> Steps:
+    def steps(self, entries: Entries, position: int, room: int) -> Steps:
         """As `Decoder.steps`."""
-        cache, places = cache_of(keys, values), itertools.count(position)
+        cache, places = entries.to_cache(), itertools.count(position)
 
         def step(token: Tensor) -> Tensor:
             place = torch.tensor([[next(places)]], device=self.device)
@@ -196,8 +193,7 @@ class ReferenceDecoder(Decoder):
 
 def _first_part(whole: LayerOutput, end: int) -> Entry:
     """A request whose keys are the first ones of a run; its logits are none of its own."""
-    keys, values = (tuple(entry[:, :, :end] for entry in side) for side in (whole.keys, whole.values))
-    return Entry(keys, values, present(whole.logits), end, 1)
+    return Entry(whole.entries.part(0, end), present(whole.logits), end, 1)
 
 
 class _Observer:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from homer.backends.entries import Entries
+
 SIZES = (1, 2, 4, 8, 16, 32)  # rows come in groups of so many
 
 
@@ -16,14 +18,13 @@ class Entry:
     """A request outside a batch: before it joins, or while it rests.
 
     Attributes:
-        keys, values: one (1, key heads, length, head dim) tensor a layer; they are left as they are.
+        entries: of all layers, in a batch of one; they are left as they are.
         logits: (1, vocabulary), float32, of its next token.
         position: position id of its next token.
         room: how many more tokens may come.
     """
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    entries: Entries
     logits: Tensor
     position: int
     room: int
@@ -31,7 +32,7 @@ class Entry:
     @property
     def length(self) -> int:
         """Places that its keys take now."""
-        return self.keys[0].shape[2]
+        return self.entries.length
 
 
 class Slots(abc.ABC):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from homer.backends.base import LayerOutput, cache_of
+from homer.backends.base import LayerOutput
 from homer.calibrating.base import Measurable
 from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration
@@ -124,7 +124,7 @@ class Passages:
         positions = torch.arange(start, start + count, device=decoder.device)[None]
         first, end = affix.question_span
         look = QuestionLook(heads, count - end, stretches(end - first, _QUERIES))
-        cache = cache_of(self._states.keys, self._states.values)
+        cache = self._states.entries.to_cache()
         ids = affix.suffix_ids[None].to(decoder.device)
         output = decoder.run_after(decoder.layers, ids, positions, cache, range(decoder.layers), question=look)
         return dataclasses.replace(self._prompt, suffix_ids=affix.suffix_ids), output

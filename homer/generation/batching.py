@@ -66,7 +66,7 @@ class Batch:
         """
         room = sampling.room(self._decoder.window, cache.next_position)
         logits = cache.logits.to(self._decoder.output_device)
-        entry = Entry(cache.keys, cache.values, logits, cache.next_position, room)
+        entry = Entry(cache.entries, logits, cache.next_position, room)
         return Seat(self, Row(entry, Chooser(sampling, cache.token_ids, logits.device, matcher), end_ids))
 
     def next(self, row: Row) -> int | None:

@@ -101,7 +101,7 @@ def generate_tokens(
     ahead = decoder.device.type == "cuda"  # the next step runs while this token is read
     logits = cache.logits.to(decoder.output_device)
     chooser = Chooser(sampling, cache.token_ids, logits.device, matcher)
-    step = decoder.steps(cache.keys, cache.values, cache.next_position, limit)
+    step = decoder.steps(cache.entries, cache.next_position, limit)
     for left in range(limit - 1, -1, -1):
         token = chooser.choose(logits)
         read = reader(token)
@@ -161,8 +161,8 @@ def _resuming(decoder: Decoder, cache: CompactCache) -> Any:
         waiting.clear()
         states: DynamicCache = kwargs["past_key_values"]
         batch = kwargs["input_ids"].shape[0]
-        for layer, (key, value) in enumerate(zip(cache.keys, cache.values, strict=True)):
-            states.update(key[:, :, -1:].expand(batch, -1, -1, -1), value[:, :, -1:].expand(batch, -1, -1, -1), layer)
+        for layer, (key, value) in enumerate(cache.entries.part(-1, None).each(lambda t: t.expand(batch, -1, -1, -1))):
+            states.update(key, value, layer)
         logits = cache.logits.to(decoder.device)[:, None].expand(batch, -1, -1)
         return CausalLMOutputWithPast(logits=logits, past_key_values=states)
 

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from transformers import DynamicCache
 
-from homer.backends.base import cache_of
+from homer.backends.entries import Entries
 from homer.base.tensorfile import read_tensors, write_tensors
 from homer.base.version import __version__
 from homer.config import HomerConfig, ResolvedConfig
@@ -32,7 +32,7 @@ class CompactCache:
     """Keys and values of the tokens that survived; the same tokens in every layer. Immutable.
 
     Attributes:
-        keys, values: one (1, key heads, kept, head dim) tensor a layer, on that layer's device.
+        entries: keys and values of every layer, in a batch of one.
         position_ids: (1, kept), RoPE positions; they repeat where chunks were merged.
         kept_tokens: (kept,), where each token stood in prefix + context + suffix.
         token_ids: (1, kept), the tokens themselves.
@@ -49,8 +49,7 @@ class CompactCache:
         heads: (layer, head) of those through which the question was looked from; none for other significances.
     """
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    entries: Entries
     position_ids: Tensor
     kept_tokens: Tensor
     token_ids: Tensor
@@ -71,6 +70,16 @@ class CompactCache:
         return int(self.kept_tokens.shape[0])
 
     @property
+    def keys(self) -> tuple[Tensor, ...]:
+        """One (1, key heads, kept, head dim) tensor a layer, on that layer's device."""
+        return self.entries.keys
+
+    @property
+    def values(self) -> tuple[Tensor, ...]:
+        """As `keys`."""
+        return self.entries.values
+
+    @property
     def next_position(self) -> int:
         """Position id of the first new token; less than the number of kept tokens where chunks were merged."""
         return int(self.position_ids[0, -1]) + 1
@@ -81,12 +90,12 @@ class CompactCache:
         config = ResolvedConfig(**self.config.to_dict())
         context_len = self.input_tokens - self.prefix_len - self.suffix_len
         lengths = self.prefix_len, context_len, self.suffix_len
-        return plan_for(config, len(self.keys), lengths, self.document_lens)
+        return plan_for(config, len(self.entries), lengths, self.document_lens)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values."""
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return self.entries.nbytes
 
     def to_dynamic_cache(self, batch_size: int = 1, end: int | None = None) -> DynamicCache:
         """A new transformers cache with these keys and values, which a model may grow at will.
@@ -95,7 +104,7 @@ class CompactCache:
             batch_size: how many times to repeat it, for beams.
             end: stop before this token, as in a slice.
         """
-        return cache_of(*([_part(entry, end, batch_size) for entry in side] for side in (self.keys, self.values)))
+        return self.entries.part(0, end).each(lambda t: t.repeat_interleave(batch_size, 0)).to_cache()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, with what made it as JSON metadata; never half a file.
@@ -143,11 +152,10 @@ class CompactCache:
             raise CacheError(
                 f"{path} has format {facts.get('format')}, this version reads {_FORMAT}: compress and save it again"
             )
-        layers = range(facts["layers"])
+        keys, values = (tuple(tensors[f"{side}.{i}"] for i in range(facts["layers"])) for side in ("key", "value"))
         plain: dict[str, Any] = {name: tensors[name] for name in _ROWS} | {name: facts[name] for name in _NUMBERS}
         return cls(
-            keys=tuple(tensors[f"key.{i}"] for i in layers),
-            values=tuple(tensors[f"value.{i}"] for i in layers),
+            entries=Entries(keys, values),
             config=HomerConfig.from_dict(facts["config"]),
             survived=tensors.get("survived"),
             document_lens=tuple(lens) if (lens := facts.get("document_lens")) else None,
@@ -167,7 +175,7 @@ class CompactCache:
         tensors = {name: getattr(self, name) for name in _ROWS}
         if self.survived is not None:
             tensors["survived"] = self.survived
-        for i, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
+        for i, (key, value) in enumerate(self.entries):
             tensors[f"key.{i}"], tensors[f"value.{i}"] = key, value
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
@@ -180,13 +188,9 @@ class CompactCache:
         }
         facts = {name: getattr(self, name) for name in _NUMBERS}
         return facts | {
-            "format": _FORMAT, "layers": len(self.keys), "config": self.config.to_dict(), "versions": versions,
+            "format": _FORMAT, "layers": len(self.entries), "config": self.config.to_dict(), "versions": versions,
             "document_lens": self.document_lens, "heads": self.heads,
         }  # fmt: skip
-
-
-def _part(tensor: Tensor, end: int | None, batch_size: int) -> Tensor:
-    return tensor[:, :, :end].repeat_interleave(batch_size, 0)
 
 
 def compact_cache(
@@ -199,8 +203,7 @@ def compact_cache(
     """
     chunk = result.chunk
     return CompactCache(
-        keys=chunk.keys,
-        values=chunk.values,
+        entries=chunk.entries,
         position_ids=chunk.position_ids,
         kept_tokens=chunk.tokens,
         token_ids=ids[chunk.tokens.cpu()][None],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from homer.backends.base import Decoder, cache_of
+from homer.backends.base import Decoder
 from homer.merging.cache import CompactCache
 from homer.model.parts import unit_places
 from homer.significance.evidence import QuestionLook
@@ -76,7 +76,7 @@ def _looks(
     ids = encoded[:, 0].long().to(decoder.device)[None]
     positions = cache.next_position + torch.arange(ids.shape[1], device=decoder.device)[None]
     end = max(heads) + 1
-    past = cache_of(cache.keys[:end], cache.values[:end])
+    past = cache.entries.layers(0, end).to_cache()
     seen = decoder.run_after(end, ids, positions, past, question=look).attention
     every = torch.cat([seen[layer][0].cpu() for layer in sorted(seen)])  # (heads, sentences, cached + answer)
     behind = cache.suffix_len + ids.shape[1]

@@ -17,8 +17,10 @@ from homer.merging.cache import CompactCache
 from homer.merging.node import Watcher
 from homer.model.tokens import TokenModel
 from homer.plan.schedule import plan_for
-from homer.reuse.encode import DEFAULT_BUDGET, Context, Where, budget_for, check_budget, encode
-from homer.reuse.encoded import EncodedContext, EncodedLeaves
+from homer.reuse.encode import DEFAULT_BUDGET, Context, budget_for, check_budget, encode
+from homer.reuse.encoded import EncodedContext
+from homer.reuse.finding import Where
+from homer.reuse.leaves import KeptLeaves
 from homer.reuse.store import StateStore
 from homer.text.documents import DocumentLike
 from homer.text.ids import TokenIds, check_ids
@@ -131,7 +133,7 @@ class ContextModel(TokenModel):
         plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
         ids = torch.cat([encoded.prefix_ids, encoded.context_ids, suffix])
         cached = len(encoded) if encoded.cached_tokens is None else encoded.cached_tokens
-        leaves = EncodedLeaves(self.decoder, encoded, plan)
+        leaves = KeptLeaves(self.decoder, encoded, plan)
         cache = self._compress(
             *(ids, plan, encoded.config, encoded.document_lens, question_span), progress=progress, watch=watch,
             leaves=leaves, numbers=encoded.document_numbers,

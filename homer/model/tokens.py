@@ -25,7 +25,8 @@ from homer.generation.loop import Streams
 from homer.generation.sampling import as_sampling
 from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache, compact_cache
-from homer.merging.merge import LeafSource, compress
+from homer.merging.leaves import Leaves, WholeLeaves
+from homer.merging.merge import compress
 from homer.merging.node import Node, Watcher
 from homer.model.settings import Settings, asks_for_heads
 from homer.plan.schedule import MergePlan
@@ -240,7 +241,7 @@ class TokenModel:
         *,
         progress: bool,
         watch: Watcher | None,
-        leaves: LeafSource | None = None,
+        leaves: Leaves | None = None,
         numbers: Tensor | None = None,
     ) -> CompactCache:
         """The compact cache of ids (length,) by a plan; `numbers` are those of the context's documents."""
@@ -255,10 +256,9 @@ class TokenModel:
                 plan,
                 ids,
                 scoring,
+                leaves or WholeLeaves(config.chunk_batch_size),
                 refresh_suffix=config.refresh_suffix,
-                chunk_batch_size=config.chunk_batch_size,
                 watch=lambda node: _advance(bar, node, plan, watch),
-                source=leaves,
             )
         watched = scoring.look.heads.items() if scoring.look and plan.prunes else ()
         return compact_cache(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import ConfigError
 from homer.plan.schedule import MergePlan
 from homer.reuse.encoded import EncodedContext
-from homer.reuse.leaves import ContextLeaves
-from homer.reuse.store import StateStore
+from homer.reuse.finding import Slices, Where, find, make
+from homer.reuse.states import LeafStates, run_prefix
 from homer.text.documents import Document
 from homer.text.prompt import Prompt
 
@@ -59,20 +58,6 @@ class Context:
         return tuple(counts.tolist())
 
 
-@dataclasses.dataclass(frozen=True)
-class Where:
-    """Where states are looked for and put, and where they lie then.
-
-    Attributes:
-        tick: called after every batch of leaves; what it raises ends the work.
-    """
-
-    store: StateStore | None = None
-    pinned: bool = False
-    progress: bool = False
-    tick: Callable[[], None] = lambda: None
-
-
 def check_budget(suffix_budget: Any) -> None:
     """Raise ConfigError where a budget is no number of tokens."""
     check_whole("suffix_budget", suffix_budget, 1, error=ConfigError)
@@ -99,26 +84,36 @@ def encode(
         ConfigError: a RoPE that changes with length.
     """
     _check_rope(decoder, plan.suffix_start + config.suffix_budget)
-    states = ContextLeaves(decoder, context.prefix_ids, context.context_ids, plan, where.store, where.pinned)
-    states.tokens_at_once = config.max_chunk_len * config.chunk_batch_size
-    with tqdm(total=len(plan.spans), desc="encoding", unit="leaf", disable=not where.progress) as bar:
-        for done in states.run():
-            bar.update(done)
+    slices = Slices.of(context.prefix_ids, context.context_ids, plan)
+    prefix = run_prefix(decoder, slices.prefix_ids, slices.layers)
+    leaves: dict[int, LeafStates] = {}
+    with tqdm(total=len(slices.own), desc="encoding", unit="leaf", disable=not where.progress) as bar:
+
+        def add(more: dict[int, LeafStates]) -> None:
+            leaves.update(more)
+            bar.update(len(more))
             where.tick()
+
+        for number, states in find(decoder, slices, where.store):
+            add({number: states})
+        reused = sum(map(len, leaves.values()))
+        missing = [number for number in range(len(slices.own)) if number not in leaves]
+        for made in make(decoder, slices, missing, where, config.max_chunk_len * config.chunk_batch_size):
+            add(made)
     return EncodedContext(
         context.prefix_ids,
         context.context_ids,
         config,
         document_lens,
         given=given,
-        prefix=states.prefix,
-        leaves=states.leaves,
+        prefix=prefix,
+        leaves=tuple(leaves[number] for number in range(len(slices.own))),
         model=name,
         fingerprint=decoder.fingerprint,
         documents=context.documents,
         origins=context.origins,
         system=context.system,
-        reused_tokens=states.reused,
+        reused_tokens=reused,
     )
 
 

@@ -1,83 +1,182 @@
-"""ContextLeaves: the states of all leaves of a context, found in a store or made by running them."""
+"""KeptLeaves: leaves that were run as far as no question is needed, before it was asked."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
-from homer.backends.base import Decoder
+from homer.backends.base import Decoder, LayerOutput
+from homer.backends.entries import Entries
+from homer.merging.chunk import Chunk
+from homer.merging.leaves import Leaves
+from homer.merging.walk import Walk
 from homer.plan.schedule import MergePlan
-from homer.reuse.states import LeafStates, run_leaves, run_prefix
-from homer.reuse.store import StateStore, leaf_key
+from homer.reuse.encoded import EncodedContext
+from homer.reuse.states import LeafStates, kept_cache
+
+_TOKENS_AT_ONCE = 65536  # of all leaves that a suffix runs on top of in one batch
+_TOKENS_FETCHED = 16384  # the same where states come from other memory, while others are worked on
 
 
-class ContextLeaves:
-    """The states of a context's leaves by a plan.
+class KeptLeaves(Leaves):
+    """The leaves of one question: its suffix run on top of kept states, in batches.
 
-    Attributes:
-        prefix: the prefix's states.
-        tokens_at_once: of leaves that run in one batch, where several fit.
-        reused: tokens whose states came from the store.
+    Keys and values of the leaves' layers stay where they are until the root is there: only what survived the whole
+    tree is gathered. The prefix's are the same in all leaves, so their average is themselves; the suffix's are
+    averaged with the weights that merging would have given them.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        prefix_ids: Tensor,
-        context_ids: Tensor,
-        plan: MergePlan,
-        store: StateStore | None,
-        pinned: bool,
-    ) -> None:
-        self._prefix_ids, self._decoder = prefix_ids, decoder
-        self._store, self._pinned, self._layers = store, pinned, plan.layers[0][1]
-        self._slices = [context_ids[start:end] for start, end in plan.spans]
-        self._found: dict[int, LeafStates] = {}
-        self.reused, self.tokens_at_once = 0, 0
-        self.prefix = run_prefix(decoder, prefix_ids, self._layers)
+    def __init__(self, decoder: Decoder, encoded: EncodedContext, plan: MergePlan) -> None:
+        self._decoder, self._encoded, self._plan = decoder, encoded, plan
+        self._prefix = encoded.prefix.to(decoder.device)
+        self._weights = torch.tensor(leaf_weights(plan)).to(decoder.device)  # now, while nothing waits for it
+        self._suffix = Entries()  # summed so far, in float32
+        self._held: list[tuple[LeafStates, Tensor | None]] = []
 
-    @property
-    def leaves(self) -> tuple[LeafStates, ...]:
-        """All of them, once `run` is through."""
-        return tuple(self._found[i] for i in range(len(self._slices)))
+    def chunks(self, walk: Walk) -> Iterator[Chunk]:
+        """As `Leaves.chunks`, without keys and values."""
+        for indices, states, here in self._batches():
+            output, pads = self._run(walk, states)
+            self._add_suffix(output.entries, indices)
+            for row, (index, leaf) in enumerate(zip(indices, states, strict=True)):
+                chunk = walk.prune(walk.leaf(index), self._own(output, row, pads[row], leaf), 0, 0, index)
+                self._hold(leaf, here, chunk, index)
+                yield chunk
 
-    def run(self) -> Iterator[int]:
-        """Find or make all; yields how many came at a time."""
-        for number, states in enumerate(self._look_up()):
-            if states is not None:
-                self._found[number] = states
-                self.reused += len(states)
-                yield 1
-        missing = [i for i in range(len(self._slices)) if i not in self._found]
-        for batch in self._batches(missing):
-            made = run_leaves(self._decoder, self._prefix_ids, [self._slices[i] for i in batch], self._layers)
-            for number, states in zip(batch, made, strict=True):
-                self._found[number] = self._keep(number, states)
-            yield len(batch)
+    def complete(self, root: Chunk) -> Chunk:
+        """The root with keys and values of the leaves' layers."""
+        survivors = self._survivors(root.tokens[root.prefix_len : len(root) - root.suffix_len])
+        joined = [self._joined(survivors, side) for side in (1, 2)]
+        if root.entries and root.entries.stack is None:
+            keys, values = (self._by_layer(side, tensor) for side, tensor in enumerate(joined))
+            entries = Entries(keys, values)
+        else:
+            entries = Entries.stacked(torch.stack(joined, 1).flatten(0, 1)[:, None])
+        return dataclasses.replace(root, entries=root.entries.above(entries))
 
-    def _look_up(self) -> Iterator[LeafStates | None]:
-        if self._store is not None:
-            yield from self._store.find([self._key(i) for i in range(len(self._slices))], self._decoder.device)
+    def _survivors(self, tokens: Tensor) -> list[LeafStates]:
+        """Of every leaf's states, those of the context tokens that came through the whole tree."""
+        places = tokens - self._plan.prefix_len
+        ends = torch.tensor([end for _, end in self._plan.spans])
+        borders = itertools.pairwise([0, *torch.searchsorted(places.cpu(), ends).tolist()])
+        found = []
+        for (leaf, rows), (start, _), (a, b) in zip(self._held, self._plan.spans, borders, strict=True):
+            wanted = places[a:b] - start
+            found.append(leaf.take(wanted if rows is None else torch.searchsorted(rows, wanted)))
+        return found
 
-    def _keep(self, number: int, states: LeafStates) -> LeafStates:
-        if self._pinned:
-            states = states.pin()
-        if self._store is not None:
-            self._store.put(self._key(number), states)
-        return states
+    def _by_layer(self, side: int, tensor: Tensor) -> tuple[Tensor, ...]:
+        """One (1, key heads, length, head dim) tensor a layer, on that layer's device."""
+        layers = zip(tensor.transpose(1, 2).contiguous(), self._suffix, strict=True)
+        return tuple(layer[None].to(suffix[side].device) for layer, suffix in layers)
 
-    def _key(self, number: int) -> str:
-        return leaf_key(self._decoder, self._layers, self._prefix_ids, self._slices[number])
+    def _joined(self, survivors: Sequence[LeafStates], side: int) -> Tensor:
+        """(leaf layers, length, key heads, head dim): the prefix's keys or values, the survivors', the suffix's."""
+        parts = [self._prefix.tensors()[side], *(leaf.tensors()[side] for leaf in survivors)]
+        return torch.cat([*parts, self._mean_suffix(side)], 1)
 
-    def _batches(self, numbers: Sequence[int]) -> Iterator[list[int]]:
-        """Leaves of like length together, as many as fill a chunk or are asked for."""
-        batch: list[int] = []
-        for number in sorted(numbers, key=lambda i: len(self._slices[i])):
-            length = len(self._prefix_ids) + len(self._slices[number])
-            if batch and (len(batch) + 1) * length > self.tokens_at_once:
-                yield batch
-                batch = []
-            batch.append(number)
-        if batch:
-            yield batch
+    def _batches(self) -> Iterator[tuple[list[int], list[LeafStates], bool]]:
+        """Indices of leaves, their states on the model's device, and whether they lie there anyway."""
+        device = self._decoder.device
+        here = all(leaf.device == device for leaf in self._encoded.leaves)
+        longest = self._plan.suffix_start + self._plan.suffix_len
+        size = max(1, (_TOKENS_AT_ONCE if here else _TOKENS_FETCHED) // longest)
+        groups = [range(a, min(a + size, len(self._plan.spans))) for a in range(0, len(self._plan.spans), size)]
+        if here:
+            for group in groups:
+                yield list(group), [self._encoded.leaves[i] for i in group], True
+        else:
+            fetched = fetch_ahead([[self._encoded.leaves[i] for i in group] for group in groups], device)
+            for group, states in zip(groups, fetched, strict=True):
+                yield list(group), states, False
+
+    def _run(self, walk: Walk, states: Sequence[LeafStates]) -> tuple[LayerOutput, list[int]]:
+        """The suffix on top of a batch of leaves."""
+        plan, device = self._plan, self._decoder.device
+        cache, pads = kept_cache(self._prefix, states)
+        ids = walk.ids[-plan.suffix_len :].expand(len(states), -1)
+        positions = torch.arange(plan.suffix_start, plan.suffix_start + plan.suffix_len, device=device)
+        mask = None
+        if any(pads):
+            places = torch.arange(cache.get_seq_length() + plan.suffix_len, device=device)
+            mask = (places >= torch.tensor(pads, device=device)[:, None]).long()
+        end = plan.layers[0][1]
+        question = walk.question(0)
+        if question is not None and mask is not None:
+            question = dataclasses.replace(question, padding=mask == 0)
+        looked = walk.observed(0), mask, question
+        return self._decoder.run_after(end, ids, positions.expand(len(states), -1), cache, *looked), pads
+
+    def _own(self, output: LayerOutput, row: int, pad: int, leaf: LeafStates) -> LayerOutput:
+        """What one leaf would have given, had it been run whole; but for keys and values."""
+        hidden = output.hidden_states
+        if hidden is not None:
+            parts = [self._prefix.hidden_states, leaf.hidden_states, hidden[row].to(leaf.device)]
+            hidden = torch.cat(parts)[None]
+        logits = None if output.logits is None else output.logits[row : row + 1]
+        observed, attention = (
+            {layer: t[row : row + 1, ..., pad:] for layer, t in shown.items()}
+            for shown in (output.observed, output.attention)
+        )
+        return LayerOutput(hidden, logits, Entries(), observed, attention)
+
+    def _hold(self, leaf: LeafStates, here: bool, chunk: Chunk, index: int) -> None:
+        """Remember where a leaf's states are; of fetched ones, only what survived the leaf."""
+        if here:
+            self._held.append((leaf, None))
+        else:
+            end = len(chunk) - chunk.suffix_len
+            rows = chunk.tokens[chunk.prefix_len : end] - self._plan.prefix_len - self._plan.spans[index][0]
+            self._held.append((leaf.take(rows), rows))
+
+    def _add_suffix(self, suffix: Entries, indices: Sequence[int]) -> None:
+        weights = self._weights[indices[0] : indices[-1] + 1]
+        added = suffix.each(lambda t: torch.tensordot(weights.to(t.device), t.float(), 1))
+        self._suffix = self._suffix.combine(added, torch.add) if self._suffix else added
+
+    def _mean_suffix(self, side: int) -> Tensor:
+        """(leaf layers, suffix, key heads, head dim)"""
+        kind = self._prefix.keys
+        return torch.stack([layer[side - 1].transpose(0, 1).to(kind.device, kind.dtype) for layer in self._suffix])
+
+
+def leaf_weights(plan: MergePlan) -> list[float]:
+    """The share that each leaf has in an average of the affix at the root: a half for every merge above it."""
+    weights = [1.0]
+    for level in range(plan.height, 0, -1):
+        weights = [
+            weight / len(plan.children(level, index))
+            for index, weight in enumerate(weights)
+            for _ in plan.children(level, index)
+        ]
+    return weights
+
+
+def fetch_ahead(groups: Sequence[Sequence[LeafStates]], device: torch.device) -> Iterator[list[LeafStates]]:
+    """Groups of states on a device; on a GPU the next group is copied while the last one is worked on."""
+    if device.type != "cuda":
+        for group in groups:
+            yield [states.to(device) for states in group]
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def fetch(group: Sequence[LeafStates]) -> list[LeafStates]:
+        with torch.cuda.stream(stream):
+            return [states.to(device) for states in group]
+
+    coming = fetch(groups[0])
+    for number in range(len(groups)):
+        main = torch.cuda.current_stream(device)
+        main.wait_stream(stream)
+        fetched = coming
+        for states in fetched:
+            for tensor in states.tensors():
+                tensor.record_stream(main)
+        if number + 1 < len(groups):
+            coming = fetch(groups[number + 1])
+        yield fetched
+        del fetched

@@ -95,14 +95,14 @@ def run_leaves(decoder: Decoder, prefix_ids: Tensor, slices: Sequence[Tensor], l
     ids = pad_sequence([torch.cat([prefix_ids, part]) for part in slices], batch_first=True).to(decoder.device)
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     output = decoder.run(0, layers, ids, positions)
-    shapes = {(key.shape[1:], value.shape[1:]) for key, value in zip(output.keys, output.values, strict=True)}
+    shapes = {(key.shape[1:], value.shape[1:]) for key, value in output.entries}
     if len(shapes) > 1:
         raise UnsupportedModelError(f"the keys of the first {layers} layers differ in shape: they cannot be kept")
     start = len(prefix_ids)
     for row, part in enumerate(slices):
         keys, values = (
             torch.stack([t[row, :, start : start + len(part)].transpose(0, 1).to(decoder.device) for t in side])
-            for side in (output.keys, output.values)
+            for side in (output.entries.keys, output.entries.values)
         )
         hidden = keys.new_empty(len(part), 0)
         if output.hidden_states is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homer.backends.entries import Entries
 from homer.merging.cache import CompactCache
 from homer.plan.schedule import MergePlan
 from homer.text.prompt import Prompt
@@ -85,9 +86,9 @@ class Traceable:
         """Of a prompt and its cache, whose states need not stay for it; None where there is nothing to trace."""
         if cache.survived is None:
             return None
-        none, layers = torch.zeros(0), len(cache.keys)
+        none, layers = torch.zeros(0), len(cache.entries)
         left: dict[str, Any] = dict.fromkeys(("position_ids", "kept_tokens", "token_ids", "relevance", "logits"), none)
-        left |= {"keys": (none,) * layers, "values": (none,) * layers, "survived": cache.survived.cpu()}
+        left |= {"entries": Entries((none,) * layers, (none,) * layers), "survived": cache.survived.cpu()}
         return cls(prompt, dataclasses.replace(cache, **left))
 
     def trace(self) -> Trace | None:

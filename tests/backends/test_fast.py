@@ -47,7 +47,7 @@ def test_the_fast_path_equals_the_simple_one(name: str, context_len: int) -> Non
 def test_steps_on_fixed_places_equal_the_simple_ones(name: str) -> None:
     fast, simple = pair(name)
     cache = simple.compress(*random_ids(4, 200, 6, vocabulary=199))
-    entries = (cache.keys, cache.values, cache.next_position, 70)
+    entries = (cache.entries, cache.next_position, 70)
     assert isinstance(fast.decoder, FusedDecoder)
     ours, reference = GraphSteps(fast.decoder.parts, *entries), simple.decoder.steps(*entries)
     for token in random_ids(6, vocabulary=199)[0]:

@@ -25,7 +25,7 @@ CASES = {f"sliding {name}": case for name, case in SLIDING.items()} | SUPPORTED
 
 def entries_of(model: HomerModel, lengths: tuple[int, ...], room: int = 40) -> list[Entry]:
     caches = [model.compress(*random_ids(4, n, 6, seed=n, vocabulary=199)) for n in lengths]
-    return [Entry(cache.keys, cache.values, cache.logits, cache.next_position, room) for cache in caches]
+    return [Entry(cache.entries, cache.logits, cache.next_position, room) for cache in caches]
 
 
 def check_equal(ours: Slots, alone: Slots, entries: list[Entry]) -> None:

@@ -12,7 +12,7 @@ from small import load_benchmark
 from homer import HomerModel
 from homer.experiments import Setup, passkey_cases
 from homer.experiments.cases import CaseEncoder
-from homer.merging.merge import Walk
+from homer.merging.walk import Walk
 from homer.significance.scoring import Scoring
 
 
@@ -41,8 +41,8 @@ def test_lower_layers_keep_all(ablations: ModuleType, mini: HomerModel) -> None:
             Walk(mini.decoder, plan, torch.cat(parts), Scoring(calibration=mini.calibration)), plan.height, 0
         )
     assert plan.height == 1
-    assert root.keys[0].shape[2] == sum(map(len, parts))
-    assert root.keys[-1].shape[2] == plan.lengths[1][0] < sum(map(len, parts))
+    assert root.entries.keys[0].shape[2] == sum(map(len, parts))
+    assert root.entries.keys[-1].shape[2] == plan.lengths[1][0] < sum(map(len, parts))
     papers = dataclasses.replace(mini.config, significance="paper")
     cache = mini.compress(*parts, config=papers)  # the same tokens survive to the top
     assert root.tokens.tolist() == cache.kept_tokens.tolist()

@@ -60,7 +60,7 @@ def test_memory_grows_with_the_logarithm_of_the_context(tiny: HomerModel) -> Non
         entries: list[int] = []
 
         def count(node: Node, entries: list[int] = entries) -> None:
-            entries.append(node.length * len(node.chunk.keys) + sum(chunk.entries for chunk in node.pending))
+            entries.append(node.length * len(node.chunk.entries) + sum(chunk.held for chunk in node.pending))
 
         compress(tiny.decoder, plan, ids, watch=count)
         peaks[context_len] = max(entries)

@@ -10,7 +10,8 @@ from architectures import SUPPORTED, build
 from conftest import random_ids, tiny_llama
 
 from homer import CacheError, CompactCache, ConfigError, Document, HomerConfig, HomerModel, InputError
-from homer.reuse.encode import Context, Where
+from homer.reuse.encode import Context
+from homer.reuse.finding import Where
 
 CONFIG = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2)
 

@@ -12,7 +12,8 @@ from homer.base.version import __version__
 from homer.generation.loop import generate_tokens
 from homer.generation.sampling import Sampling
 from homer.reuse.encoded import EncodedContext
-from homer.reuse.leaves import ContextLeaves
+from homer.reuse.finding import Slices, Where, find, make
+from homer.reuse.leaves import leaf_weights
 from tests.conftest import random_ids
 
 
@@ -31,13 +32,25 @@ def test_leaves_are_run_once_and_then_found(tiny: HomerModel, tmp_path: Path) ->
     prefix, context = random_ids(3, 100)
     plan = tiny.plan(3, 100, 4)
     store = StateStore(tmp_path / "states")
-    first = ContextLeaves(tiny.decoder, prefix, context, plan, store, pinned=False)
-    assert sum(first.run()) == len(plan.spans)
-    again = ContextLeaves(tiny.decoder, prefix, context, plan, store, pinned=False)
-    assert sum(again.run()) == len(plan.spans)
-    assert (first.reused, again.reused) == (0, 100)
-    for one, other in zip(first.leaves, again.leaves, strict=True):
-        torch.testing.assert_close(one.keys, other.keys)
+    slices, where = Slices.of(prefix, context, plan), Where(store)
+    assert not list(find(tiny.decoder, slices, store))
+    numbers, made = range(len(plan.spans)), {}
+    for batch in make(tiny.decoder, slices, numbers, where, 64):  # two leaves at a time
+        assert len(batch) <= 2
+        made |= batch
+    found = dict(find(tiny.decoder, slices, store))
+    assert sorted(made) == sorted(found) == list(numbers)
+    assert sum(map(len, found.values())) == 100
+    for number in numbers:
+        torch.testing.assert_close(made[number].keys, found[number].keys)
+
+
+def test_a_leafs_share_in_the_average_halves_with_every_merge(tiny: HomerModel) -> None:
+    plan = tiny.plan(3, 100, 4)
+    weights = leaf_weights(plan)
+    assert len(weights) == len(plan.spans) > 2
+    assert sum(weights) == 1
+    assert min(weights) == 0.5**plan.height
 
 
 def test_an_encoded_context_says_what_it_can_take(tiny: HomerModel) -> None:

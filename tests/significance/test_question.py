@@ -20,7 +20,7 @@ from homer import (
 from homer.calibrating.on_demand import calibration_folder
 from homer.calibrating.team import choose_team, hits
 from homer.config import usual_target
-from homer.merging.merge import Walk
+from homer.merging.walk import Walk
 from homer.significance.choosing import settled
 from homer.significance.evidence import QuestionLook, stretches
 from homer.significance.question import Question, best_heads, density, in_order, runs, votes

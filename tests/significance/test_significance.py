@@ -18,6 +18,7 @@ from homer import (
     Significance,
     Standardized,
 )
+from homer.backends.entries import Entries
 from homer.merging.chunk import Chunk, merge
 from homer.merging.node import Node
 from homer.significance import standardized
@@ -93,7 +94,7 @@ def chunk(tokens: list[int], scores: list[float] | None) -> Chunk:
     hidden, entry = torch.randn(1, length, 4), torch.randn(1, 1, length, 2)
     place = torch.arange(length)[None]
     given = None if scores is None else torch.tensor([scores])
-    return Chunk(hidden, place, torch.tensor(tokens), (entry,), (entry,), 1, 1, scores=given)
+    return Chunk(hidden, place, torch.tensor(tokens), Entries((entry,), (entry,)), 1, 1, scores=given)
 
 
 def test_scores_travel_with_their_tokens() -> None:
