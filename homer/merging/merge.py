@@ -92,8 +92,8 @@ def _read_anew(walk: Walk, root: Chunk) -> Compressed:
 def _arranged(scoring: Scoring, root: Chunk) -> Chunk:
     """The root's tokens and scores in the order in which they are to be read anew."""
     assert root.scores is not None
-    documents = None if scoring.documents is None else scoring.documents[root.tokens]
-    order = None if documents is None else scoring.significance.arrange(root.scores, documents)
+    documents, words = (None if x is None else x[root.tokens] for x in (scoring.documents, scoring.words))
+    order = None if documents is None else scoring.significance.arrange(root.scores, documents, words)
     if order is None:
         return root
     return dataclasses.replace(root, tokens=root.tokens[order], scores=root.scores[:, order])

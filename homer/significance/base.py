@@ -82,12 +82,13 @@ class Significance:
         """(1, length), by which the highest survive this pruning; the scores themselves unless overridden."""
         return scores
 
-    def arrange(self, scores: Tensor, documents: Tensor) -> Tensor | None:
+    def arrange(self, scores: Tensor, documents: Tensor, words: Tensor | None = None) -> Tensor | None:
         """(kept,), the order in which survivors are read anew; None leaves them in the order of the input.
 
         Args:
             scores: (rows, kept), of the last look.
             documents: (kept,), the number of the document that each is of; -1 for what keeps its place.
+            words: (kept,), as in `Observation`.
         """
         return None
 

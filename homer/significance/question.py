@@ -116,7 +116,7 @@ class Question(Significance):
         ranks[0, start:end] = in_order(likely, sentences)
         return ranks
 
-    def arrange(self, scores: Tensor, documents: Tensor) -> Tensor | None:
+    def arrange(self, scores: Tensor, documents: Tensor, words: Tensor | None = None) -> Tensor | None:
         """The order of the documents' worth; each document stays as it is, and so does what is before and behind all.
 
         The last passages of a prompt are read best (Liu et al., Lost in the Middle, 2023), by small models above all.
@@ -125,7 +125,10 @@ class Question(Significance):
         if not self.best_last or not len(moves):
             return None
         place = torch.arange(len(documents), device=documents.device)
-        worth = density(scores.mean(0), documents)
+        looked = scores.mean(0)
+        if words is not None:
+            looked = looked * (self.words * (words - words.max())).exp()
+        worth = density(looked, documents)
         worth = worth.masked_fill(place < moves[0], -torch.inf).masked_fill(place > moves[-1], torch.inf)
         return worth.argsort(stable=True)
 

@@ -106,6 +106,13 @@ def test_shared_words_decide_where_attention_does_not() -> None:
         Question(words=-1)
 
 
+def test_the_document_with_the_words_is_read_last() -> None:
+    scores, documents = torch.full((2, 6), 0.1), torch.tensor([-1, 0, 0, 1, 1, -1])
+    words = torch.tensor([0.0, 9.0, 9.0, 0.0, 0.0, 0.0])
+    assert Question().arrange(scores, documents, words).tolist() == [0, 3, 4, 1, 2, 5]
+    assert Question().arrange(scores, documents).tolist() == list(range(6))
+
+
 def test_what_answers_survives_a_model_that_sees_nothing(asked: HomerModel) -> None:
     rooms = [f"Room {i} holds {i * 7} chairs. It is painted green." for i in range(40)]
     rooms[23] = "The observatory is closed on Mondays. It has a dome."
