@@ -86,6 +86,11 @@ class Replicas:
             return self._runners
 
 
+def deal(calls: Iterable[Callable[[Decoder], T]], decoder: Decoder, others: Replicas | None) -> Iterator[T]:
+    """What calls give, in their order: by a decoder, or by it and its copies in turn."""
+    return map(lambda call: call(decoder), calls) if others is None else others.each(calls)
+
+
 def settle(running: Iterable[Future[Any]]) -> None:
     """Let go of calls that have not begun, and wait for those that have."""
     begun = [future for future in running if not future.cancel()]
