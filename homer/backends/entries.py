@@ -66,6 +66,10 @@ class Entries:
         """What a function makes of every layer's keys and values."""
         return Entries(tuple(map(change, self.keys)), tuple(map(change, self.values)))
 
+    def to(self, device: torch.device) -> Entries:
+        """Those on one device, in one copy where they lie in a stack."""
+        return self.each(lambda t: t.to(device)) if self.stack is None else Entries.stacked(self.stack.to(device))
+
     def layers(self, first: int, end: int) -> Entries:
         """Those of layers first..end-1, as each was given."""
         return Entries(self.keys[first:end], self.values[first:end])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from homer.merging.chunk import Chunk
 from homer.merging.walk import Walk
+from homer.plan.schedule import MergePlan
 
 
 class Leaves(abc.ABC):
@@ -20,6 +21,14 @@ class Leaves(abc.ABC):
     def complete(self, root: Chunk) -> Chunk:
         """The root, with the keys and values that its leaves came without."""
         return root
+
+    def batches(self, plan: MergePlan) -> list[list[int]]:
+        """All leaves, as they run together, where `run` can run them on any device; none where it cannot."""
+        return []
+
+    def run(self, walk: Walk, batch: Sequence[int]) -> list[Chunk]:
+        """The leaves of a batch after their layers and their pruning."""
+        raise NotImplementedError
 
 
 class WholeLeaves(Leaves):
@@ -34,9 +43,15 @@ class WholeLeaves(Leaves):
 
     def chunks(self, walk: Walk) -> Iterator[Chunk]:
         """As `Leaves.chunks`."""
-        lengths = walk.plan.lengths[0]
-        for _, group in itertools.groupby(range(len(lengths)), key=lengths.__getitem__):
-            indices = list(group)
-            for start in range(0, len(indices), self._batch_size):
-                batch = indices[start : start + self._batch_size]
-                yield from walk.run_together([walk.leaf(index) for index in batch], 0, batch)
+        for batch in self.batches(walk.plan):
+            yield from self.run(walk, batch)
+
+    def batches(self, plan: MergePlan) -> list[list[int]]:
+        """As `Leaves.batches`."""
+        lengths, size = plan.lengths[0], self._batch_size
+        groups = (list(group) for _, group in itertools.groupby(range(len(lengths)), key=lengths.__getitem__))
+        return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+    def run(self, walk: Walk, batch: Sequence[int]) -> list[Chunk]:
+        """As `Leaves.run`."""
+        return walk.run_together([walk.leaf(index) for index in batch], 0, list(batch))

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from homer.backends.base import Decoder
+from homer.backends.devices import Replicas
 from homer.merging.chunk import Chunk, merge
 from homer.merging.leaves import Leaves, WholeLeaves
 from homer.merging.node import Compressed, Node, Watcher
+from homer.merging.spread import spread
 from homer.merging.walk import Walk, relevance
 from homer.plan.schedule import MergePlan
 from homer.significance.scores import select
@@ -26,6 +28,7 @@ def compress(
     *,
     refresh_suffix: bool = True,
     watch: Watcher | None = None,
+    replicas: Replicas | None = None,
 ) -> Compressed:
     """Fold prefix + context + suffix (ids: (length,)) into one chunk of `plan.final_len` tokens.
 
@@ -34,19 +37,17 @@ def compress(
         leaves: where the leaves come from. None: they are run whole, one at a time.
         refresh_suffix: run the real suffix on top of the result, where anything was pruned.
         watch: called after every node.
+        replicas: the decoder, and its copies on other devices that take their share of the tree.
 
     Source: Song et al., ICLR 2024, algorithm 1, in depth-first order: one pending left chunk a level.
     """
     walk = Walk(decoder, plan, ids, scoring or Scoring())
     leaves = leaves or WholeLeaves()
-    pending: list[Chunk] = []
-    chunk: Chunk
-    for leaf, chunk in enumerate(leaves.chunks(walk)):
-        _tell(watch, plan, 0, leaf, chunk, pending)
-        for level, index, children in plan.completed(leaf):
-            chunk = walk.run(merge(pending.pop(), chunk) if children == 2 else chunk, level, index)
-            _tell(watch, plan, level, index, chunk, pending)
-        pending.append(chunk)
+    batches = leaves.batches(plan) if replicas is not None and plan.height else []
+    if replicas is not None and batches:
+        chunk = spread(replicas, walk, leaves, batches, watch)
+    else:
+        chunk = _fold(walk, leaves, watch)
     chunk = leaves.complete(chunk)
     if plan.looks_again:
         chunk = _look_again(walk, chunk)
@@ -54,6 +55,19 @@ def compress(
         return _read_anew(walk, chunk)
     result = Compressed(chunk, walk.logits, walk.relevance, walk.survived)
     return _refresh(walk, result) if refresh_suffix and plan.prunes else result
+
+
+def _fold(walk: Walk, leaves: Leaves, watch: Watcher | None) -> Chunk:
+    """The root of the tree, depth first."""
+    plan, pending = walk.plan, list[Chunk]()
+    chunk: Chunk
+    for leaf, chunk in enumerate(leaves.chunks(walk)):
+        _tell(watch, plan, 0, leaf, chunk, pending)
+        for level, index, children in plan.completed(leaf):
+            chunk = walk.run(merge(pending.pop(), chunk) if children == 2 else chunk, level, index)
+            _tell(watch, plan, level, index, chunk, pending)
+        pending.append(chunk)
+    return chunk
 
 
 def _look_again(walk: Walk, root: Chunk) -> Chunk:

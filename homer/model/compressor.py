@@ -150,7 +150,9 @@ class Compressor:
                 bar.update(done)
                 tick()
 
-            attention = look_at(self._model.decoder, parts, look, leaves, batch_size=size, tick=step)
+            attention = look_at(
+                self._model.decoder, parts, look, leaves, batch_size=size, tick=step, replicas=self._model._replicas
+            )
         seen = torch.stack([votes(one, 0, 0).mean(0) for one in attention]).mean(0)
         return seen * self._likelier(prompt, range(first, end))
 

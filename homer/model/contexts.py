@@ -71,7 +71,9 @@ class ContextModel(TokenModel):
             config = config or documents_or_ids.given
         else:
             context = self._context(documents_or_ids, prefix, system)
-        return self._encode(context, suffix_budget, align, config, Where(store, pinned, progress))
+        return self._encode(
+            context, suffix_budget, align, config, Where(store, pinned, progress, replicas=self._replicas)
+        )
 
     def encode_prompt(
         self,
@@ -94,7 +96,7 @@ class ContextModel(TokenModel):
         config = self._settings.cutting(config or self.config)
         chunk_len = self._settings.resolve(config).max_chunk_len
         budget = budget_for(len(prompt.suffix_ids), len(prompt.prefix_ids), chunk_len)
-        where = Where(store, progress=progress, tick=tick)
+        where = Where(store, progress=progress, tick=tick, replicas=self._replicas)
         encoded = self._encode(Context.of(prompt), budget, "documents", config, where)
         return dataclasses.replace(encoded, cached_tokens=encoded.reused_tokens)
 

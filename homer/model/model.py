@@ -45,6 +45,8 @@ class HomerModel(ContextModel):
             significance is then the paper's.
         fast: run the layers of common families (Llama, Mistral, Qwen2, Qwen3) by fused kernels. None: on a GPU,
             where the model allows it. False: always by the model's own code. True: or an error that says why not.
+        devices: several, to read one long context with all of them, such as [0, 1], or "auto" for all GPUs. Each gets
+            a copy of the weights. The model's own is the first one: there are the results, and what is generated.
 
     Raises:
         UnsupportedModelError, ConfigError, CalibrationError: saying what does not fit.

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from homer.backends.devices import Devices, first_of, make_replicas
 from homer.backends.fused import make_decoder
 from homer.backends.loading import end_ids, load_model
 from homer.backends.options import Dtype
@@ -50,9 +51,11 @@ class TokenModel:
         calibration: str | os.PathLike[str] | Tensor | Calibration | bool | None = None,
         *,
         fast: bool | None = None,
+        devices: Devices = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.decoder = make_decoder(model, fast)
+        self._replicas = make_replicas(model, self.decoder, devices, fast)
         self.config = config or HomerConfig()
         self.calibration = (
             None if calibration is None or isinstance(calibration, bool) else load_calibration(calibration)
@@ -79,6 +82,7 @@ class TokenModel:
         quantization_config: Any = None,
         rope_scaling: float | Mapping[str, Any] | None = None,
         fast: bool | None = None,
+        devices: Devices = None,
         **model_kwargs: Any,
     ) -> Self:
         """Load a model and its tokenizer.
@@ -94,7 +98,7 @@ class TokenModel:
             model_kwargs: all else that transformers' from_pretrained takes, such as gguf_file, revision,
                 local_files_only or trust_remote_code; `model_config` stands for its `config`.
             rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
-            fast: as in HomerModel itself.
+            fast, devices: as in HomerModel itself; `devices` stands in place of `device` and `device_map`.
 
         Raises:
             UnsupportedModelError: no such model, one that cannot work, or a missing package; says why.
@@ -103,9 +107,10 @@ class TokenModel:
         names = ("device_map", "attn_implementation", "quantization_config")
         given = zip(names, (device_map, attn_implementation, quantization_config), strict=True)
         options = model_kwargs | {name: value for name, value in given if value is not None}
+        device = first_of(devices, device, options)
         loaded = load_model(name_or_path, dtype, rope_scaling, options, device)
         calibration = loaded.calibration if calibration is None else calibration
-        return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, fast=fast)
+        return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, fast=fast, devices=devices)
 
     @property
     def window(self) -> int:
@@ -259,6 +264,7 @@ class TokenModel:
                 leaves or WholeLeaves(config.chunk_batch_size),
                 refresh_suffix=config.refresh_suffix,
                 watch=lambda node: _advance(bar, node, plan, watch),
+                replicas=self._replicas,
             )
         watched = scoring.look.heads.items() if scoring.look and plan.prunes else ()
         return compact_cache(

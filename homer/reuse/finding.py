@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor
 
 from homer.backends.base import Decoder
+from homer.backends.devices import Replicas, deal
 from homer.plan.schedule import MergePlan
 from homer.reuse.states import LeafStates, run_leaves
 from homer.reuse.store import StateStore, leaf_key
@@ -19,12 +21,14 @@ class Where:
 
     Attributes:
         tick: called after every batch of leaves; what it raises ends the work.
+        replicas: the decoder and its copies on other devices, by which leaves are run in turn.
     """
 
     store: StateStore | None = None
     pinned: bool = False
     progress: bool = False
     tick: Callable[[], None] = lambda: None
+    replicas: Replicas | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +71,14 @@ def make(
     Args:
         tokens_at_once: of leaves that run in one batch, where several fit.
     """
-    for batch in _batches(slices, numbers, tokens_at_once):
+
+    def run(batch: list[int], decoder: Decoder) -> list[LeafStates]:
         made = run_leaves(decoder, slices.prefix_ids, [slices.own[i] for i in batch], slices.layers)
+        return [states.to(home) for states in made]
+
+    home, batches = decoder.device, list(_batches(slices, numbers, tokens_at_once))
+    calls = (functools.partial(run, batch) for batch in batches)
+    for batch, made in zip(batches, deal(calls, decoder, where.replicas), strict=True):
         kept = {number: states.pin() if where.pinned else states for number, states in zip(batch, made, strict=True)}
         if where.store is not None:
             for number, states in kept.items():

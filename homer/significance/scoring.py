@@ -42,7 +42,9 @@ class Scoring:
     def on(self, device: torch.device) -> Scoring:
         """The same with its tensors on a device."""
         numbers = {name: getattr(self, name) for name in ("sentences", "passages", "words", "documents")}
-        return dataclasses.replace(self, **{name: x.to(device) for name, x in numbers.items() if x is not None})
+        moved = {name: x.to(device) for name, x in numbers.items() if x is not None}
+        look = None if self.look is None else dataclasses.replace(self.look, weights=self.look.weights.to(device))
+        return dataclasses.replace(self, **moved, look=look)  # now: a copy in the middle would wait for the GPU
 
 
 def scoring_for(

@@ -184,7 +184,7 @@ _BY_HAND = ("rms_norm", "add_norm", "apply_rotary", "silu_and_mul", "last_query_
 
 def best(device: torch.device) -> Kernels:
     """Compiled on a GPU, where Triton is there to do it; the same for all that have no kernels of their own."""
-    return _shared() if _compiles(device) else EAGER
+    return _shared(device.index) if _compiles(device) else EAGER
 
 
 def own(device: torch.device) -> Kernels:
@@ -198,7 +198,10 @@ def compiled() -> Kernels:
     return Kernels(**kernels, **(_by_hand() if torch.cuda.is_available() else {}))
 
 
-_shared = functools.cache(compiled)
+@functools.cache
+def _shared(index: int | None) -> Kernels:
+    """Compiled once for each GPU, since the number of variants that one compilation serves is limited."""
+    return compiled()
 
 
 def _compiles(device: torch.device) -> bool:
