@@ -217,6 +217,31 @@ class Bench:
             self.wait()
             return time.perf_counter() - start
 
+    def joint(self, length: int, requests: int = 8) -> None:
+        """What reading several short prompts in one batch could gain at most: equally long, and nothing to be cut."""
+        row: dict[str, Any] = {"part": "joint", "model": self.name, "prompt": length, "streams": requests}
+        with self.part(row):
+            decoder = self.model.decoder
+            ids = torch.randint(5, decoder.vocabulary, (requests, length)).to(self.device)
+            places = torch.arange(length, device=self.device)[None]
+            rows = [lambda one=one: decoder.run(0, decoder.layers, one[None], places) for one in ids]
+            whole = lambda: decoder.run(0, decoder.layers, ids, places.expand(requests, -1))  # noqa: E731
+            one_by_one, together = list[float](), list[float]()
+            for _ in range(4):  # the first compiles; the ways take turns, so that other work falls on both
+                one_by_one.append(self.seconds(rows))
+                together.append(self.seconds([whole]))
+            row["one_by_one_s"], row["together_s"] = min(one_by_one[1:]), min(together[1:])
+            row["gain"] = row["one_by_one_s"] / row["together_s"]
+
+    def seconds(self, calls: list[Callable[[], Any]]) -> float:
+        """Of all calls, until the device is done."""
+        self.wait()
+        start = time.perf_counter()
+        for call in calls:
+            call()
+        self.wait()
+        return time.perf_counter() - start
+
     def part(self, row: dict[str, Any]) -> Part:
         """A row that is written whatever becomes of it."""
         return Part(row, self.options, self.report)
@@ -310,7 +335,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", help="of the large shape")
     parser.add_argument("--shape", default="llama-2-7b")
     parser.add_argument("--models", nargs="+", choices=["big", "mini"])
-    parser.add_argument("--parts", nargs="+", choices=["exact", "speed", "profile", "gaps"])
+    parser.add_argument("--parts", nargs="+", choices=["exact", "speed", "profile", "gaps", "joint"])
     parser.add_argument("--kept", nargs="+", type=int, default=[512, 2048])
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--new", type=int, default=128, help="tokens a stream")
@@ -319,6 +344,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--gaps", nargs="+", type=pair, default=[(1, 1), (4, 1), (1, 8)], metavar="N,M",
         help="prompts that are read at once, and leaves of each at once",
     )  # fmt: skip
+    parser.add_argument("--joint", nargs="+", type=int, default=[128, 400, 1000], help="tokens of prompts read at once")
     parser.add_argument("--architectures", type=int, default=99, help="how many are checked")
     parser.add_argument("--out", type=Path, help="JSON file, written anew after every row")
     parser.add_argument("--tiny", action="store_true", help="a toy on the CPU, in seconds")
@@ -329,7 +355,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         options.models = options.models or ["big"]
     gpu = options.device != "cpu"
     options.models = options.models or (["big", "mini"] if gpu else ["mini"])
-    options.parts = options.parts or ["exact", "speed", *(["profile"] if gpu else []), "gaps"]
+    options.parts = options.parts or ["exact", "speed", *(["profile"] if gpu else []), "gaps", "joint"]
     return options
 
 
@@ -355,6 +381,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 bench.sizes(count)
             if "profile" in options.parts and name == "big":
                 bench.profile(kept[0], 16)
+            for length in options.joint if "joint" in options.parts else ():
+                bench.joint(min(length, model.window))
             if "gaps" in options.parts:
                 prompt = options.prompt if name == "big" else 16_384
                 for readers, batch_size in options.gaps:

@@ -33,6 +33,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import load as loads
+import speed
 import torch
 import transformers
 from torch import Tensor
@@ -46,10 +48,6 @@ from homer.backends.slots import Entry, Slots
 from homer.generation.stream import Stream
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.server import make_server
-
-sys.path.insert(0, str(Path(__file__).parent))
-import load as loads
-import speed
 
 LOAD = Path(__file__).parent / "load.py"
 
@@ -293,8 +291,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--plain-lengths", type=int, nargs="+", help="those of the plain model")
     parser.add_argument("--plain-clients", type=int, nargs="+", default=[8])
-    parser.add_argument("--plain-running", type=int, default=2, help="requests that it holds in memory")
-    parser.add_argument("--max-running", type=int, default=32, help="requests that others hold")
+    parser.add_argument("--plain-running", type=int, default=4, help="requests that it holds in memory")
+    parser.add_argument("--max-running", type=int, default=16, help="requests that others hold")
     parser.add_argument("--states-bytes", type=int, default=0, help="as of `homer serve`")
     parser.add_argument("--limit", type=float, help="seconds; begin no cell that would end later")
     parser.add_argument("--records", action="store_true", help="write what every client saw as well")
