@@ -1,14 +1,15 @@
 """A long run that pauses between layers gives bit by bit what it gives at once, on both paths."""
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
 from architectures import SUPPORTED, build
 from conftest import random_ids, tiny_llama
+from small import save_small
 
-from homer import HomerConfig, HomerModel
+from homer import HomerConfig, HomerModel, StateStore
 from homer.backends import pausing as module
 from homer.backends.pausing import pause, pausing, stretches
 
@@ -67,11 +68,10 @@ def test_layers_run_at_once_where_nobody_pauses_or_tokens_are_few() -> None:
         assert stretches(3, 8, 1) == [(3, 8)]
 
 
-def test_a_prompt_pauses_whichever_way_it_is_read(mini: HomerModel, monkeypatch: Any) -> None:
-    from homer import StateStore
-
-    prompt = mini.build_prompt("What is it?", ["A lamp stands in the hall. " * 100, "It is green. " * 200])
+def test_a_prompt_pauses_whichever_way_it_is_read(tmp_path: Path) -> None:
+    model = HomerModel.from_pretrained(save_small(tmp_path), calibration=False)
+    prompt = model.build_prompt("What is it?", ["A lamp stands in the hall. " * 20, "It is green. " * 40])
     for more in ({}, {"store": StateStore(memory_bytes=10**9)}):
         ticks, tick = counter()
-        mini.compress_prompt(prompt, tick=tick, **more)
+        model.compress_prompt(prompt, tick=tick, **more)
         assert len(ticks) > 8
