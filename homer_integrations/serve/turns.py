@@ -11,24 +11,24 @@ from typing import Any
 
 import torch
 
-SLICE = 0.02  # seconds that a prompt is read at a time, where others wait as well
-PATIENCE = 0.02  # seconds after which what is urgent goes before all others
+SLICE = 0.03  # seconds that a prompt is read at a time, where others wait as well
 
 
 class Turns:
-    """Shares one model among threads, by the seconds that each has computed.
+    """Shares one model among threads: each computes for `SLICE` at a time, and then who has had least time goes on.
 
-    What is computed ends its turn every few milliseconds: a prompt that is read, between layers; all streams that
-    generate, which go together and have one share, after a token of each. Who joins begins with the time of the one
-    that is due, so that newcomers neither wait for all others nor hold them up. Streams are urgent: however many
-    prompts are read, and whatever time they have had, they wait for `PATIENCE` and one stretch of layers at most.
+    What is computed is asked every few milliseconds whether its time is over: a prompt that is read, between layers;
+    all streams that generate, which go together, after a token of each. Streams are urgent: they come after any
+    slice, however many prompts are read and whatever time they have had, and so wait for a slice and what is under
+    way at its end. Who joins begins with the time of the prompt that is due, so that newcomers neither wait for all
+    others nor hold them up.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: list[Turn] = []
         self._holder: Turn | None = None
-        self._due = 0.0  # what the last one to be granted a step had had by then
+        self._due = 0.0  # what the last prompt to be let in had had by then
 
     def join(self, urgent: bool = False) -> Turn:
         """A share, for one prompt that is read, or for all that generate, which is urgent."""
@@ -60,33 +60,33 @@ class Turns:
 
     def _wait(self, turn: Turn) -> None:
         turn.granted.clear()
-        turn.since = time.perf_counter()
         self._waiting.append(turn)
 
     def _rival(self, turn: Turn, seconds: float = 0.0) -> Turn | None:
         """Who is to go before a turn that computes, and has done so for `seconds` more than was counted."""
-        now, waiting = time.perf_counter(), list(self._waiting)
-        urgent = [other for other in waiting if other.urgent]
-        overdue = [other for other in urgent if now - other.since >= PATIENCE]
-        others = waiting if now - turn.since >= SLICE else urgent
-        rivals = overdue or [other for other in others if other.seconds < turn.seconds + seconds]
-        return min(rivals, key=lambda other: other.seconds, default=None)
+        if time.perf_counter() - turn.since < SLICE:
+            return None  # a GPU's time is counted for who waits for it, so that counts alone would let in too many
+        first = self._first()
+        return first if first is not None and (first.urgent or first.seconds < turn.seconds + seconds) else None
+
+    def _first(self) -> Turn | None:
+        """Of those that wait, who is next."""
+        return min(list(self._waiting), key=lambda turn: (not turn.urgent, turn.seconds), default=None)
 
     def _grant(self) -> None:
-        now = time.perf_counter()
-        overdue = [turn for turn in self._waiting if turn.urgent and now - turn.since >= PATIENCE]
-        self._holder = min(overdue or self._waiting, key=lambda turn: turn.seconds, default=None)
+        self._holder = self._first()
         if self._holder is not None:
             self._waiting.remove(self._holder)
-            self._due = max(self._due, self._holder.seconds)
-            self._holder.since = now
+            if not self._holder.urgent:
+                self._due = max(self._due, self._holder.seconds)
+            self._holder.since = time.perf_counter()
             self._holder.granted.set()
 
 
 class Pace:
     """Keeps a program at most so many steps ahead of its GPU: what is begun there cannot be put off any more."""
 
-    def __init__(self, device: torch.device, steps: int = 4) -> None:
+    def __init__(self, device: torch.device, steps: int = 3) -> None:
         cuda = device.type == "cuda"
         self._events: list[Any] = [torch.cuda.Event() for _ in range(steps)] if cuda else []  # type: ignore[no-untyped-call]
         self._step = 0
@@ -104,9 +104,9 @@ class Turn:
     """One stream's share. As a context manager it computes; in between, `pass_on` lets others go first.
 
     Attributes:
-        urgent: whether it is let in after `PATIENCE`, whatever it has had.
+        urgent: whether it is let in after any slice, whatever it has had.
         seconds: that it has computed.
-        since: when it began to compute, or to wait.
+        since: when it was last let in.
     """
 
     def __init__(self, turns: Turns, urgent: bool = False) -> None:
