@@ -299,7 +299,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="a folder; serving.jsonl there grows by a line a row")
     loads.add_options(parser)
     gpu = parser.parse_known_args(arguments)[0].device != "cpu"
-    parser.set_defaults(seconds=12.0, drain=12.0, max_tokens=64 if gpu else 32, limit=230.0 if gpu else 170.0)
+    parser.set_defaults(seconds=10.0, drain=10.0, max_tokens=64 if gpu else 32, limit=230.0 if gpu else 170.0)
     options = parser.parse_args(arguments)
     options.services = options.services or ["together", "alone", "plain"]
     options.lengths = options.lengths or (

@@ -141,7 +141,8 @@ class Soak:
 
     async def _garbage(self, http: httpx.AsyncClient) -> str:
         content = self._random.choice([b"", b"{", self._random.randbytes(1000), b'{"model": 1}', b"[" * 10_000])
-        answer = await http.post(f"{self._url}/chat/completions", content=content)
+        kind = {"content-type": "application/json"}
+        answer = await http.post(f"{self._url}/chat/completions", content=content, headers=kind)
         return await self._judged(answer, 400)
 
     async def _hurries(self, http: httpx.AsyncClient) -> str:
@@ -224,6 +225,7 @@ def main() -> int:
         "requests": clients.outcomes.total(), "texts_compared": clients.compared,
         "outcomes": dict(sorted(clients.outcomes.items())), "wrong": clients.wrong[:10], "afterwards": health,
         "memory_mb_by_quarter": [round(quarter) for quarter in quarters], "flat": flat,
+        "memory_mb": [round(reading) for reading in readings],
     }  # fmt: skip
     print(json.dumps(report, indent=1))
     if options.out is not None:
