@@ -31,6 +31,7 @@ from torch import Tensor
 
 import homer
 from homer import CompactCache, HomerConfig, HomerModel
+from homer.backends.pausing import pausing
 from homer.backends.slots import Entry
 from homer.generation.batching import Batch
 from homer.generation.loop import generate_tokens
@@ -149,15 +150,16 @@ class Bench:
             for name, (ms, calls) in row["kernels"].items():
                 print(f"  {ms:8.3f} ms {calls:5d} calls a step  {name}", flush=True)
 
-    def gaps(self, kept: int, streams: int, prompt: int) -> None:
-        """How long streams wait for a token while a long prompt is read by turns, as the server does."""
+    def gaps(self, kept: int, streams: int, prompt: int, readers: int = 1, batch_size: int = 1) -> None:
+        """How long streams wait for a token while long prompts are read by turns, as the server does."""
         from homer_integrations.serve.turns import Turns
 
         row: dict[str, Any] = {"part": "gaps", "model": self.name, "kept": kept, "streams": streams, "prompt": prompt}
+        row |= {"readers": readers, "leaves_at_once": batch_size}
         with self.part(row):
             caches, turns, reading = self.caches(kept), Turns(), threading.Event()
             batch, waits = Batch(self.model.decoder), list[float]()
-            batch.share = turns.join()
+            batch.share = turns.join(urgent=True)
             done = threading.Event()
 
             def stream() -> None:
@@ -171,12 +173,18 @@ class Bench:
                         if done.is_set():
                             break
 
-            with ThreadPoolExecutor(streams) as pool:
+            with ThreadPoolExecutor(streams + readers) as pool:
                 runs = [pool.submit(stream) for _ in range(streams)]
                 time.sleep(1.0)
                 try:
-                    for name, watched in (("warm", False), ("read_s", True)):
-                        row[name] = self.read(prompt if watched else prompt // 8, turns, reading if watched else None)
+                    self.read(prompt // 8, turns, batch_size)
+                    reading.set()
+                    start = time.perf_counter()
+                    asked = [pool.submit(self.read, prompt, turns, batch_size) for _ in range(readers)]
+                    for one in asked:
+                        one.result()
+                    row["read_s"] = time.perf_counter() - start
+                    reading.clear()
                 finally:
                     done.set()
                     for run in runs:
@@ -185,28 +193,54 @@ class Bench:
             for name, part in (("p50_ms", 0.5), ("p99_ms", 0.99), ("most_ms", 1.0)):
                 row[name] = 1000 * waits[min(len(waits) - 1, int(part * len(waits)))]
             row["tokens_while_read"] = len(waits)
-            row["read_alone_s"] = self.read(prompt, Turns(), None)
+            row["read_alone_s"] = readers * self.read(prompt, Turns(), batch_size)
 
-    def read(self, prompt: int, turns: Any, flag: threading.Event | None) -> float:
-        """Seconds to compress so many tokens, letting others go first after every node."""
+    def read(self, prompt: int, turns: Any, batch_size: int) -> float:
+        """Seconds to compress so many tokens, letting others go first between layers."""
+        from homer_integrations.serve.turns import Pace
+
         ids = torch.randint(5, self.model.decoder.vocabulary, (prompt,), generator=torch.Generator().manual_seed(1))
-        window = self.model.window
-        config = HomerConfig(max_chunk_len=window // 2, target_len=window // 2, significance="paper")
+        chunk = self.model.window // 2
+        config = HomerConfig(max_chunk_len=chunk, target_len=chunk, significance="paper", chunk_batch_size=batch_size)
+        pace = Pace(self.device)
         with turns.join() as turn:
-            if flag is not None:
-                flag.set()
             start = time.perf_counter()
 
-            def watch(_: Any) -> None:
+            def step() -> None:
+                pace.keep()
                 if turn.wanted:
                     self.wait()
                 turn.pass_on()
 
-            self.model.compress(ids[:16], ids[16:-16], ids[-16:], config=config, watch=watch)
+            with pausing(step):
+                self.model.compress(ids[:16], ids[16:-16], ids[-16:], config=config)
             self.wait()
-            if flag is not None:
-                flag.clear()
             return time.perf_counter() - start
+
+    def joint(self, length: int, requests: int = 8) -> None:
+        """What reading several short prompts in one batch could gain at most: equally long, and nothing to be cut."""
+        row: dict[str, Any] = {"part": "joint", "model": self.name, "prompt": length, "streams": requests}
+        with self.part(row):
+            decoder = self.model.decoder
+            ids = torch.randint(5, decoder.vocabulary, (requests, length)).to(self.device)
+            places = torch.arange(length, device=self.device)[None]
+            rows = [lambda one=one: decoder.run(0, decoder.layers, one[None], places) for one in ids]
+            whole = lambda: decoder.run(0, decoder.layers, ids, places.expand(requests, -1))  # noqa: E731
+            one_by_one, together = list[float](), list[float]()
+            for _ in range(4):  # the first compiles; the ways take turns, so that other work falls on both
+                one_by_one.append(self.seconds(rows))
+                together.append(self.seconds([whole]))
+            row["one_by_one_s"], row["together_s"] = min(one_by_one[1:]), min(together[1:])
+            row["gain"] = row["one_by_one_s"] / row["together_s"]
+
+    def seconds(self, calls: list[Callable[[], Any]]) -> float:
+        """Of all calls, until the device is done."""
+        self.wait()
+        start = time.perf_counter()
+        for call in calls:
+            call()
+        self.wait()
+        return time.perf_counter() - start
 
     def part(self, row: dict[str, Any]) -> Part:
         """A row that is written whatever becomes of it."""
@@ -279,6 +313,12 @@ def line(row: dict[str, Any]) -> str:
     return "  ".join(f"{name}={value}" for name, value in shown.items() if name != "kernels")
 
 
+def pair(text: str) -> tuple[int, int]:
+    """Two numbers with a comma between."""
+    first, second = text.split(",")
+    return int(first), int(second)
+
+
 def big(options: argparse.Namespace) -> HomerModel:
     """Llama-2-7B's shape with random weights."""
     import speed
@@ -295,11 +335,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", help="of the large shape")
     parser.add_argument("--shape", default="llama-2-7b")
     parser.add_argument("--models", nargs="+", choices=["big", "mini"])
-    parser.add_argument("--parts", nargs="+", choices=["exact", "speed", "profile", "gaps"])
+    parser.add_argument("--parts", nargs="+", choices=["exact", "speed", "profile", "gaps", "joint"])
     parser.add_argument("--kept", nargs="+", type=int, default=[512, 2048])
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--new", type=int, default=128, help="tokens a stream")
     parser.add_argument("--prompt", type=int, default=131_072, help="tokens of the prompt that is read meanwhile")
+    parser.add_argument(
+        "--gaps", nargs="+", type=pair, default=[(1, 1), (4, 1), (1, 8)], metavar="N,M",
+        help="prompts that are read at once, and leaves of each at once",
+    )  # fmt: skip
+    parser.add_argument("--joint", nargs="+", type=int, default=[128, 400, 1000], help="tokens of prompts read at once")
     parser.add_argument("--architectures", type=int, default=99, help="how many are checked")
     parser.add_argument("--out", type=Path, help="JSON file, written anew after every row")
     parser.add_argument("--tiny", action="store_true", help="a toy on the CPU, in seconds")
@@ -310,7 +355,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         options.models = options.models or ["big"]
     gpu = options.device != "cpu"
     options.models = options.models or (["big", "mini"] if gpu else ["mini"])
-    options.parts = options.parts or ["exact", "speed", *(["profile"] if gpu else []), "gaps"]
+    options.parts = options.parts or ["exact", "speed", *(["profile"] if gpu else []), "gaps", "joint"]
     return options
 
 
@@ -336,8 +381,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 bench.sizes(count)
             if "profile" in options.parts and name == "big":
                 bench.profile(kept[0], 16)
+            for length in options.joint if "joint" in options.parts else ():
+                bench.joint(min(length, model.window))
             if "gaps" in options.parts:
-                bench.gaps(kept[0], min(8, max(options.sizes)), options.prompt if name == "big" else 16_384)
+                prompt = options.prompt if name == "big" else 16_384
+                for readers, batch_size in options.gaps:
+                    bench.gaps(kept[0], min(8, max(options.sizes)), prompt, readers, batch_size)
             del model, bench
         except Exception:  # the next model may do
             traceback.print_exc()

@@ -12,11 +12,11 @@ from homer import Calibration, HomerConfig, HomerModel
 from homer.backends.loading import MINI
 
 
-def load_benchmark(name: str) -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+def load_benchmark(file: str, name: str = "") -> ModuleType:
+    path = Path(__file__).parent.parent / "benchmarks" / f"{file}.py"
+    spec = importlib.util.spec_from_file_location(name or file, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name or file] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

@@ -24,6 +24,7 @@ from homer.backends.graph import GraphSteps
 from homer.backends.graph_slots import GraphSlots
 from homer.backends.kernels.plain import EAGER, own
 from homer.backends.layers import FusedLayers
+from homer.backends.pausing import pause
 from homer.backends.reference import ReferenceDecoder
 from homer.backends.slots import Slots
 from homer.base.locks import Lock
@@ -197,6 +198,7 @@ class FusedDecoder(Decoder):
                 kept = keep(observed, attention)
                 residual, attended = take_rows(residual, kept), take_rows(attended, kept)
             residual, delta = self.parts.finish(block, residual, attended)
+            pause()
         return _Done(residual, delta, observed, attention, kept)
 
     def _on_top(

@@ -23,6 +23,7 @@ from homer.backends.attention import OBSERVER
 from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, present, take_rows
 from homer.backends.entries import Entries
 from homer.backends.padded import OneByOne, PaddedSlots
+from homer.backends.pausing import pause, stretches
 from homer.backends.slots import Entry, Slots
 from homer.backends.views import copy_module, replace_module, share_weights
 from homer.errors import UnsupportedModelError
@@ -56,13 +57,18 @@ class ReferenceDecoder(Decoder):
         question: QuestionLook | None = None,
     ) -> LayerOutput:
         """As `Decoder.run`."""
-        cache = DynamicCache()
         observer = _Observer(observe, question)
-        arguments = self._arguments(first, inputs, position_ids, cache, observer)
-        hidden, logits = self._forward(first, end, arguments)
+        hidden: Tensor | None = inputs
+        logits: Tensor | None = None
+        made = Entries()
+        for start, stop in stretches(first, end, position_ids.numel()):
+            cache = DynamicCache()  # of its own, for the mask goes by what the first layer holds
+            arguments = self._arguments(start, present(hidden), position_ids, cache, observer)
+            hidden, logits = self._forward(start, stop, arguments)
+            made = Entries.of_cache(cache).layers(start, stop).above(made)
+            pause()
         kept = None if keep is None else keep(observer.logits, observer.attention)
-        entries = Entries.of_cache(cache).layers(first, end)
-        return LayerOutput(take_rows(hidden, kept), logits, entries, observer.logits, observer.attention, kept)
+        return LayerOutput(take_rows(hidden, kept), logits, made, observer.logits, observer.attention, kept)
 
     def extend(
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0, mask: Tensor | None = None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from homer.backends.pausing import pausing
 from homer.base.arguments import check_real, check_text, check_whole
 from homer.config import HomerConfig
 from homer.errors import InputError
@@ -150,9 +151,11 @@ class Compressor:
                 bar.update(done)
                 tick()
 
-            attention = look_at(
-                self._model.decoder, parts, look, leaves, batch_size=size, tick=step, replicas=self._model._replicas
-            )
+            with pausing(tick):
+                attention = look_at(
+                    self._model.decoder, parts, look, leaves, batch_size=size, tick=step,
+                    replicas=self._model._replicas,
+                )  # fmt: skip
         seen = torch.stack([votes(one, 0, 0).mean(0) for one in attention]).mean(0)
         return seen * self._likelier(prompt, range(first, end))
 

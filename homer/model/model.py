@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from homer.backends.pausing import pausing
 from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig
 from homer.errors import InputError
@@ -166,18 +167,19 @@ class HomerModel(ContextModel):
         Args:
             store: where its documents' states are looked for, and put, where it does not fit; see `encode_prompt`.
             encoded: the same prefix and context with their states, where they were encoded before.
-            tick: called after every document that is encoded; what it raises ends the compression.
+            tick: called between layers, a few milliseconds apart on a GPU; what it raises ends the compression.
         """
         shown: dict[str, Any] = {"question_span": prompt.question_span, "progress": progress, "watch": watch}
-        if store is not None and encoded is None and len(prompt) > self._settings.whole_len(max_new_tokens):
-            encoded = self.encode_prompt(prompt, store, config=config, progress=progress, tick=tick)
-            config = None
-        if encoded is not None:
-            encoded.check_settings(config=config)
-            return self.compress_encoded(encoded, prompt.suffix_ids, **shown)
-        fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
-        parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
-        return self.compress(*parts, document_numbers=prompt.document_numbers, config=fitting, **shown)
+        with pausing(tick):
+            if store is not None and encoded is None and len(prompt) > self._settings.whole_len(max_new_tokens):
+                encoded = self.encode_prompt(prompt, store, config=config, progress=progress)
+                config = None
+            if encoded is not None:
+                encoded.check_settings(config=config)
+                return self.compress_encoded(encoded, prompt.suffix_ids, **shown)
+            fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
+            parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
+            return self.compress(*parts, document_numbers=prompt.document_numbers, config=fitting, **shown)
 
     def build_prompt(
         self, question: str, documents: Sequence[DocumentLike] | EncodedContext, *, system: str | None = None

@@ -14,6 +14,7 @@ from homer.text.prompt import PLACE, Prompt, PromptBuilder, asking
 from homer.text.template import TRUSTED, Message
 
 EARLIER_TITLE = "Earlier conversation"
+_MERGED = 8  # tokens that a message may lose to its neighbours, and more than any ever does
 _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -61,8 +62,23 @@ def build_conversation(
         prompt = _around(builder, messages, texts, limits, place, documents_first)
         question = messages[-1]["content"].replace(place or PLACE, "").strip()
         return dataclasses.replace(prompt, question=question)
-    prompt = builder.whole(messages)
-    return prompt if len(prompt) <= max(limits.whole, limits.max_chunk_len) else _split(builder, messages, limits)
+    longest = max(limits.whole, limits.max_chunk_len)
+    if not _beyond(builder, messages, longest):
+        prompt = builder.whole(messages)
+        if len(prompt) <= longest:
+            return prompt
+    return _split(builder, messages, limits)
+
+
+def _beyond(builder: PromptBuilder, messages: Sequence[Message], limit: int) -> bool:
+    """Whether the user's messages alone are so much longer than a limit that nobody has to lay them out to know it.
+
+    Each is tokenized by itself, which is kept, so that of a chat that grows only what is new is tokenized here. Of what
+    others said, a template may leave something out.
+    """
+    texts = [message["content"].replace(TRUSTED, "").strip() for message in messages if message["role"] == "user"]
+    most = limit + _MERGED * len(texts)
+    return sum(map(len, texts)) > most and sum(map(len, builder.encode(*texts))) > most
 
 
 def _around(
@@ -87,7 +103,7 @@ def _split(builder: PromptBuilder, messages: list[Message], limits: Limits) -> P
     """The prompt of a conversation that is too long by itself: its oldest turns, or a long message, are the context."""
     *earlier, last = messages
     layout = _Layout(builder, [*earlier, dict(last) | {"content": f"{PLACE}{last['content']}"}], (), PLACE)
-    if layout.affix_len(layout.cuts[-1]) > limits.affix:
+    if _beyond(builder, [last], limits.affix) or layout.affix_len(layout.cuts[-1]) > limits.affix:
         layout = _Layout(builder, *_split_longest(builder, messages, limits), PLACE)
     return layout.fitting(limits.affix)
 

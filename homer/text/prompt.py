@@ -14,7 +14,7 @@ from torch import Tensor
 from homer.base.arguments import check_text
 from homer.errors import InputError
 from homer.text.documents import Document, DocumentLike, document_numbers, to_documents
-from homer.text.kept import ROW, unpack
+from homer.text.kept import ROW, pack, unpack
 from homer.text.template import ChatTemplate, Message
 from homer.text.tokenizing import Encoder, Piece
 
@@ -124,15 +124,17 @@ class PromptBuilder:
         ids, offsets = self._encoder.encode(*pieces)
         stop = sum(len(piece.text) for piece in pieces) - len(end.text)
         start = stop - len(last.text)
-        inside = [i for i, (a, b) in enumerate(offsets) if b > start and a < stop and i < len(ids) - 1]
-        if not inside:
+        _, starts, stops = unpack([pack(ids, offsets)]).unbind(1)
+        inside = ((stops > start) & (starts < stop))[:-1].nonzero().flatten()
+        if not len(inside):
             raise InputError("the last message has no token of its own: give it some text")
-        first, after = inside[0], inside[-1] + 1
-        origins = [(0, _clamp(a - start, len(last.text)), _clamp(b - start, len(last.text))) for a, b in offsets]
+        first, after = int(inside[0]), int(inside[-1]) + 1
+        spans = torch.stack([starts, stops], 1)[first:after].sub(start).clamp_(0, len(last.text))
         parts = (self._leading + ids[:first], ids[first:after], ids[after:])
         prefix_ids, context_ids, suffix_ids = map(_long, parts)
         document = Document(last.text, before="", after="")
-        return Prompt(prefix_ids, context_ids, suffix_ids, (document,), _long(origins[first:after]))
+        origins = torch.cat([torch.zeros(len(spans), 1, dtype=torch.long), spans], 1)
+        return Prompt(prefix_ids, context_ids, suffix_ids, (document,), origins)
 
     def question_in(self, suffix_ids: Tensor) -> tuple[int, int]:
         """(first, end) of what asks in a suffix (n,) of ids: all but what the template puts around it."""
@@ -224,7 +226,3 @@ def _tokens_within(offsets: Sequence[tuple[int, int]], chars: tuple[int, int]) -
 
 def _long(rows: Sequence[Any]) -> Tensor:
     return torch.tensor(rows, dtype=torch.long)
-
-
-def _clamp(place: int, length: int) -> int:
-    return max(0, min(place, length))

@@ -65,7 +65,7 @@ class Encoder:
         names = sorted({*added.values(), *markers}, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, names))) if names else None
         with _LOCK:  # turns truncation and padding off; calls that find them so change nothing, and need no lock
-            self._tokenize_now([""])
+            tokenizer([""], add_special_tokens=False, verbose=False)
             salt = _SALTS.setdefault(tokenizer, secrets.token_bytes(16))
         kind, plain = type(tokenizer), PreTrainedTokenizerFast
         self._direct = kind.__call__ is plain.__call__ and kind._encode_plus is plain._encode_plus
@@ -135,16 +135,8 @@ class Encoder:
     def _tokenize(self, texts: Iterable[str]) -> Iterator[Encoded]:
         """Every text by itself, as many at once as are soon done."""
         for batch in _batches(texts):
-            yield from self._tokenize_now(batch)
+            yield from (Encoded(encoding.ids, encoding.offsets) for encoding in self._encodings(batch))
             self._tick()
-
-    def _tokenize_now(self, texts: list[str]) -> Iterator[Encoded]:
-        if not texts:
-            return iter(())
-        output = self.tokenizer(
-            texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
-        )
-        return map(Encoded, output["input_ids"], output["offset_mapping"])
 
 
 class _Cutter:
@@ -239,6 +231,8 @@ def _cut_at(span: Span, cuts: Sequence[int]) -> list[Span]:
 
 def _join(fragments: list[tuple[int, Encoded]]) -> Encoded:
     """Fragments, each with its start in the text, as one."""
+    if len(fragments) == 1 and fragments[0][0] == 0:
+        return fragments[0][1]
     joined = Encoded([], [])
     for start, encoded in sorted(fragments, key=lambda fragment: fragment[0]):
         joined.ids.extend(encoded.ids)

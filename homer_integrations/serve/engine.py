@@ -21,7 +21,7 @@ from homer_integrations.serve.looking import Looking
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
-from homer_integrations.serve.turns import Turns
+from homer_integrations.serve.turns import Pace, Turns
 from homer_integrations.shared.loading import shared_store
 from homer_integrations.shared.settings import Call
 from homer_integrations.shared.threads import stream_in_thread
@@ -32,8 +32,8 @@ _LONG = 100_000  # characters; reading fewer takes a fraction of a second
 class Engine:
     """Answers jobs with one model, in threads of its own.
 
-    At most `max_running` requests hold memory at a time, and at most `max_queue` wait. Prompts are read by turns, node
-    by node, and between any two nodes all streams that generate take a step together. Compact caches are kept for
+    At most `max_running` requests hold memory at a time, and at most `max_queue` wait. Prompts are read by turns, some
+    layers at a time, and in between all streams that generate take a step together. Compact caches are kept for
     identical requests.
 
     Raises:
@@ -50,7 +50,7 @@ class Engine:
         )
         self._states = _states(settings)
         self._turns = Turns()
-        self.model.share_steps(self._turns.join())
+        self.model.share_steps(self._turns.join(urgent=True))
         self._queue = FairQueue(settings.max_running)
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
         self._short, self._long = Lane("homer-short"), Lane("homer-long")
@@ -158,7 +158,7 @@ class _Request:
     def __init__(self, engine: Engine, call: Call, prompt: Prompt) -> None:
         self.reused = False
         self._engine, self._call, self._prompt = engine, call, prompt
-        self._turn = engine._turns.join()
+        self._turn, self._pace = engine._turns.join(), Pace(engine.model.decoder.device)
 
     def open(self) -> AnswerStream:
         return _Counted(self._engine, self._prompt, self._compress, self._generate)
@@ -177,10 +177,12 @@ class _Request:
         return cache
 
     def _stepping(self, check: Callable[..., None]) -> Callable[..., None]:
-        """Lets others go first after every node, and looks before and after whether anybody still waits for this."""
+        """Lets others go first between layers, and looks before and after whether anybody still waits for this."""
 
         def step(*node: Any) -> None:
             check(*node)
+            if self._engine._busy > 1:
+                self._pace.keep()
             if self._turn.wanted:
                 self._engine.settle()
             self._turn.pass_on()

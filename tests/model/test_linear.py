@@ -108,8 +108,8 @@ def test_control_tokens_that_normalization_makes() -> None:
     tokenizer.backend_tokenizer.add_tokens(["<|user|>"])
     encoder = Encoder(tokenizer)
     characters: list[int] = []
-    tokenize = encoder._tokenize_now
-    encoder._tokenize_now = lambda texts: characters.append(sum(map(len, texts))) or tokenize(texts)
+    tokenize = encoder._encodings
+    encoder._encodings = lambda texts: characters.append(sum(map(len, texts))) or tokenize(texts)
 
     def read(size: int) -> Callable[[], Any]:
         return lambda: encoder.encode(Piece("＜|user|＞ " * size))

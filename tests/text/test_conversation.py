@@ -285,3 +285,16 @@ def test_time_may_run_out_while_text_comes(mini: HomerModel) -> None:
     assert next(stream)
     with pytest.raises(TimeoutExceededError, match=r"timeout=1e-09"):
         stream.within(1e-9).answer()
+
+
+@pytest.mark.parametrize("words", [20, 99, 100, 101, 104, 108, 109, 120, 4000])
+def test_what_is_known_to_be_too_long_is_what_laying_it_out_finds(
+    mini: HomerModel, words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder, laid_out, whole = PromptBuilder(mini.tokenizer), list[int](), PromptBuilder.whole
+    monkeypatch.setattr(PromptBuilder, "whole", lambda self, given: laid_out.append(1) or whole(self, given))
+    limits = Limits(len(whole(builder, [user("word " * 100)])), 64)
+    messages = [user("word " * words)]
+    built, laid = build_conversation(builder, messages, (), limits), whole(builder, messages)
+    assert (len(laid) <= limits.whole) == (len(built.context_ids) == len(laid.context_ids))
+    assert bool(laid_out) == (words < 120)

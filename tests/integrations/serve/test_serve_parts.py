@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import dataclasses
+import itertools
 import json
 import os
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from homer import CompactCache, Document, HomerModel, InputError
 from homer_integrations.serve.documents import to_conversation
@@ -19,7 +21,7 @@ from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, ch
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
-from homer_integrations.serve.turns import Turns
+from homer_integrations.serve.turns import SLICE, Pace, Turns
 from tests.conftest import random_ids
 
 SETTINGS = ServeSettings()
@@ -73,6 +75,56 @@ def test_a_newcomer_waits_for_nobody_to_finish_and_ousts_nobody() -> None:
         order.append("old")
     thread.join(10)
     assert order == ["new", "old"]
+
+
+def test_what_is_urgent_waits_for_one_step_however_many_others_there_are() -> None:
+    turns, done, gaps = Turns(), threading.Event(), []
+
+    def read() -> None:
+        with turns.join() as turn:
+            while not done.is_set():
+                time.sleep(0.005)
+                turn.pass_on()
+
+    readers = [threading.Thread(target=read) for _ in range(8)]
+    for reader in readers:
+        reader.start()
+    streams = turns.join(urgent=True)
+    for _ in range(12):
+        start = time.monotonic()
+        with streams:
+            gaps.append(time.monotonic() - start)
+            time.sleep(0.03)  # more than its share, which would make it wait for all eight
+    done.set()
+    for reader in readers:
+        reader.join(10)
+    assert sorted(gaps)[9] < SLICE + 0.03 < 8 * SLICE
+
+
+def test_those_that_read_change_after_a_slice_and_not_after_every_step() -> None:
+    turns, order = Turns(), []
+
+    def read(name: str) -> None:
+        with turns.join() as turn:
+            for _ in range(30):
+                order.append(name)
+                time.sleep(0.002)
+                turn.pass_on()
+
+    readers = [threading.Thread(target=read, args=(name,)) for name in "ab"]
+    start = time.monotonic()
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(10)
+    changes = sum(a != b for a, b in itertools.pairwise(order))
+    assert 2 <= changes <= (time.monotonic() - start) / SLICE + 1
+
+
+def test_a_program_keeps_its_pace_where_there_is_no_gpu_to_wait_for() -> None:
+    pace = Pace(torch.device("cpu"))
+    for _ in range(10):
+        pace.keep()
 
 
 def test_a_turn_is_given_back_when_its_step_fails() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,39 @@ async def test_a_prompt_that_is_read_lets_streams_step(mini: HomerModel, steps: 
         assert await answered(engine, job(DOCUMENTS_OF_FACT, max_tokens=8))
         assert not reading.done()
         assert await reading
+
+
+async def test_a_client_that_leaves_frees_its_slot_within_one_step(mini: HomerModel, steps: list[int]) -> None:
+    with engine_of(mini) as engine:
+        endless = {"max_tokens": 300, "temperature": 1.5}
+        gone = engine.stream(job(DOCUMENTS_OF_FACT, seed=1, **endless))
+        stays = engine.stream(job(DOCUMENTS_OF_FACT, seed=2, **endless))
+        for events in (gone, stays):
+            while not isinstance(await anext(events), str):
+                pass
+        while 2 not in steps:
+            await anext(gone)
+        await gone.aclose()
+        before = len(steps)
+        async for _ in stays:
+            pass
+        assert len(steps) > before + 1
+        assert set(steps[before + 1 :]) == {1}  # one step may have been under way
+
+
+async def test_a_client_that_leaves_ends_what_is_read_within_some_layers(mini: HomerModel) -> None:
+    with engine_of(mini) as engine:
+        events = engine.stream(job(long_documents(60_000), max_tokens=4))
+        await anext(events)
+        waiting = asyncio.ensure_future(anext(events))
+        while not engine._turns._holder:
+            await asyncio.sleep(0.002)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        start = time.monotonic()
+        while engine.load()["requests_running"]:
+            await asyncio.sleep(0.002)
+        assert time.monotonic() - start < 2
 
 
 def test_what_the_first_question_needs_is_measured_at_the_start(

@@ -1,0 +1,37 @@
+"""Pausing: between any two layers of a long run, the thread that runs them may let others go first."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+# Of this thread and this call alone: handed on as an argument, it would go through all that ever runs a layer.
+_TICK: ContextVar[Callable[[], None] | None] = ContextVar("tick", default=None)
+
+
+@contextlib.contextmanager
+def pausing(tick: Callable[[], None]) -> Iterator[None]:
+    """Within it, `tick` is called between layers that this thread runs; what it raises ends their run."""
+    token = _TICK.set(tick)
+    try:
+        yield
+    finally:
+        _TICK.reset(token)
+
+
+def pause() -> None:
+    """Let others go first, where somebody has asked for that."""
+    tick = _TICK.get()
+    if tick is not None:
+        tick()
+
+
+def stretches(first: int, end: int, tokens: int) -> list[tuple[int, int]]:
+    """Layers first..end-1 in stretches with a pause after each; all at once where nobody pauses or tokens are few."""
+    if _TICK.get() is None or tokens < _FEW:
+        return [(first, end)]
+    return [(start, min(start + _LAYERS, end)) for start in range(first, end, _LAYERS)]
+
+
+_FEW, _LAYERS = 256, 2  # a view of some layers costs about as much as this many tokens of a small model
