@@ -142,7 +142,6 @@ class Compressor:
         leaves = self._leaves(prompt)
         heads = self._question.question_heads(self._model._calibrated(self._question))
         look = QuestionLook(heads, len(prompt.suffix_ids) - end, stretches(end - first))
-        parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
         size = self._config.chunk_batch_size
         with tqdm(total=len(leaves), desc="looking", unit="leaf", disable=not progress) as bar:
 
@@ -150,7 +149,7 @@ class Compressor:
                 bar.update(done)
                 tick()
 
-            attention = look_at(self._model.decoder, parts, look, leaves, batch_size=size, tick=step)
+            attention = look_at(self._model.decoder, prompt.parts, look, leaves, batch_size=size, tick=step)
         seen = torch.stack([votes(one, 0, 0).mean(0) for one in attention]).mean(0)
         return seen * self._likelier(prompt, range(first, end))
 
@@ -159,7 +158,7 @@ class Compressor:
         if not self._question.reads_words:
             return 1.0
         tokenizer, before = self._model.tokenizer, len(prompt.prefix_ids)
-        ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
+        ids = torch.cat(prompt.parts)
         context, parts = range(before, len(ids) - len(prompt.suffix_ids)), number_parts(tokenizer, ids)
         assert parts is not None  # there is a tokenizer
         question = range(context.stop + asking.start, context.stop + asking.stop)
