@@ -39,7 +39,7 @@ def compress(
     """
     walk = Walk(decoder, plan, ids, scoring or Scoring())
     leaves = leaves or WholeLeaves()
-    pending: list[Chunk] = []
+    pending: list[Chunk] = []  # left chunks whose right one is to come: one a level, as the ones of a binary number
     chunk: Chunk
     for leaf, chunk in enumerate(leaves.chunks(walk)):
         _tell(watch, plan, 0, leaf, chunk, pending)
