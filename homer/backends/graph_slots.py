@@ -55,13 +55,14 @@ class GraphSlots(Slots):
         """As `Slots.join`."""
         size = max(self._size, size_for(len(self) + len(entries)))
         needed = max(entry.length + entry.room for entry in entries)
+        # in wide steps, since whatever grows throws all graphs away
         capacity = max(self._capacity, -(-needed // (4 * ROUND)) * 4 * ROUND)
         if (size, capacity) != (self._size, self._capacity):
             self._grow(size, capacity, entries[0])
         for row, entry in enumerate(entries, len(self)):
             for side, layer in zip(self._sides, entry.entries, strict=True):
-                for place, part in zip(side, layer, strict=True):
-                    place[row, : entry.length] = part[0].transpose(0, 1)
+                for room, part in zip(side, layer, strict=True):
+                    room[row, : entry.length] = part[0].transpose(0, 1)
             self._logits[row] = entry.logits[0]
             self._state[:, row] = torch.tensor([0, entry.position, entry.length, 1])
         self._rows += [_Row(entry.length, entry.position, entry.room) for entry in entries]
@@ -135,12 +136,12 @@ class GraphSlots(Slots):
         device = self._layers.device
         if device.type != "cuda" or size == 1:
             return
-        place = like.entries.nbytes // like.length
+        token = like.entries.nbytes // like.length  # bytes of one
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-        free += self._size * self._capacity * place - torch.cuda.memory_allocated(device)
-        if size * capacity * place > _SHARE * free:
+        free += self._size * self._capacity * token - torch.cuda.memory_allocated(device)
+        if size * capacity * token > _SHARE * free:
             raise torch.OutOfMemoryError(
-                f"{size} rows of {capacity} places take {size * capacity * place:,} bytes, of {free:,} that are free"
+                f"{size} rows of {capacity} places take {size * capacity * token:,} bytes, of {free:,} that are free"
             )
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
@@ -152,7 +153,7 @@ class GraphSlots(Slots):
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         with CAPTURE, torch.cuda.stream(stream):
             before = self._state.clone()
-            self._run(size)
+            self._run(size)  # kernels are compiled and buffers made here, which a capture does not allow
             self._state.copy_(before)
             stream.synchronize()
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")

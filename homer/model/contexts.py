@@ -107,6 +107,7 @@ class ContextModel(TokenModel):
         *,
         question_span: tuple[int, int] | None = None,
         reencode: bool = False,
+        gather_at_once: bool = False,
         progress: bool = False,
         watch: Watcher | None = None,
     ) -> CompactCache:
@@ -115,6 +116,8 @@ class ContextModel(TokenModel):
         Args:
             question_span: as in `compress`.
             reencode: encode the context anew for a suffix beyond the budget, in place of an error.
+            gather_at_once: put keys and values together leaf by leaf, in place of once at the end: slower, but of
+                states that lie in the CPU's memory no more is held on a GPU than `compress` would hold.
             progress, watch: as in `compress`.
 
         Raises:
@@ -135,7 +138,7 @@ class ContextModel(TokenModel):
         plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
         ids = torch.cat([encoded.prefix_ids, encoded.context_ids, suffix])
         cached = len(encoded) if encoded.cached_tokens is None else encoded.cached_tokens
-        leaves = KeptLeaves(self.decoder, encoded, plan)
+        leaves = KeptLeaves(self.decoder, encoded, plan, gather_at_once)
         cache = self._compress(
             *(ids, plan, encoded.config, encoded.document_lens, question_span), progress=progress, watch=watch,
             leaves=leaves, numbers=encoded.document_numbers,
@@ -165,3 +168,20 @@ class ContextModel(TokenModel):
         resolved, plan, lens = self._settings.plan_encoding(given, context, document_lens)
         made = self.decoder, self.name, context, plan, resolved, where
         return encode(*made, given=given, document_lens=lens)
+
+    def _prompt_of_encoded(self, question: str, encoded: EncodedContext, system: str | None = None) -> Prompt:
+        """The prompt that asks a question of encoded documents.
+
+        Raises:
+            InputError: a context of token ids, which knows no prompt, an empty question, or another system message.
+        """
+        encoded.check_settings(system=None if system == encoded.system else system)
+        if not encoded.documents or encoded.origins is None:
+            raise InputError("this context was encoded from token ids: give compress_encoded the suffix")
+        builder = PromptBuilder(self.require_tokenizer("ask"))
+        prefix_ids, suffix_ids, span = builder.build_affix(question, encoded.system)
+        if not torch.equal(prefix_ids, encoded.prefix_ids):
+            raise InputError(
+                "this context was encoded behind another prefix than the chat template now makes: encode it"
+            )
+        return Prompt(prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins, question, span)
