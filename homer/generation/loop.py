@@ -44,7 +44,10 @@ class Streams:
             GenerationError: settings out of range, or more tokens than the window leaves.
             CacheError: a cache that another model made.
         """
-        sampling, others = self.check(max_new_tokens, options)
+        return self.opened(cache, *self.check(max_new_tokens, options))
+
+    def opened(self, cache: CompactCache, sampling: Sampling, others: Mapping[str, Any]) -> Stream:
+        """The same with options that `check` gave; raises CacheError alone."""
         if not others:
             return self.own(cache, sampling)
         cache.check_made_by(self._decoder.fingerprint, self._name)
@@ -52,7 +55,7 @@ class Streams:
         chosen: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
         if not sampling.samples:
             chosen = {}
-        chosen |= {"do_sample": sampling.samples, "repetition_penalty": sampling.repetition_penalty} | others
+        chosen |= {"do_sample": sampling.samples, "repetition_penalty": sampling.repetition_penalty} | dict(others)
         try:
             sequences = generate_with_transformers(
                 self._decoder, cache, max_new_tokens=sampling.max_new_tokens, **chosen

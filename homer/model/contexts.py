@@ -165,3 +165,20 @@ class ContextModel(TokenModel):
         resolved, plan, lens = self._settings.plan_encoding(given, context, document_lens)
         made = self.decoder, self.name, context, plan, resolved, where
         return encode(*made, given=given, document_lens=lens)
+
+    def _prompt_of_encoded(self, question: str, encoded: EncodedContext, system: str | None = None) -> Prompt:
+        """The prompt that asks a question of encoded documents.
+
+        Raises:
+            InputError: a context of token ids, which knows no prompt, an empty question, or another system message.
+        """
+        encoded.check_settings(system=None if system == encoded.system else system)
+        if not encoded.documents or encoded.origins is None:
+            raise InputError("this context was encoded from token ids: give compress_encoded the suffix")
+        builder = PromptBuilder(self.require_tokenizer("ask"))
+        prefix_ids, suffix_ids, span = builder.build_affix(question, encoded.system)
+        if not torch.equal(prefix_ids, encoded.prefix_ids):
+            raise InputError(
+                "this context was encoded behind another prefix than the chat template now makes: encode it"
+            )
+        return Prompt(prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins, question, span)

@@ -6,12 +6,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from homer.backends.pausing import pausing
 from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig
-from homer.errors import InputError
 from homer.generation.answer_stream import AnswerStream
 from homer.generation.sampling import as_sampling
 from homer.merging.cache import CompactCache
@@ -118,9 +115,13 @@ class HomerModel(ContextModel):
         """
         options: dict[str, Any] = {"config": config, "max_new_tokens": max_new_tokens}
         options |= {"store": store, "encoded": encoded}
-        self.check_prompt(prompt, **options, **generation)
-        compress = functools.partial(self.compress_prompt, prompt, progress=progress, **options)
-        opened = functools.partial(self._streams.open, max_new_tokens=max_new_tokens, options=generation)
+        sampling, others = self._streams.check(max_new_tokens, generation)
+        fitting = self._fitting(prompt, **options)
+        if fitting is None:
+            compress = functools.partial(self.compress_prompt, prompt, progress=progress, **options)
+        else:  # which was settled and checked just now
+            compress = functools.partial(self._compress_fitting, prompt, fitting, progress=progress)
+        opened = functools.partial(self._streams.opened, sampling=sampling, others=others)
         return AnswerStream(prompt, compress, opened, self.cite if cite else None)
 
     def cite(self, prompt: Prompt, cache: CompactCache, text: str) -> tuple[Citation, ...]:
@@ -147,8 +148,7 @@ class HomerModel(ContextModel):
     ) -> None:
         """Raise now, at no cost, what `stream_prompt` would raise for these settings. Raises GenerationError."""
         self._streams.check(max_new_tokens, generation)
-        if store is None:  # with one, leaves end with documents and are as long or shorter
-            self._check_room(prompt, config, max_new_tokens, encoded)
+        self._fitting(prompt, config, max_new_tokens, store, encoded)
 
     def compress_prompt(
         self,
@@ -169,17 +169,16 @@ class HomerModel(ContextModel):
             encoded: the same prefix and context with their states, where they were encoded before.
             tick: called between layers, a few milliseconds apart on a GPU; what it raises ends the compression.
         """
-        shown: dict[str, Any] = {"question_span": prompt.question_span, "progress": progress, "watch": watch}
+        shown: dict[str, Any] = {"progress": progress, "watch": watch}
         with pausing(tick):
             if store is not None and encoded is None and len(prompt) > self._settings.whole_len(max_new_tokens):
                 encoded = self.encode_prompt(prompt, store, config=config, progress=progress)
                 config = None
             if encoded is not None:
                 encoded.check_settings(config=config)
-                return self.compress_encoded(encoded, prompt.suffix_ids, **shown)
-            fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
-            parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
-            return self.compress(*parts, document_numbers=prompt.document_numbers, config=fitting, **shown)
+                return self.compress_encoded(encoded, prompt.suffix_ids, question_span=prompt.question_span, **shown)
+        fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
+        return self._compress_fitting(prompt, fitting, tick=tick, **shown)
 
     def build_prompt(
         self, question: str, documents: Sequence[DocumentLike] | EncodedContext, *, system: str | None = None
@@ -269,32 +268,34 @@ class HomerModel(ContextModel):
         """Measure now what the first question would wait for: see `measure`. Does nothing where all is known."""
         self._settings.settle(self.config)
 
-    def _prompt_of_encoded(self, question: str, encoded: EncodedContext, system: str | None = None) -> Prompt:
-        """The prompt that asks a question of encoded documents.
+    def _compress_fitting(
+        self, prompt: Prompt, fitting: HomerConfig, *, tick: Callable[[], None], **shown: Any
+    ) -> CompactCache:
+        """A prompt compressed by settings that fit it."""
+        parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
+        known: dict[str, Any] = {"document_numbers": prompt.document_numbers, "question_span": prompt.question_span}
+        with pausing(tick):
+            return self.compress(*parts, **known, config=fitting, **shown)
+
+    def _fitting(
+        self,
+        prompt: Prompt,
+        config: HomerConfig | None,
+        max_new_tokens: int | None,
+        store: StateStore | None,
+        encoded: EncodedContext | None,
+    ) -> HomerConfig | None:
+        """The settings by which a prompt is compressed; None where states of its documents settle them.
 
         Raises:
-            InputError: a context of token ids, which knows no prompt, an empty question, or another system message.
+            GenerationError: the window would end before max_new_tokens.
         """
-        encoded.check_settings(system=None if system == encoded.system else system)
-        if not encoded.documents or encoded.origins is None:
-            raise InputError("this context was encoded from token ids: give compress_encoded the suffix")
-        builder = PromptBuilder(self.require_tokenizer("ask"))
-        prefix_ids, suffix_ids, span = builder.build_affix(question, encoded.system)
-        if not torch.equal(prefix_ids, encoded.prefix_ids):
-            raise InputError(
-                "this context was encoded behind another prefix than the chat template now makes: encode it"
-            )
-        return Prompt(prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins, question, span)
-
-    def _check_room(
-        self, prompt: Prompt, config: HomerConfig | None, max_new_tokens: int | None, encoded: EncodedContext | None
-    ) -> None:
-        """Raise GenerationError where the window would end before max_new_tokens."""
+        if store is not None:  # leaves end with documents and are as long or shorter
+            return None
+        if encoded is None:
+            return self._settings.fitting_with_room(config or self.config, prompt, max_new_tokens)
+        encoded.check_settings(config=config)
         lengths = len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids)
-        if encoded is not None:
-            encoded.check_settings(config=config)
-            plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
-        else:
-            fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
-            plan = self._settings.plan(fitting, lengths, None)[1]
+        plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
         as_sampling(max_new_tokens, {}).room(self.window, plan.next_position)
+        return None

@@ -21,9 +21,12 @@ from langchain_core.runnables import ConfigurableField, RunnablePassthrough
 import homer
 from homer import ConfigError, GenerationError, HomerModel, InputError, TimeoutExceededError
 from homer.demo import DOCUMENTS as DEMO
+from homer.generation.loop import Streams
+from homer.model.settings import Settings
 from homer_integrations.langchain import ChatHomer, HomerLLM, create_homer_documents_chain
 from homer_integrations.shared import loading
 from homer_integrations.shared.loading import forget_shared_models, shared_model
+from homer_integrations.shared.settings import HomerSettings
 
 TEXTS = [document["text"] for document in homer.read_documents([DEMO])]
 FACT = "The door code for the northern archive is 48213."
@@ -105,6 +108,22 @@ def test_the_answer_is_that_of_ask(chat: ChatHomer, mini: HomerModel) -> None:
     assert message.text == answer.text
     assert message.response_metadata["kept_tokens"] == answer.usage.kept_tokens
     assert [s["relevance"] for s in message.response_metadata["sources"]] == [s.relevance for s in answer.sources]
+
+
+def test_a_call_settles_its_configuration_and_checks_its_options_once(
+    chat: ChatHomer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+
+    def counting(kind: type, name: str) -> None:
+        method = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *given, **named: counted.append(name) or method(*given, **named))
+
+    counting(HomerSettings, "call")
+    counting(Settings, "fitting")
+    counting(Streams, "check")
+    assert chat.invoke("Who keeps the key?", documents=["Wren keeps the key."]).content
+    assert sorted(counted) == ["call", "check", "fitting"]
 
 
 def test_roads_that_disagree(chat: ChatHomer) -> None:
