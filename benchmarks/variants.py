@@ -50,9 +50,8 @@ class Mean(Standardized):
         heads = self.heads(seen)
         if not heads and seen.scores is not None:
             return seen.scores
-        return running(
-            self.excess(seen, heads).topk(min(self.best, sum(map(len, heads.values()))), 1).values.mean(1), seen.scores
-        )
+        count = min(self.best, sum(map(len, heads.values())))
+        return running(self.z_scores(seen, heads).topk(count, 1).values.mean(1), seen.scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Sum(Standardized):
         assert seen.calibration.heads is not None
         found = seen.calibration.heads
         weights = torch.stack([found[layer, head] for layer in heads for head in heads[layer]]).to(seen.tokens.device)
-        now = torch.einsum("nhl,h->nl", self.rank_each(self.excess(seen, heads), seen), weights)
+        now = torch.einsum("nhl,h->nl", self.rank_each(self.z_scores(seen, heads), seen), weights)
         return now if seen.scores is None else now + seen.scores
 
     def rank_each(self, excesses: Tensor, seen: Observation) -> Tensor:

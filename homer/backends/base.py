@@ -182,8 +182,8 @@ def take_rows(x: Any, kept: Tensor | None) -> Any:
     return x[torch.arange(len(kept), device=kept.device)[:, None], kept]
 
 
-def present(value: T | None) -> T:
-    """What is there."""
+def not_none(value: T | None) -> T:
+    """The value, which the caller knows to be there."""
     assert value is not None
     return value
 

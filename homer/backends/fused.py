@@ -17,12 +17,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 
 from homer.backends.attention import watched
-from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, present, take_rows
+from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, not_none, take_rows
 from homer.backends.blocks import UnknownBlockError
 from homer.backends.entries import Entries
 from homer.backends.graph import GraphSteps
 from homer.backends.graph_slots import GraphSlots
-from homer.backends.kernels.plain import EAGER, own
+from homer.backends.kernels.plain import EAGER, fresh
 from homer.backends.layers import FusedLayers
 from homer.backends.pausing import pause
 from homer.backends.reference import ReferenceDecoder
@@ -86,7 +86,7 @@ class FusedDecoder(Decoder):
         if self.causal_lm.config.get_text_config()._attn_implementation != watched("sdpa"):
             raise UnknownBlockError("its attention is not sdpa")
         self._compare()
-        self.parts.kernels = own(self.device)
+        self.parts.kernels = fresh(self.device)
 
     def run(
         self,
@@ -113,7 +113,7 @@ class FusedDecoder(Decoder):
         with torch.no_grad(), self._here():
             done = self._on_top(self.layers, ids, position_ids, cache, padding=mask)
             rows = slice(-keep if keep else None, None)
-            return self.parts.head(done.residual[:, rows], present(done.delta)[:, rows])
+            return self.parts.head(done.residual[:, rows], not_none(done.delta)[:, rows])
 
     def run_after(
         self,
@@ -230,7 +230,7 @@ class FusedDecoder(Decoder):
     def _result(self, end: int, done: _Done) -> tuple[Tensor | None, Tensor | None]:
         """Hidden states after layer end-1; or, of the last layer, the next token's logits in float32."""
         if end == self.layers:
-            return None, self.parts.head(done.residual[:, -1:], present(done.delta)[:, -1:])[:, -1].float()
+            return None, self.parts.head(done.residual[:, -1:], not_none(done.delta)[:, -1:])[:, -1].float()
         return (done.residual if done.delta is None else done.residual + done.delta), None
 
     def _here(self) -> contextlib.AbstractContextManager[Any]:
@@ -242,8 +242,8 @@ class FusedDecoder(Decoder):
         ids = torch.arange(PROBE_LEN, device=self.device)[None] % self.vocabulary
         positions = torch.arange(PROBE_LEN, device=self.device)[None]
         ours, reference = (decoder.run(0, self.layers, ids, positions) for decoder in (self, self._reference))
-        gap = present(ours.logits).sub(present(reference.logits)).abs().max().item()
-        if not gap <= 0.02 * max(1.0, present(reference.logits).abs().max().item()):
+        gap = not_none(ours.logits).sub(not_none(reference.logits)).abs().max().item()
+        if not gap <= 0.02 * max(1.0, not_none(reference.logits).abs().max().item()):
             raise UnknownBlockError(f"its logits differ by {gap:.3g} from those of its own code")
 
 

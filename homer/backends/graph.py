@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homer.backends.base import present
+from homer.backends.base import not_none
 from homer.backends.entries import Entries
 from homer.backends.kernels.plain import ROUND
 from homer.backends.layers import FusedLayers
@@ -100,18 +100,18 @@ def decode(
         parts = (block.query, block.key, block.value)
         projected = kernels.qkv_proj(x, *parts) if rows == 1 else tuple(part(x) for part in parts)
         query, key, value = (t.view(rows, 1, -1, block.head_dim) for t in projected)
-        turned = torch.empty_like(query)
-        kernels.apply_rotary(query, block.query_norm, block.eps, *rotary, turned)
+        rotated = torch.empty_like(query)
+        kernels.apply_rotary(query, block.query_norm, block.eps, *rotary, rotated)
         write = kernels.write_kv if rows == 1 else kernels.write_rows
         write(own_keys, own_values, places, key, value, block.key_norm, block.eps, *rotary)
-        attended = kernels.decode_attention(turned, own_keys, own_values, places, block.head_dim**-0.5)
+        attended = kernels.decode_attention(rotated, own_keys, own_values, places, block.head_dim**-0.5)
         if rows == 1:
             attended = kernels.matvec(attended, *block.output)
             residual, x = kernels.add_norm(residual, attended, block.middle_norm, block.eps)
             delta = kernels.matvec(kernels.gate_up_proj(x, block.gate, block.up), *block.down)
         else:
             residual, delta = layers.finish(block, residual, attended)
-    return layers.head(residual, present(delta))[:, 0]
+    return layers.head(residual, not_none(delta))[:, 0]
 
 
 def _places(entries: Tensor, capacity: int) -> Tensor:

@@ -60,8 +60,8 @@ class GraphSlots(Slots):
             self._grow(size, capacity, entries[0])
         for row, entry in enumerate(entries, len(self)):
             for side, layer in zip(self._sides, entry.entries, strict=True):
-                for place, part in zip(side, layer, strict=True):
-                    place[row, : entry.length] = part[0].transpose(0, 1)
+                for room, part in zip(side, layer, strict=True):
+                    room[row, : entry.length] = part[0].transpose(0, 1)
             self._logits[row] = entry.logits[0]
             self._state[:, row] = torch.tensor([0, entry.position, entry.length, 1])
         self._rows += [_Row(entry.length, entry.position, entry.room) for entry in entries]
@@ -135,12 +135,12 @@ class GraphSlots(Slots):
         device = self._layers.device
         if device.type != "cuda" or size == 1:
             return
-        place = like.entries.nbytes // like.length
+        token = like.entries.nbytes // like.length  # bytes of one
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-        free += self._size * self._capacity * place - torch.cuda.memory_allocated(device)
-        if size * capacity * place > _SHARE * free:
+        free += self._size * self._capacity * token - torch.cuda.memory_allocated(device)
+        if size * capacity * token > _SHARE * free:
             raise torch.OutOfMemoryError(
-                f"{size} rows of {capacity} places take {size * capacity * place:,} bytes, of {free:,} that are free"
+                f"{size} rows of {capacity} places take {size * capacity * token:,} bytes, of {free:,} that are free"
             )
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:

@@ -34,11 +34,11 @@ class FusedLayers:
     def project(self, block: Block, x: Tensor, rotary: Rotary, key: Tensor, value: Tensor) -> Tensor:
         """Rotated queries (batch, length, heads, head dim); rotated keys and values are written to `key`, `value`."""
         queries, keys = (p(x).view(*x.shape[:-1], -1, block.head_dim) for p in (block.query, block.key))
-        turned = torch.empty_like(queries)
-        self.kernels.apply_rotary(queries, block.query_norm, block.eps, *rotary, turned)
+        rotated = torch.empty_like(queries)
+        self.kernels.apply_rotary(queries, block.query_norm, block.eps, *rotary, rotated)
         self.kernels.apply_rotary(keys, block.key_norm, block.eps, *rotary, key)
         block.value.into(x, value)
-        return turned
+        return rotated
 
     def finish(self, block: Block, residual: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         """The layer behind its attention: the residual stream, and what its last part adds to it."""

@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from homer.backends.architecture import check_architecture, final_norm, unwrapped
 from homer.backends.attention import OBSERVER
-from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, present, take_rows
+from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, not_none, take_rows
 from homer.backends.entries import Entries
 from homer.backends.padded import OneByOne, PaddedSlots
 from homer.backends.pausing import pause, stretches
@@ -184,7 +184,7 @@ class ReferenceDecoder(Decoder):
         try:
             whole = self.run(0, self.layers, ids, positions, range(self.layers))
             lower = self.run(0, half, ids, positions)
-            upper = self.run(half, self.layers, present(lower.hidden_states), positions)
+            upper = self.run(half, self.layers, not_none(lower.hidden_states), positions)
         except Exception as error:
             raise UnsupportedModelError(f"{name} cannot be run in parts: {error}") from error
         if len(whole.observed) < self.layers:
@@ -192,14 +192,14 @@ class ReferenceDecoder(Decoder):
                 f"{name}: the attention of {self.layers - len(whole.observed)} of {self.layers} layers cannot be "
                 f"watched, since it does not run through transformers' attention interface"
             )
-        gap = (present(whole.logits) - present(upper.logits)).abs().max().item()
-        if not gap <= 0.02 * max(1.0, present(whole.logits).abs().max().item()):
+        gap = (not_none(whole.logits) - not_none(upper.logits)).abs().max().item()
+        if not gap <= 0.02 * max(1.0, not_none(whole.logits).abs().max().item()):
             raise UnsupportedModelError(f"{name}: run in two parts, its logits differ by {gap:.3g} from the whole's")
 
 
 def _first_part(whole: LayerOutput, end: int) -> Entry:
     """A request whose keys are the first ones of a run; its logits are none of its own."""
-    return Entry(whole.entries.part(0, end), present(whole.logits), end, 1)
+    return Entry(whole.entries.part(0, end), not_none(whole.logits), end, 1)
 
 
 class _Observer:
@@ -220,4 +220,4 @@ class _Observer:
         if layer in self._last:
             self.logits[layer] = last_query_logits(query, key, scaling)
         if layer in self._asked:
-            self.attention[layer] = present(self._question).attention(layer, query, key, scaling)
+            self.attention[layer] = not_none(self._question).attention(layer, query, key, scaling)

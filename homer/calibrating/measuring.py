@@ -18,7 +18,7 @@ from homer.calibrating.base import Measurable
 from homer.calibrating.synthetic import Segment, draw_segments, own_text
 from homer.errors import CalibrationError
 from homer.significance.calibration import Calibration
-from homer.significance.scores import LEAST_DEVIATION, excess
+from homer.significance.scores import LEAST_DEVIATION, z_scores
 from homer.text.tokenizing import Encoder, Piece
 
 SMOOTHED = 31  # distances; a single one sees only as many tokens as there are prompts
@@ -127,12 +127,12 @@ def _moments(decoder: Decoder, batch: Sequence[Segment]) -> Tensor:
 
 
 def _found(calibration: Calibration, decoder: Decoder, batch: Sequence[Segment]) -> Tensor:
-    """In how many of the prompts each head gives its largest excess to a token of the evidence: (layers, heads)."""
+    """In how many of the prompts each head gives its largest z-score to a token of the evidence: (layers, heads)."""
     logits = _observed(decoder, torch.stack([segment.ids for segment in batch])).float()
     norms = calibration.norms_on(torch.device("cpu"))
     if norms is not None:
         distances = torch.arange(logits.shape[-1]).flip(0)[None]
-        flat = excess(logits.flatten(1, 2), distances, *(norm.flatten(0, 1) for norm in norms))
+        flat = z_scores(logits.flatten(1, 2), distances, *(norm.flatten(0, 1) for norm in norms))
         logits = flat.view(logits.shape)
     count = torch.zeros(logits.shape[1:3], dtype=torch.float64)
     for row, segment in zip(logits, batch, strict=True):

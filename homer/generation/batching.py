@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from homer.backends.base import Decoder, present
+from homer.backends.base import Decoder, not_none
 from homer.backends.slots import SIZES, Entry, Slots
 from homer.base.locks import Lock
 from homer.errors import GenerationError
@@ -161,7 +161,7 @@ class Batch:
         """The next token of every row."""
         self._sweep()
         if self._rows and self._rows[0].chosen is not None:  # a GPU has begun already
-            present(self._slots).step(torch.tensor([row.chosen for row in self._rows]))
+            not_none(self._slots).step(torch.tensor([row.chosen for row in self._rows]))
         self._rest()
         self._admit()
         if not self._rows:
@@ -170,13 +170,13 @@ class Batch:
         read = reader(tokens)
         ahead = tokens.device.type == "cuda"
         if ahead and any(row.left > 1 for row in self._rows):
-            present(self._slots).step(tokens)  # while these are read
+            not_none(self._slots).step(tokens)  # while these are read
         self._give(read(), ahead)
         self._drop()
 
     def _choose(self) -> Tensor:
         """(rows,): every row's next token."""
-        logits = mask_rows(present(self._slots).logits, [row.chooser.matcher for row in self._rows])
+        logits = mask_rows(not_none(self._slots).logits, [row.chooser.matcher for row in self._rows])
         tokens = logits.argmax(-1)
         for number, row in enumerate(self._rows):
             if not row.chooser.plain:
@@ -208,7 +208,7 @@ class Batch:
         for number in reversed(range(len(self._rows))):
             row = self._rows[number]
             if len(row.tokens) >= AHEAD:
-                row.entry = present(self._slots).take(number)
+                row.entry = not_none(self._slots).take(number)
                 self._take_out(number)
 
     def _drop(self) -> None:
@@ -222,7 +222,7 @@ class Batch:
         self._rows.pop()
         self._tight = False
         if self._rows:
-            present(self._slots).leave(number)
+            not_none(self._slots).leave(number)
         else:
             self._slots = None
         with self._lock:
@@ -255,7 +255,7 @@ class Batch:
 
     def _join(self, new: list[Row]) -> None:
         slots = self._slots or self._decoder.slots()
-        slots.join([present(row.entry) for row in new])
+        slots.join([not_none(row.entry) for row in new])
         for row in new:
             row.entry = None
         self._rows, self._slots = self._rows + new, slots

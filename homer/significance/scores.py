@@ -46,7 +46,7 @@ def significance(logits: Tensor, position_ids: Tensor, bias: Tensor | None) -> T
     return scores - bias.to(scores.device, scores.dtype)[distances]
 
 
-def excess(logits: Tensor, distances: Tensor, means: Tensor, inverses: Tensor) -> Tensor:
+def z_scores(logits: Tensor, distances: Tensor, means: Tensor, inverses: Tensor) -> Tensor:
     """Logits in deviations above what the same head gives tokens at the same distance in text without the answer.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from homer.errors import ConfigError
 from homer.significance.base import Observation, Significance
-from homer.significance.scores import by_sentence, excess, own_norms, pool, running
+from homer.significance.scores import by_sentence, own_norms, pool, running, z_scores
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +56,12 @@ class Standardized(Significance):
         return range(min(max(first, lowest), end - 1), end)
 
     def score(self, seen: Observation) -> Tensor:
-        """(1, length): the largest excess any head that counts gave at any layer so far, in deviations."""
+        """(1, length): the largest z-score any head that counts gave at any layer so far."""
         before = seen.scores if self.carry else None
         heads = self.heads(seen)
         if before is not None and not heads:
             return before
-        return running(self.excess(seen, heads).amax(1), before)
+        return running(self.z_scores(seen, heads).amax(1), before)
 
     def rank(self, scores: Tensor, seen: Observation) -> Tensor:
         """(1, length): the largest score of a token's sentence, or among its neighbours."""
@@ -69,7 +69,7 @@ class Standardized(Significance):
             return by_sentence(scores, seen.sentences, seen.prefix_len, seen.suffix_len)
         return pool(scores, self.window, seen.prefix_len, seen.suffix_len)
 
-    def excess(self, seen: Observation, heads: Heads) -> Tensor:
+    def z_scores(self, seen: Observation, heads: Heads) -> Tensor:
         """(1, heads, length), standardised logits of some heads; of all watched ones where none are given."""
         heads = heads or _all_heads(seen)
         device = seen.logits[max(seen.logits)].device
@@ -79,7 +79,7 @@ class Standardized(Significance):
             _warn_of_own_norms()
             return own_norms(logits, seen.prefix_len, seen.suffix_len)
         chosen = (torch.cat([_rows(norm[layer], heads[layer], 0) for layer in heads]) for norm in norms)
-        return excess(logits, seen.distances.to(device), *chosen)
+        return z_scores(logits, seen.distances.to(device), *chosen)
 
     def heads(self, seen: Observation) -> Heads:
         """The watched heads that count; in a leaf without any, those that found the most."""

@@ -22,7 +22,7 @@ from homer.backends.entries import Entries
 from homer.merging.chunk import Chunk, merge
 from homer.merging.node import Node
 from homer.significance import standardized
-from homer.significance.scores import by_sentence, excess, own_norms, pool, running, select, significance
+from homer.significance.scores import by_sentence, own_norms, pool, running, select, significance, z_scores
 from homer.significance.sentences import LONGEST, Sentences
 
 SMALL = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2, significance="standardized")
@@ -38,9 +38,9 @@ def test_excess_is_in_deviations_of_the_same_head_at_the_same_distance() -> None
     distances = torch.tensor([[2, 1, 0], [1, 1, 0]])
     means, inverses = torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([[1.0, 0.5, 2.0]])
     expected = torch.tensor([[[8.0, 0.0, 0.0]], [[1.5, 1.0, 0.0]]])
-    torch.testing.assert_close(excess(logits, distances, means, inverses), expected)
+    torch.testing.assert_close(z_scores(logits, distances, means, inverses), expected)
     for row in range(2):  # a single chunk takes a path of its own
-        one = excess(logits[row : row + 1], distances[row : row + 1], means, inverses)
+        one = z_scores(logits[row : row + 1], distances[row : row + 1], means, inverses)
         torch.testing.assert_close(one, expected[row : row + 1])
 
 

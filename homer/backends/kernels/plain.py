@@ -106,9 +106,9 @@ def write_kv(
     norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
 ) -> None:  # fmt: skip
     """One token's rotated key and its value (1, 1, key heads, head dim), written to `place` among the others."""
-    turned = torch.empty_like(key)
-    apply_rotary(key, norm, eps, cos, sin, turned)
-    keys.index_copy_(1, place, turned)
+    rotated = torch.empty_like(key)
+    apply_rotary(key, norm, eps, cos, sin, rotated)
+    keys.index_copy_(1, place, rotated)
     values.index_copy_(1, place, value)
 
 
@@ -117,10 +117,10 @@ def write_rows(
     norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
 ) -> None:  # fmt: skip
     """The same for several rows: each one's rotated key and value (rows, 1, key heads, head dim), to its own place."""
-    turned = torch.empty_like(key)
-    apply_rotary(key, norm, eps, cos, sin, turned)
+    rotated = torch.empty_like(key)
+    apply_rotary(key, norm, eps, cos, sin, rotated)
     rows = torch.arange(len(places), device=places.device)
-    keys[rows, places] = turned[:, 0]
+    keys[rows, places] = rotated[:, 0]
     values[rows, places] = value[:, 0]
 
 
@@ -187,7 +187,7 @@ def best(device: torch.device) -> Kernels:
     return _shared(device.index) if _compiles(device) else EAGER
 
 
-def own(device: torch.device) -> Kernels:
+def fresh(device: torch.device) -> Kernels:
     """As `best`, but compiled anew, since the number of shapes that one compilation serves is limited."""
     return compiled() if _compiles(device) else EAGER
 
