@@ -83,7 +83,7 @@ def cut(text: str, pieces: int) -> list[str]:
 
 def made_up_cache(prompt: Prompt, kept: int = KEPT) -> CompactCache:
     """A cache as a compression to so many tokens would leave it, with nothing in its keys and values."""
-    before, context, after = len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids)
+    before, context, after = prompt.lengths
     config = HomerConfig(max_chunk_len=kept, layers_warmup=LAYERS // 2).resolve(2 * kept, LAYERS)
     plan = plan_for(config, LAYERS, (before, context, after))
     draw = torch.Generator().manual_seed(0)
@@ -91,7 +91,7 @@ def made_up_cache(prompt: Prompt, kept: int = KEPT) -> CompactCache:
     survived = torch.randint(0, plan.height + 1, (len(prompt),), generator=draw).to(torch.int8)
     survived[before + chosen] = plan.height + 1
     places = torch.cat([torch.arange(before), before + chosen, torch.arange(before + context, len(prompt))])
-    ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
+    ids = torch.cat(prompt.parts)
     states = (torch.zeros(1, 1, len(places), 1),) * LAYERS
     return CompactCache(
         *(states, states, torch.arange(len(places))[None], places, ids[places][None]),

@@ -257,7 +257,7 @@ class Bench:
         told = (" ".join(overhead.told(characters, seed)) for seed in itertools.count(1))
         runs = (overhead.cut(text, count) for text in told)
         prompt = asked.build_prompt("What is remark 7?", next(runs))
-        plan = asked.plan(len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids))
+        plan = asked.plan(*prompt.lengths)
         floor = homer_floor(self.shape, self.ceilings, plan, asked.config.refresh_suffix)
         batches = [next(runs) for _ in range(self.options.repeats + 1)]
         given = iter(batches)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from homer import Calibration, HomerModel, MergePlan, Observation, Significance
-from homer.backends.base import LayerOutput
+from homer.backends.base import LayerOutput, not_none
 from homer.backends.entries import Affix, Entries, join, together
 from homer.significance.sentences import Sentences
 
@@ -182,7 +182,7 @@ def even_plan(
 
 
 def _after(nodes: Nodes, outputs: Sequence[LayerOutput]) -> Nodes:
-    hidden = None if outputs[0].hidden_states is None else torch.cat([_present(o.hidden_states) for o in outputs])
+    hidden = None if outputs[0].hidden_states is None else torch.cat([not_none(o.hidden_states) for o in outputs])
     entries = together(output.entries for output in outputs)
     return dataclasses.replace(nodes, hidden=hidden, entries=entries.above(nodes.entries))
 
@@ -203,8 +203,3 @@ def _take(x: Tensor, indices: Tensor, dim: int) -> Tensor:
     sizes = list(x.shape)
     sizes[dim] = indices.shape[1]
     return x.gather(dim, indices.view(shape).expand(sizes))
-
-
-def _present(x: Tensor | None) -> Tensor:
-    assert x is not None
-    return x

@@ -131,7 +131,7 @@ class Passages:
 
     def _seen(self, prompt: Prompt, device: torch.device, calibration: Calibration | None) -> Observation:
         """The chunk as a significance sees it, without logits."""
-        ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
+        ids = torch.cat(prompt.parts)
         places = torch.arange(len(ids), device=device)[None]
         parts = number_parts(self._model.tokenizer, ids)
         sentences, passages = (None, None) if parts is None else (part[None] for part in parts)

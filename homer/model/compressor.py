@@ -143,7 +143,6 @@ class Compressor:
         leaves = self._leaves(prompt)
         heads = self._question.question_heads(self._model._calibrated(self._question))
         look = QuestionLook(heads, len(prompt.suffix_ids) - end, stretches(end - first))
-        parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
         size = self._config.chunk_batch_size
         with tqdm(total=len(leaves), desc="looking", unit="leaf", disable=not progress) as bar:
 
@@ -153,7 +152,7 @@ class Compressor:
 
             with pausing(tick):
                 attention = look_at(
-                    self._model.decoder, parts, look, leaves, batch_size=size, tick=step,
+                    self._model.decoder, prompt.parts, look, leaves, batch_size=size, tick=step,
                     replicas=self._model._replicas,
                 )  # fmt: skip
         seen = torch.stack([votes(one, 0, 0).mean(0) for one in attention]).mean(0)
@@ -164,7 +163,7 @@ class Compressor:
         if not self._question.reads_words:
             return 1.0
         tokenizer, before = self._model.tokenizer, len(prompt.prefix_ids)
-        ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
+        ids = torch.cat(prompt.parts)
         context, parts = range(before, len(ids) - len(prompt.suffix_ids)), number_parts(tokenizer, ids)
         assert parts is not None  # there is a tokenizer
         question = range(context.stop + asking.start, context.stop + asking.stop)

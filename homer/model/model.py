@@ -272,10 +272,9 @@ class HomerModel(ContextModel):
         self, prompt: Prompt, fitting: HomerConfig, *, tick: Callable[[], None], **shown: Any
     ) -> CompactCache:
         """A prompt compressed by settings that fit it."""
-        parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
         known: dict[str, Any] = {"document_numbers": prompt.document_numbers, "question_span": prompt.question_span}
         with pausing(tick):
-            return self.compress(*parts, **known, config=fitting, **shown)
+            return self.compress(*prompt.parts, **known, config=fitting, **shown)
 
     def _fitting(
         self,
@@ -295,7 +294,6 @@ class HomerModel(ContextModel):
         if encoded is None:
             return self._settings.fitting_with_room(config or self.config, prompt, max_new_tokens)
         encoded.check_settings(config=config)
-        lengths = len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids)
-        plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
+        plan = plan_for(encoded.config, self.decoder.layers, prompt.lengths, encoded.document_lens)
         as_sampling(max_new_tokens, {}).room(self.window, plan.next_position)
         return None

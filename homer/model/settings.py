@@ -105,9 +105,8 @@ class Settings:
     def fitting_with_room(self, given: HomerConfig, prompt: Prompt, max_new_tokens: int | None) -> HomerConfig:
         """The same. Raises GenerationError where the window would end before max_new_tokens."""
         fitting = self.fitting(given, prompt, max_new_tokens)
-        lengths = len(prompt.prefix_ids), len(prompt.context_ids), len(prompt.suffix_ids)
         room = as_sampling(max_new_tokens, {}).room
-        room(self._decoder.window, self.plan(fitting, lengths, None)[1].next_position)
+        room(self._decoder.window, self.plan(fitting, prompt.lengths, None)[1].next_position)
         return fitting
 
     def cutting(self, config: HomerConfig) -> HomerConfig:

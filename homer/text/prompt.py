@@ -49,8 +49,18 @@ class Prompt:
         """(context tokens,), the number of the document that each token is of; -1 where it keeps its place."""
         return document_numbers(self.documents, self.origins)
 
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids of prefix, context and suffix."""
+        return self.prefix_ids, self.context_ids, self.suffix_ids
+
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """Tokens of prefix, context and suffix."""
+        return len(self.prefix_ids), len(self.context_ids), len(self.suffix_ids)
+
     def __len__(self) -> int:
-        return len(self.prefix_ids) + len(self.context_ids) + len(self.suffix_ids)
+        return sum(self.lengths)
 
 
 class PromptBuilder:

@@ -31,7 +31,7 @@ def cache_key(
         _add_calibration(digest, model.calibration)
     if encoded:  # leaves end with documents
         digest.update(prompt.origins[:, 0].contiguous().numpy().tobytes())
-    for ids in (prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids):
+    for ids in prompt.parts:
         digest.update(len(ids).to_bytes(8))
         digest.update(ids.contiguous().numpy().tobytes())
     return digest.hexdigest()
