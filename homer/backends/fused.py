@@ -179,7 +179,7 @@ class FusedDecoder(Decoder):
         """Some layers in a row; their keys and values are written to `room`, and seen behind earlier ones if any."""
         wanted, observed, attention = frozenset(observe), {}, {}
         rotary = self.parts.rotary(residual, position_ids)
-        delta: Tensor | None = None
+        delta: Tensor | None = None  # what a layer adds waits for the next norm: addition and norm are one kernel
         kept: Tensor | None = None
         for place, number in enumerate(numbers):
             block, (key, value) = self.parts.blocks[number], room[2 * place : 2 * place + 2]
@@ -250,6 +250,7 @@ class FusedDecoder(Decoder):
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Causal attention of (batch, length, heads, head dim) tensors: (batch, length, heads x head dim)."""
     groups = query.shape[2] // key.shape[2]
+    # flash attention takes grouped heads, but not float32; what takes float32 without a matrix takes no groups
     fused = groups > 1 and query.dtype != torch.float32
     if groups > 1 and not fused:
         key, value = (t.repeat_interleave(groups, 2) for t in (key, value))

@@ -63,7 +63,7 @@ class GraphSteps:
         stream.wait_stream(torch.cuda.current_stream(self._layers.device))
         graph = torch.cuda.CUDAGraph()
         with CAPTURE, torch.cuda.stream(stream):
-            self.step()
+            self.step()  # kernels are compiled and buffers made here, which a capture does not allow
             self._position -= 1
             self._place -= 1
             stream.synchronize()

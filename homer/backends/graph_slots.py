@@ -55,6 +55,7 @@ class GraphSlots(Slots):
         """As `Slots.join`."""
         size = max(self._size, size_for(len(self) + len(entries)))
         needed = max(entry.length + entry.room for entry in entries)
+        # in wide steps, since whatever grows throws all graphs away
         capacity = max(self._capacity, -(-needed // (4 * ROUND)) * 4 * ROUND)
         if (size, capacity) != (self._size, self._capacity):
             self._grow(size, capacity, entries[0])
@@ -152,7 +153,7 @@ class GraphSlots(Slots):
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         with CAPTURE, torch.cuda.stream(stream):
             before = self._state.clone()
-            self._run(size)
+            self._run(size)  # kernels are compiled and buffers made here, which a capture does not allow
             self._state.copy_(before)
             stream.synchronize()
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")

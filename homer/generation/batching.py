@@ -177,7 +177,7 @@ class Batch:
     def _choose(self) -> Tensor:
         """(rows,): every row's next token."""
         logits = mask_rows(not_none(self._slots).logits, [row.chooser.matcher for row in self._rows])
-        tokens = logits.argmax(-1)
+        tokens = logits.argmax(-1)  # of all at once: most rows are greedy, and each read of its own waits for the GPU
         for number, row in enumerate(self._rows):
             if not row.chooser.plain:
                 with row.failing():

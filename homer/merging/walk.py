@@ -65,6 +65,8 @@ class Walk:
         """Chunks of equal length after their level's layers and their pruning."""
         choices: list[Choice] = []
 
+        # Chosen while the last layer runs, not after it: what is dropped then skips its feed-forward part. Only chunks
+        # that keep as many tokens can go on as one tensor; of others all tokens go on, and are dropped afterwards.
         def keep(*observed: dict[int, Tensor]) -> Tensor | None:
             rows = enumerate(zip(chunks, indices, strict=True))
             choices.extend(self.choose(chunk, observed, row, level, index) for row, (chunk, index) in rows)
@@ -87,9 +89,10 @@ class Walk:
         context = torch.arange(plan.prefix_len + start, plan.prefix_len + end, device=device)
         suffix = torch.arange(len(self.ids) - plan.suffix_len, len(self.ids), device=device)
         tokens = torch.cat([prefix, context, suffix])
-        places = torch.arange(plan.prefix_len + end - start, device=device)
-        suffix_places = torch.arange(plan.suffix_start, plan.suffix_start + plan.suffix_len, device=device)
-        positions = torch.cat([places, suffix_places])[None]
+        positions = torch.arange(plan.prefix_len + end - start, device=device)
+        # in a short leaf as far on as in the longest: affixes are averaged, so their positions must agree
+        suffix_positions = torch.arange(plan.suffix_start, plan.suffix_start + plan.suffix_len, device=device)
+        positions = torch.cat([positions, suffix_positions])[None]
         return Chunk(self.ids[tokens][None], positions, tokens, Entries(), plan.prefix_len, plan.suffix_len)
 
     def observed(self, level: int) -> Iterable[int]:

@@ -80,6 +80,7 @@ class MergePlan:
         """(level, index, children) of every node that can run once leaf number `leaf` has run, lowest first."""
         child = leaf
         for level in range(1, self.height + 1):
+            # whose child this is: `children_of` turned round, both in whole numbers, so that neither can be off by one
             index = ((child + 1) * len(self.lengths[level]) - 1) // len(self.lengths[level - 1])
             children = self.children(level, index)
             if child != children[-1]:

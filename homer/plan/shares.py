@@ -22,7 +22,7 @@ class Tree:
         self.kept = [[min(target, self.held[-1][0])]]
         for level in range(self.height, 0, -1):
             self.kept.insert(0, self._keep(level, self.kept[0]))
-            if not self.prunes[level - 1]:
+            if not self.prunes[level - 1]:  # without layers nothing is scored: its children must drop for it
                 self.held[level - 1] = self.kept[0]
         return self.held, self.kept
 

@@ -41,6 +41,7 @@ class KeptLeaves(Leaves):
         """As `Leaves.chunks`, without keys and values."""
         for indices, states, here in self._batches():
             output, pads = self._run(walk, states)
+            # summed as it comes: the suffix's keys of all leaves at once would grow with the context
             self._add_suffix(output.entries, indices)
             for row, (index, leaf) in enumerate(zip(indices, states, strict=True)):
                 chunk = walk.prune(walk.leaf(index), self._own(output, row, pads[row], leaf), 0, 0, index)
