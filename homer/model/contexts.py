@@ -107,6 +107,7 @@ class ContextModel(TokenModel):
         *,
         question_span: tuple[int, int] | None = None,
         reencode: bool = False,
+        gather_at_once: bool = False,
         progress: bool = False,
         watch: Watcher | None = None,
     ) -> CompactCache:
@@ -115,6 +116,8 @@ class ContextModel(TokenModel):
         Args:
             question_span: as in `compress`.
             reencode: encode the context anew for a suffix beyond the budget, in place of an error.
+            gather_at_once: put keys and values together leaf by leaf, in place of once at the end: slower, but of
+                states that lie in the CPU's memory no more is held on a GPU than `compress` would hold.
             progress, watch: as in `compress`.
 
         Raises:
@@ -135,7 +138,7 @@ class ContextModel(TokenModel):
         plan = plan_for(encoded.config, self.decoder.layers, lengths, encoded.document_lens)
         ids = torch.cat([encoded.prefix_ids, encoded.context_ids, suffix])
         cached = len(encoded) if encoded.cached_tokens is None else encoded.cached_tokens
-        leaves = KeptLeaves(self.decoder, encoded, plan)
+        leaves = KeptLeaves(self.decoder, encoded, plan, gather_at_once)
         cache = self._compress(
             *(ids, plan, encoded.config, encoded.document_lens, question_span), progress=progress, watch=watch,
             leaves=leaves, numbers=encoded.document_numbers,

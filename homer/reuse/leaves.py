@@ -27,36 +27,42 @@ class KeptLeaves(Leaves):
 
     Keys and values of the leaves' layers stay where they are until the root is there: only what survived the whole
     tree is gathered. The prefix's are the same in all leaves, so their average is themselves; the suffix's are
-    averaged with the weights that merging would have given them.
+    averaged with the weights that merging would have given them. That is fast, but what is held of states that were
+    fetched from other memory grows with the context.
+
+    Args:
+        at_once: give every leaf its keys and values as it comes, so that memory grows with the context's logarithm.
     """
 
-    def __init__(self, decoder: Decoder, encoded: EncodedContext, plan: MergePlan) -> None:
-        self._decoder, self._encoded, self._plan = decoder, encoded, plan
+    def __init__(self, decoder: Decoder, encoded: EncodedContext, plan: MergePlan, at_once: bool = False) -> None:
+        self._decoder, self._encoded, self._plan, self._at_once = decoder, encoded, plan, at_once
         self._prefix = encoded.prefix.to(decoder.device)
         self._weights = torch.tensor(leaf_weights(plan)).to(decoder.device)  # now, while nothing waits for it
         self._suffix = Entries()  # summed so far, in float32
         self._held: list[tuple[LeafStates, Tensor | None]] = []
 
     def chunks(self, walk: Walk) -> Iterator[Chunk]:
-        """As `Leaves.chunks`, without keys and values."""
+        """As `Leaves.chunks`; without keys and values, unless they are wanted at once."""
         for indices, states, here in self._batches():
             output, pads = self._run(walk, states)
             # summed as it comes: the suffix's keys of all leaves at once would grow with the context
             self._add_suffix(output.entries, indices)
             for row, (index, leaf) in enumerate(zip(indices, states, strict=True)):
-                chunk = walk.prune(walk.leaf(index), self._own(output, row, pads[row], leaf), 0, 0, index)
-                self._hold(leaf, here, chunk, index)
+                own = self._own(output, row, pads[row], leaf)
+                if self._at_once:
+                    stacked = all(k.shape == v.shape and k.device == self._decoder.device for k, v in output.entries)
+                    own = dataclasses.replace(own, entries=self._entries([leaf], output.entries.row(row), stacked))
+                chunk = walk.prune(walk.leaf(index), own, 0, 0, index)
+                if not self._at_once:
+                    self._hold(leaf, here, chunk, index)
                 yield chunk
 
     def complete(self, root: Chunk) -> Chunk:
         """The root with keys and values of the leaves' layers."""
+        if self._at_once:
+            return root
         survivors = self._survivors(root.tokens[root.prefix_len : len(root) - root.suffix_len])
-        joined = [self._joined(survivors, side) for side in (1, 2)]
-        if root.entries and root.entries.stack is None:
-            keys, values = (self._by_layer(side, tensor) for side, tensor in enumerate(joined))
-            entries = Entries(keys, values)
-        else:
-            entries = Entries.stacked(torch.stack(joined, 1).flatten(0, 1)[:, None])
+        entries = self._entries(survivors, self._suffix, not root.entries or root.entries.stack is not None)
         return dataclasses.replace(root, entries=root.entries.above(entries))
 
     def _survivors(self, tokens: Tensor) -> list[LeafStates]:
@@ -70,15 +76,20 @@ class KeptLeaves(Leaves):
             found.append(leaf.take(wanted if rows is None else torch.searchsorted(rows, wanted)))
         return found
 
-    def _by_layer(self, side: int, tensor: Tensor) -> tuple[Tensor, ...]:
-        """One (1, key heads, length, head dim) tensor a layer, on that layer's device."""
-        layers = zip(tensor.transpose(1, 2).contiguous(), self._suffix, strict=True)
-        return tuple(layer[None].to(suffix[side].device) for layer, suffix in layers)
-
-    def _joined(self, survivors: Sequence[LeafStates], side: int) -> Tensor:
-        """(leaf layers, length, key heads, head dim): the prefix's keys or values, the survivors', the suffix's."""
-        parts = [self._prefix.tensors()[side], *(leaf.tensors()[side] for leaf in survivors)]
-        return torch.cat([*parts, self._mean_suffix(side)], 1)
+    def _entries(self, context: Sequence[LeafStates], suffix: Entries, stacked: bool) -> Entries:
+        """Those of the leaves' layers: the prefix's, the context's, and a suffix's, on their layers' devices."""
+        kind, sides = self._prefix.keys, []
+        for side in (1, 2):
+            last = [layer[side - 1][0].transpose(0, 1).to(kind.device, kind.dtype) for layer in suffix]
+            parts = [states.tensors()[side] for states in (self._prefix, *context)]
+            sides.append(torch.cat([*parts, torch.stack(last)], 1))  # (leaf layers, length, key heads, head dim)
+        if stacked:
+            return Entries.stacked(torch.stack(sides, 1).flatten(0, 1)[:, None])
+        keys, values = (
+            tuple(layer[None].to(last[side].device) for layer, last in zip(layers, suffix, strict=True))
+            for side, layers in enumerate(tensor.transpose(1, 2).contiguous() for tensor in sides)
+        )
+        return Entries(keys, values)
 
     def _batches(self) -> Iterator[tuple[list[int], list[LeafStates], bool]]:
         """Indices of leaves, their states on the model's device, and whether they lie there anyway."""
@@ -136,13 +147,8 @@ class KeptLeaves(Leaves):
 
     def _add_suffix(self, suffix: Entries, indices: Sequence[int]) -> None:
         weights = self._weights[indices[0] : indices[-1] + 1]
-        added = suffix.each(lambda t: torch.tensordot(weights.to(t.device), t.float(), 1))
+        added = suffix.each(lambda t: torch.tensordot(weights.to(t.device), t.float(), 1)[None])
         self._suffix = self._suffix.combine(added, torch.add) if self._suffix else added
-
-    def _mean_suffix(self, side: int) -> Tensor:
-        """(leaf layers, suffix, key heads, head dim)"""
-        kind = self._prefix.keys
-        return torch.stack([layer[side - 1].transpose(0, 1).to(kind.device, kind.dtype) for layer in self._suffix])
 
 
 def leaf_weights(plan: MergePlan) -> list[float]:

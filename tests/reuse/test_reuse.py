@@ -37,6 +37,16 @@ def compare(model: HomerModel, lengths: tuple[int, int, int], budget: int, **cha
     same(model, model.compress_encoded(encoded, suffix), expected)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("lengths", [(4, 300, 6), (4, 20, 6)])
+def test_keys_and_values_are_gathered_at_the_end_or_leaf_by_leaf(fast: bool, lengths: tuple[int, int, int]) -> None:
+    model = HomerModel(tiny_llama(), config=CONFIG, fast=fast)
+    prefix, context, suffix = random_ids(*lengths)
+    encoded = model.encode(context, prefix=prefix, suffix_budget=6)
+    late = model.compress_encoded(encoded, suffix)
+    same(model, model.compress_encoded(encoded, suffix, gather_at_once=True), late)
+
+
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_every_architecture(name: str) -> None:
     compare(HomerModel(build(*SUPPORTED[name]), config=CONFIG), (4, 150, 6), 8)
