@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 _MARK = re.compile(r"^<!-- (names|commands|settings|http|file)(?:: (\S+))? -->$", re.MULTILINE)
-_COMMAND = re.compile(r"^ {4}([a-z][a-z-]*)(?: {2,}\S|$)", re.MULTILINE)
+_COMMAND = re.compile(r"^ {2}([a-z][a-z-]*) {2,}\S", re.MULTILINE)
 _OUTSIDE = re.compile(r"""<(?:script|img|link|iframe|source)\b[^>]*?\b(?:src|href)=["']?((?:https?:)?//[^"' >]+)""")
 _ITEM = re.compile(r"^    ([a-z_]+(?:, [a-z_]+)*): (.+(?:\n     +.+)*)", re.MULTILINE)
 

@@ -2,84 +2,82 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 _LOADING = ("model", "device", "device_map", "dtype", "gguf_file", "calibration", "rope_scaling")
 _LENGTHS = ("max_chunk_len", "target_len", "layers_warmup", "max_initial_chunk_len", "chunk_batch_size")
 
 
-def add_commands(commands: Any) -> None:
-    """Add them to an argument parser's commands."""
-    _add_serve(commands.add_parser("serve", help="answer OpenAI's clients over HTTP"))
-    _add_batch(commands.add_parser("batch", help="answer a file of questions; goes on where it was stopped"))
+def commands(shared: Any) -> dict[str, Any]:
+    """Both by their names.
+
+    Args:
+        shared: the module of the options that all commands share.
+    """
+    model = (*shared.MODEL, shared.max_tokens("most new tokens where a request names none"), *shared.LENGTHS)
+    return {"serve": _serve(shared, *model), "batch": _batch(shared, *model)}
 
 
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--served-name", help="what clients call the model (default: as given by --model)")
-    parser.add_argument("--api-key", help="asked of every client (default: $HOMER_API_KEY, or none)")
-    parser.add_argument("--allowed-hosts", nargs="+", metavar="NAME", help="other names by which clients call it")
-    parser.add_argument("--allowed-origins", nargs="+", metavar="ORIGIN", help="sites whose web pages may call it")
-    parser.add_argument("--max-body-bytes", type=int)
-    parser.add_argument("--max-prompt-tokens", type=int, help="documents included")
-    parser.add_argument("--max-messages", type=int, help="of one conversation")
-    parser.add_argument("--max-documents", type=int, help="of one request")
-    parser.add_argument("--max-prompts", type=int, help="of one request for completions")
-    parser.add_argument("--max-running", type=int, help="requests that hold memory at a time")
-    parser.add_argument("--max-queue", type=int, help="requests that wait; more get status 429")
-    parser.add_argument("--timeout", type=float, help="seconds that any request may take")
-    parser.add_argument("--keep-alive", type=float, help="seconds between comments in a silent stream")
-    parser.add_argument("--store-bytes", type=int, help="of compact caches for identical requests")
-    parser.add_argument("--store-folder", type=Path, help="keep compact caches on disk as well")
-    parser.add_argument("--store-folder-bytes", type=int)
-    parser.add_argument(
-        "--states-bytes", type=int, help="of documents' states in memory, for new questions (default: 0)"
+def _serve(shared: Any, *model: Any) -> Any:
+    option, path = shared.Option, shared.PATH
+    return shared.command(
+        "serve",
+        "Answer OpenAI's clients over HTTP.",
+        f"{__name__}:run_serve",
+        option("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in"),
+        option("--port", type=int, default=8000),
+        option("--served-name", help="what clients call the model (default: as given by --model)"),
+        option("--api-key", help="asked of every client (default: $HOMER_API_KEY, or none)"),
+        option("--allowed-hosts", multiple=True, metavar="NAME", help="other names by which clients call it"),
+        option("--allowed-origins", multiple=True, metavar="ORIGIN", help="sites whose web pages may call it"),
+        option("--max-body-bytes", type=int),
+        option("--max-prompt-tokens", type=int, help="documents included"),
+        option("--max-messages", type=int, help="of one conversation"),
+        option("--max-documents", type=int, help="of one request"),
+        option("--max-prompts", type=int, help="of one request for completions"),
+        option("--max-running", type=int, help="requests that hold memory at a time"),
+        option("--max-queue", type=int, help="requests that wait; more get status 429"),
+        option("--timeout", type=float, help="seconds that any request may take"),
+        option("--keep-alive", type=float, help="seconds between comments in a silent stream"),
+        option("--store-bytes", type=int, help="of compact caches for identical requests"),
+        option("--store-folder", type=path, help="keep compact caches on disk as well"),
+        option("--store-folder-bytes", type=int),
+        option("--states-bytes", type=int, help="of documents' states in memory, for new questions (default: 0)"),
+        option("--states-folder", type=path, help="keep documents' states on disk as well"),
+        option("--states-folder-bytes", type=int),
+        option("--ray", is_flag=True, help="run under Ray Serve, on this machine or a cluster"),
+        option("--replicas", type=int, help="with --ray: copies of the model"),
+        option("--max-replicas", type=int, help="with --ray: add copies by load, up to so many"),
+        option("--gpus-per-replica", type=float, help="with --ray"),
+        option("--cpus-per-replica", type=float, help="with --ray"),
+        *model,
     )
-    parser.add_argument("--states-folder", type=Path, help="keep documents' states on disk as well")
-    parser.add_argument("--states-folder-bytes", type=int)
-    parser.add_argument("--ray", action="store_true", help="run under Ray Serve, on this machine or a cluster")
-    parser.add_argument("--replicas", type=int, help="with --ray: copies of the model")
-    parser.add_argument("--max-replicas", type=int, help="with --ray: add copies by load, up to so many")
-    parser.add_argument("--gpus-per-replica", type=float, help="with --ray")
-    parser.add_argument("--cpus-per-replica", type=float, help="with --ray")
-    parser.set_defaults(run=_serve)
 
 
-def _add_batch(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
-    parser.add_argument(
-        "questions", type=Path, help='JSON lines: {"question": ...}, maybe with "id" and "documents"; - is stdin'
+def _batch(shared: Any, *model: Any) -> Any:
+    option, path = shared.Option, shared.PATH
+    return shared.command(
+        "batch",
+        "Answer a file of questions. It goes on where it was stopped. Each of QUESTIONS is a line of JSON, "
+        '{"question": ...}, maybe with "id" and "documents"; - is standard input.',
+        f"{__name__}:run_batch_command",
+        shared.argument("questions", type=path),
+        option("--documents", multiple=True, type=path, help="files and folders to answer from"),
+        option("--out", type=path, required=True, help="JSON lines; questions answered there are left out"),
+        shared.STRICT,
+        shared.SYSTEM,
+        option("--ray", type=int, metavar="N", help="run N copies of the model by Ray Data"),
+        option("--gpus-per-replica", type=float, default=0, help="with --ray"),
+        shared.NO_PROGRESS,
+        *model,
     )
-    parser.add_argument("--documents", nargs="+", type=Path, default=[], help="files and folders to answer from")
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines; questions answered there are left out")
-    parser.add_argument("--strict", action="store_true", help="a file below a folder that cannot be read is an error")
-    parser.add_argument("--system", help="the system message")
-    parser.add_argument("--ray", type=int, metavar="N", help="run N copies of the model by Ray Data")
-    parser.add_argument("--gpus-per-replica", type=float, default=0, help="with --ray")
-    parser.add_argument("--no-progress", action="store_true")
-    parser.set_defaults(run=_batch)
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="mini", help="a hub id, a folder, a GGUF file, or mini (default)")
-    parser.add_argument("--gguf-file", help="of a hub id or a folder, the file that holds the model")
-    parser.add_argument("--device", help="cpu, cuda or mps")
-    parser.add_argument("--device-map", help="such as auto")
-    parser.add_argument("--dtype", help="such as bfloat16")
-    parser.add_argument("--calibration", help="a calibration file")
-    parser.add_argument("--rope-scaling", type=float, help="a factor for YaRN")
-    parser.add_argument("--max-tokens", "--max-new-tokens", type=int, help="most new tokens where a request names none")
-    for name in _LENGTHS:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="see HomerConfig")
-
-
-def _serve(options: argparse.Namespace) -> int:
+def run_serve(options: SimpleNamespace) -> int:
+    """Serve until interrupted."""
     from homer import ConfigError
 
     try:
@@ -90,19 +88,20 @@ def _serve(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ConfigError(str(error)) from None
     given = {name: value for name, value in vars(options).items() if value is not None}
-    for name in ("run", "host", "port", "ray"):
+    for name in ("host", "port", "ray"):
         given.pop(name)
     if os.environ.get("HOMER_API_KEY"):
         given.setdefault("api_key", os.environ["HOMER_API_KEY"])
     return run(given, options.host, options.port, ray=options.ray)
 
 
-def _batch(options: argparse.Namespace) -> int:
+def run_batch_command(options: SimpleNamespace) -> int:
+    """Answer a file of questions."""
     from homer_integrations.batch import Batch, run_batch
 
     model = {name: getattr(options, name) for name in _LOADING if getattr(options, name) is not None}
     config = {name: getattr(options, name) for name in _LENGTHS if getattr(options, name) is not None}
-    batch = Batch(model, config, options.documents, options.system, options.max_tokens, options.strict)
+    batch = Batch(model, config, options.documents or [], options.system, options.max_tokens, options.strict)
     report = run_batch(
         batch, options.questions, options.out, options.ray, options.gpus_per_replica, progress=not options.no_progress
     )

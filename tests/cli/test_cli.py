@@ -155,7 +155,7 @@ def test_whoever_reads_may_stop_reading(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     reader, writer = os.pipe()
     os.close(reader)
-    monkeypatch.setattr("homer.cli.commands._demo", write)
+    monkeypatch.setattr("homer.cli.running.run_demo", write)
     with open(writer, "w") as broken:
         monkeypatch.setattr(sys, "stdout", broken)
         assert main(["demo"]) == 1
@@ -175,7 +175,7 @@ def test_what_the_system_refuses_is_one_line(
     def fail(_: object) -> int:
         raise error
 
-    monkeypatch.setattr("homer.cli.commands._demo", fail)
+    monkeypatch.setattr("homer.cli.running.run_demo", fail)
     assert main(["demo"]) == 2
     assert capsys.readouterr().err.startswith(words)
 

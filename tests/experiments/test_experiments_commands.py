@@ -1,25 +1,26 @@
 """The experiments' command line and presets: what options make of a setup."""
 
-import argparse
+from types import SimpleNamespace
 
 import pytest
 
 from homer import ConfigError, HomerConfig
+from homer.cli import options
+from homer.cli.experiments import commands
 from homer.experiments import Setup
-from homer.experiments.commands import add_commands, make_setup
+from homer.experiments.commands import make_setup
 from homer.experiments.presets import PRESETS
 from homer.experiments.retrieval import default_lengths, make_cases
 
 
-def options_of(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers())
-    return parser.parse_args(list(arguments))
+def options_of(name: str, *arguments: str) -> SimpleNamespace:
+    command = commands(options)[name]
+    return SimpleNamespace(**command.make_context(name, list(arguments)).params)
 
 
 def test_a_preset_is_overridden_one_by_one() -> None:
-    options = options_of("passkey", "--preset", "llama-2-7b", "--layers-warmup", "3", "--method", "homer")
-    setup = make_setup(options, chat=True)
+    given = options_of("passkey", "--preset", "llama-2-7b", "--layers-warmup", "3", "--method", "homer")
+    setup = make_setup(given, chat=True)
     assert setup.model == PRESETS["llama-2-7b"].chat
     assert setup.settings["layers_warmup"] == 3
     assert setup.settings["refresh_suffix"] is False
@@ -27,8 +28,7 @@ def test_a_preset_is_overridden_one_by_one() -> None:
 
 
 def test_every_setting_of_the_config_is_an_option() -> None:
-    options = options_of("needle", "folder")
-    assert set(HomerConfig.__dataclass_fields__) <= set(vars(options))
+    assert set(HomerConfig.__dataclass_fields__) <= set(vars(options_of("needle", "folder")))
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

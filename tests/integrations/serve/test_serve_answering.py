@@ -1,6 +1,5 @@
 """From a backend's events to what clients and Prometheus are told; and what `homer serve` makes of its options."""
 
-import argparse
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 
 from homer import Answer, ConfigError, Usage
-from homer_integrations.commands import add_commands
+from homer.cli import main
 from homer_integrations.serve import command
 from homer_integrations.serve.answering import Answering
 from homer_integrations.serve.jobs import Accepted, Finished, Job
@@ -81,10 +80,7 @@ def test_every_option_that_is_given_reaches_the_server(monkeypatch: pytest.Monke
     started: list[tuple[Any, ...]] = []
     monkeypatch.setattr(command, "run", lambda *given, **_: started.append(given) or 0)
     monkeypatch.setenv("HOMER_API_KEY", "of the environment")
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers())
-    options = parser.parse_args(["serve", "--port", "9", "--max-running", "3", "--allowed-origins", "http://a", "*"])
-    assert options.run(options) == 0
+    assert main(["serve", "--port", "9", "--max-running", "3", "--allowed-origins", "http://a", "*"]) == 0
     given, host, port = started[0]
     assert (host, port, given["max_running"], given["api_key"]) == ("127.0.0.1", 9, 3, "of the environment")
     assert given["allowed_origins"] == ["http://a", "*"]

@@ -1,0 +1,27 @@
+"""Names of a package that are imported when they are first asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def names_of(package: str, places: Mapping[str, str], otherwise: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A package's `__getattr__`.
+
+    Args:
+        places: modules of the package, and the names that each has, with spaces between.
+        otherwise: what is asked for all other names.
+    """
+    modules = {name: module for module, names in places.items() for name in names.split()}
+
+    def find(name: str) -> Any:
+        if name not in modules:
+            return otherwise(name)
+        value = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        setattr(sys.modules[package], name, value)  # from now on it is found at once
+        return value
+
+    return find
