@@ -88,7 +88,7 @@ class Replicas:
 
 def deal(calls: Iterable[Callable[[Decoder], T]], decoder: Decoder, others: Replicas | None) -> Iterator[T]:
     """What calls give, in their order: by a decoder, or by it and its copies in turn."""
-    return map(lambda call: call(decoder), calls) if others is None else others.each(calls)
+    return (call(decoder) for call in calls) if others is None else others.each(calls)
 
 
 def settle(running: Iterable[Future[Any]]) -> None:

@@ -63,7 +63,7 @@ class ReferenceDecoder(Decoder):
         made = Entries()
         for start, stop in stretches(first, end, position_ids.numel()):
             cache = DynamicCache()  # of its own, for the mask goes by what the first layer holds
-            arguments = self._arguments(start, present(hidden), position_ids, cache, observer)
+            arguments = self._arguments(start, not_none(hidden), position_ids, cache, observer)
             hidden, logits = self._forward(start, stop, arguments)
             made = Entries.of_cache(cache).layers(start, stop).above(made)
             pause()
