@@ -59,7 +59,7 @@ def compress(
 
 def _fold(walk: Walk, leaves: Leaves, watch: Watcher | None) -> Chunk:
     """The root of the tree, depth first."""
-    plan, pending = walk.plan, list[Chunk]()
+    plan, pending = walk.plan, list[Chunk]()  # left chunks that wait: one a level, as the ones of a binary number
     chunk: Chunk
     for leaf, chunk in enumerate(leaves.chunks(walk)):
         _tell(watch, plan, 0, leaf, chunk, pending)
