@@ -9,14 +9,35 @@ from torch import Tensor
 
 from homer.backends.base import Decoder
 from homer.merging.cache import CompactCache
+from homer.model.contexts import ContextModel
 from homer.model.parts import unit_places
 from homer.significance.evidence import QuestionLook
-from homer.significance.question import votes
-from homer.text.prompt import Prompt
+from homer.significance.question import Question, votes
+from homer.text.documents import Document
+from homer.text.prompt import Prompt, PromptBuilder
 from homer.text.units import Unit, split_units
 from homer.view.citations import Citation, Cited
 
 MOST_CITED, _NEARLY = 3, 0.5  # parts a sentence rests on at most, and how near to the best one they must come
+
+
+class CitingModel(ContextModel):
+    """A ContextModel that says what an answer rests on; see `HomerModel`."""
+
+    def cite(self, prompt: Prompt, cache: CompactCache, text: str) -> tuple[Citation, ...]:
+        """For each sentence of an answer to a prompt the parts of its documents that it rests on.
+
+        Raises:
+            CalibrationError: a model of which it is not known which heads find what is asked for.
+            CacheError: a cache that another model made.
+        """
+        cache.check_made_by(self.decoder.fingerprint, self.name)
+        builder = PromptBuilder(self.require_tokenizer("cite"))
+        return cite(self.decoder, self.check_cites(), prompt, cache, text, lambda given: builder.encode(given)[0])
+
+    def check_cites(self) -> Mapping[int, tuple[int, ...]]:
+        """Layer -> the heads that `cite` goes by; measured where they are not known yet. Raises CalibrationError."""
+        return Question().question_heads(self._calibrated(Question()))
 
 
 def cite(
@@ -93,7 +114,12 @@ def _best(prompt: Prompt, units: list[tuple[int, Unit]], places: Tensor, row: Te
     order = worth.argsort(descending=True, stable=True)[:MOST_CITED].tolist()
     best = [place for place in order if worth[place] > 0 and worth[place] >= _NEARLY * worth[order[0]]]
     return tuple(
-        Cited(number, prompt.documents[number].title, unit.start, unit.end, float(sums[place]))
+        _cited(prompt.documents[number], number, unit, float(sums[place]))
         for place in best
         for number, unit in (units[place],)
     )
+
+
+def _cited(document: Document, number: int, unit: Unit, share: float) -> Cited:
+    text = document.text[unit.start : unit.end]
+    return Cited(number, document.title, unit.start, unit.end, text, share)

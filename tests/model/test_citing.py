@@ -44,6 +44,7 @@ def test_every_sentence_has_parts_of_documents(small: HomerModel) -> None:
             assert part.index in survived
             assert part.title == document["title"]
             whole = document["text"][part.start : part.end]
+            assert part.text == whole
             assert whole.endswith(".")
             assert whole[0].isupper()
         assert 0 < sum(part.share for part in one.cited) <= 1.0001
