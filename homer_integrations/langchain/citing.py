@@ -32,7 +32,7 @@ def annotations_of(answer: Answer, words: str) -> list[dict[str, Any]]:
 
 
 def _annotation(citation: Citation, part: Cited) -> dict[str, Any]:
-    place = {"document_index": part.index, "start": part.start, "end": part.end, "share": part.share}
+    place: dict[str, Any] = {"document_index": part.index, "start": part.start, "end": part.end, "share": part.share}
     return dict(
         create_citation(
             title=part.title, start_index=citation.start, end_index=citation.end, cited_text=part.text, **place

@@ -149,7 +149,10 @@ class Engine:
             raise too_long(f"{job.characters} characters", f"{self.settings.max_characters} at most")
         call = self.settings.call(None, job.options)
         options: dict[str, Any] = {"config": call.config, "max_new_tokens": call.max_new_tokens}
-        places = {"place": job.place, "documents_first": self._states is not None}  # so they stay from turn to turn
+        places: dict[str, Any] = {  # they stay from turn to turn
+            "place": job.place,
+            "documents_first": self._states is not None,
+        }
         turn = job.wanted.turn(self.model, job.messages)
         if turn.grammar is not None:
             call = dataclasses.replace(call, generation=call.generation | {"grammar": turn.grammar})
