@@ -95,6 +95,7 @@ _OWN = (
         STRICT,
         *_SETTINGS,
         Option("--json", is_flag=True, help="print the answer, sources and usage as JSON"),
+        Option("--cite", is_flag=True, help="say of every sentence of the answer what it rests on"),
         Option("--html", metavar="PATH", help="draw the documents, what survived, and the tree in this file"),
         NO_PROGRESS,
     ),

@@ -71,9 +71,8 @@ def run_ask(options: Options) -> int:
             model, options.question, documents, options.store, system=options.system, **settings
         )
         del settings["config"]
-    answer = model.ask(
-        options.question, documents, system=options.system, max_new_tokens=options.max_tokens, **settings
-    )
+    told: dict[str, Any] = {"max_new_tokens": options.max_tokens, "cite": options.cite}
+    answer = model.ask(options.question, documents, system=options.system, **told, **settings)
     if options.html:
         answer.show(options.html)
     print(_json(answer) if options.json else _report(answer))
@@ -133,6 +132,9 @@ def _report(answer: Answer) -> str:
     for source in answer.sources[:3]:
         lines.append(f"\n{source.title}: {source.kept:,} of {source.tokens:,} tokens kept")
         lines += [f"  {passage.start}-{passage.end}: {_line(passage.text)}" for passage in source.passages[:2]]
+    for citation in answer.citations:
+        lines.append(f"\n{_line(answer.text[citation.start : citation.end])} rests on")
+        lines += [f"  {part.title}: {part.start}-{part.end}: {_line(part.text)}" for part in citation.cited]
     return "\n".join(lines)
 
 

@@ -140,7 +140,7 @@ class Walk:
         self, chunk: Chunk, logits: dict[int, Tensor], attention: dict[int, Tensor], target: int, final: bool = False
     ) -> Observation:
         """What was observed of a chunk of which `target` tokens are to stay."""
-        known = {name: getattr(self.scoring, name) for name in ("sentences", "passages", "words")}
+        known = {name: getattr(self.scoring, name) for name in ("sentences", "passages", "words", "ranks")}
         known = {name: of_all[chunk.tokens[None]] for name, of_all in known.items() if of_all is not None}
         return Observation(
             logits=logits,

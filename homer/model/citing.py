@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,14 +12,37 @@ from torch import Tensor
 
 from homer.backends.base import Decoder
 from homer.merging.cache import CompactCache
+from homer.model.contexts import ContextModel
 from homer.model.parts import unit_places
 from homer.significance.evidence import QuestionLook
-from homer.significance.question import votes
-from homer.text.prompt import Prompt
+from homer.significance.question import Question, votes
+from homer.significance.words import terms
+from homer.text.documents import Document
+from homer.text.prompt import Prompt, PromptBuilder
 from homer.text.units import Unit, split_units
 from homer.view.citations import Citation, Cited
 
 MOST_CITED, _NEARLY = 3, 0.5  # parts a sentence rests on at most, and how near to the best one they must come
+WORDS = 2.0  # a part that holds all words of a sentence counts 1 + WORDS times what attention makes of it
+
+
+class CitingModel(ContextModel):
+    """A ContextModel that says what an answer rests on; see `HomerModel`."""
+
+    def cite(self, prompt: Prompt, cache: CompactCache, text: str) -> tuple[Citation, ...]:
+        """For each sentence of an answer to a prompt the parts of its documents that it rests on.
+
+        Raises:
+            CalibrationError: a model of which it is not known which heads find what is asked for.
+            CacheError: a cache that another model made.
+        """
+        cache.check_made_by(self.decoder.fingerprint, self.name)
+        builder = PromptBuilder(self.require_tokenizer("cite"))
+        return cite(self.decoder, self.check_cites(), prompt, cache, text, lambda given: builder.encode(given)[0])
+
+    def check_cites(self) -> Mapping[int, tuple[int, ...]]:
+        """Layer -> the heads that `cite` goes by; measured where they are not known yet. Raises CalibrationError."""
+        return Question().question_heads(self._calibrated(Question()))
 
 
 def cite(
@@ -30,7 +56,8 @@ def cite(
     """For each sentence of an answer the parts of the documents that its tokens look at most.
 
     One more pass of the answer over the compact cache, up to the last head that counts; only what survived can be
-    cited. An answer says again what stands in the evidence, so the heads that find what is asked for find that too.
+    cited. An answer says again what stands in the evidence, so the heads that find what is asked for find that too;
+    of parts that they look at alike, the one with the sentence's own words counts more.
 
     Args:
         heads: layer -> heads.
@@ -43,9 +70,13 @@ def cite(
     if not units:
         return ()
     shares = _looks(decoder, heads, cache, encoded, sentences)
+    lengths = torch.bincount(places[places >= 0], minlength=len(units))
+    words = _Words(prompt, units, lengths)
     found = []
     for sentence, row in zip(sentences, shares, strict=True):
-        cited = _best(prompt, units, places, row)
+        sums = torch.zeros(len(units)).index_add_(0, places[places >= 0], row[places >= 0])
+        worth = sums / lengths.clamp(min=1).sqrt() * (1 + WORDS * words.shared(text[sentence.start : sentence.end]))
+        cited = _best(prompt, units, sums, worth)
         if cited:
             found.append(Citation(sentence.start, sentence.end, cited))
     return tuple(found)
@@ -84,16 +115,36 @@ def _looks(
     return shares[:, cache.prefix_len : len(cache) - cache.suffix_len]
 
 
-def _best(prompt: Prompt, units: list[tuple[int, Unit]], places: Tensor, row: Tensor) -> tuple[Cited, ...]:
-    """The parts that a row (kept context) of shares falls on most, for their length."""
-    inside = places >= 0
-    sums = torch.zeros(len(units)).index_add_(0, places[inside], row[inside])
-    lengths = torch.bincount(places[inside], minlength=len(units))
-    worth = sums / lengths.clamp(min=1).sqrt()
+class _Words:
+    """The words of all parts of which something survived; `lengths` are their tokens that did."""
+
+    def __init__(self, prompt: Prompt, units: list[tuple[int, Unit]], lengths: Tensor) -> None:
+        texts = (prompt.documents[number].text[unit.start : unit.end] for number, unit in units)
+        kept = (lengths > 0).tolist()
+        self._parts = [set(terms(text.lower())) if there else set() for text, there in zip(texts, kept, strict=True)]
+        self._having, self._count = Counter(itertools.chain.from_iterable(self._parts)), sum(kept)
+
+    def shared(self, sentence: str) -> Tensor:
+        """(parts,), the share of a sentence's words that stand in each part, rare ones counting more, as in BM25."""
+        said = {word for word in terms(sentence.lower()) if word in self._having}
+        weights = {
+            word: math.log1p((self._count - n + 0.5) / (n + 0.5)) for word in said for n in (self._having[word],)
+        }
+        whole = sum(weights.values()) or 1.0
+        return torch.tensor([sum(weights[word] for word in said & part) / whole for part in self._parts])
+
+
+def _best(prompt: Prompt, units: list[tuple[int, Unit]], sums: Tensor, worth: Tensor) -> tuple[Cited, ...]:
+    """The parts of most worth, each with its share `sums`."""
     order = worth.argsort(descending=True, stable=True)[:MOST_CITED].tolist()
     best = [place for place in order if worth[place] > 0 and worth[place] >= _NEARLY * worth[order[0]]]
     return tuple(
-        Cited(number, prompt.documents[number].title, unit.start, unit.end, float(sums[place]))
+        _cited(prompt.documents[number], number, unit, float(sums[place]))
         for place in best
         for number, unit in (units[place],)
     )
+
+
+def _cited(document: Document, number: int, unit: Unit, share: float) -> Cited:
+    text = document.text[unit.start : unit.end]
+    return Cited(number, document.title, unit.start, unit.end, text, share)

@@ -46,7 +46,8 @@ class Compressor:
         model: a model with its tokenizer; it is not changed.
         marker: stands where something was left out; "" for nothing.
         config: in place of the model's own: `max_chunk_len` is the longest leaf, and `chunk_batch_size` of them run at
-            a time; a `Question` as significance says how many heads look, and what a passage's votes weigh.
+            a time; a `Question` as significance says how many heads look, what a passage's votes weigh, and what
+            documents' scores by a retriever do.
 
     Raises:
         InputError: no HomerModel, one without a tokenizer, or a marker that is no text.
@@ -124,7 +125,8 @@ class Compressor:
     ) -> tuple[Prompt, Parts]:
         """The prompt that asks, and what the question's votes make of its documents."""
         prompt = self._builder.build(question, documents)
-        return prompt, Parts.of(prompt, self._look(prompt, progress, tick))
+        found = self._question.weighed(self._look(prompt, progress, tick), prompt.document_ranks)
+        return prompt, Parts.of(prompt, found)
 
     def _choose(self, prompt: Prompt, parts: Parts, keep: Keep, room: int | None, top_k: int | None) -> Compressed:
         """The best parts within a budget."""

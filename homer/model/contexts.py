@@ -141,7 +141,7 @@ class ContextModel(TokenModel):
         leaves = KeptLeaves(self.decoder, encoded, plan, gather_at_once)
         cache = self._compress(
             *(ids, plan, encoded.config, encoded.document_lens, question_span), progress=progress, watch=watch,
-            leaves=leaves, numbers=encoded.document_numbers,
+            leaves=leaves, known=(encoded.document_numbers, encoded.document_ranks),
         )  # fmt: skip
         return dataclasses.replace(cache, cached_tokens=cached)
 

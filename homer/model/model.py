@@ -13,23 +13,20 @@ from homer.generation.answer_stream import AnswerStream
 from homer.generation.sampling import as_sampling
 from homer.merging.cache import CompactCache
 from homer.merging.node import Watcher
-from homer.model.citing import cite
-from homer.model.contexts import ContextModel
+from homer.model.citing import CitingModel
 from homer.model.structured import Turn, held_to, make_turn, told_of_schema, with_parsed
 from homer.plan.schedule import plan_for
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
 from homer.significance.calibration import Calibration
-from homer.significance.question import Question
 from homer.text.conversation import Limits, build_conversation
 from homer.text.documents import DocumentLike
 from homer.text.prompt import Prompt, PromptBuilder
 from homer.text.template import Message
 from homer.view.answer import Answer
-from homer.view.citations import Citation
 
 
-class HomerModel(ContextModel):
+class HomerModel(CitingModel):
     """A loaded causal language model, its tokenizer, and how contexts are compressed for it.
 
     The model given is not changed, and all methods may be called from several threads at once.
@@ -68,7 +65,7 @@ class HomerModel(ContextModel):
         What fits the model's window is simply answered, as the plain model would.
 
         Args:
-            documents: strings, or mappings with `text` and maybe `title`; or what `encode` made of them, which
+            documents: strings, or mappings with `text`, maybe `title` and `score`; or what `encode` made of them, which
                 knows its system message and settings.
             system: the system message; None for the library's own.
             schema: the text is JSON that holds to it, whatever the model, and `answer.parsed` what it says: a class of
@@ -111,11 +108,13 @@ class HomerModel(ContextModel):
             config, progress, max_new_tokens, cite, generation: as in `ask`.
 
         Raises:
-            GenerationError: settings out of range.
+            GenerationError, CalibrationError: as `check_prompt`.
         """
         options: dict[str, Any] = {"config": config, "max_new_tokens": max_new_tokens}
         options |= {"store": store, "encoded": encoded}
         sampling, others = self._streams.check(max_new_tokens, generation)
+        if cite:
+            self.check_cites()
         fitting = self._fitting(prompt, **options)
         if fitting is None:
             compress = functools.partial(self.compress_prompt, prompt, progress=progress, **options)
@@ -123,18 +122,6 @@ class HomerModel(ContextModel):
             compress = functools.partial(self._compress_fitting, prompt, fitting, progress=progress)
         opened = functools.partial(self._streams.opened, sampling=sampling, others=others)
         return AnswerStream(prompt, compress, opened, self.cite if cite else None)
-
-    def cite(self, prompt: Prompt, cache: CompactCache, text: str) -> tuple[Citation, ...]:
-        """For each sentence of an answer to a prompt the parts of its documents that it rests on.
-
-        Raises:
-            CalibrationError: a model of which it is not known which heads find what is asked for.
-            CacheError: a cache that another model made.
-        """
-        cache.check_made_by(self.decoder.fingerprint, self.name)
-        heads = Question().question_heads(self._calibrated(Question()))
-        builder = PromptBuilder(self.require_tokenizer("cite"))
-        return cite(self.decoder, heads, prompt, cache, text, lambda given: builder.encode(given)[0])
 
     def check_prompt(
         self,
@@ -144,10 +131,13 @@ class HomerModel(ContextModel):
         max_new_tokens: int | None = None,
         store: StateStore | None = None,
         encoded: EncodedContext | None = None,
+        cite: bool = False,
         **generation: Any,
     ) -> None:
-        """Raise now, at no cost, what `stream_prompt` would raise for these settings. Raises GenerationError."""
+        """Raise now, at no cost, the GenerationError of `stream_prompt`, or the CalibrationError of `cite`."""
         self._streams.check(max_new_tokens, generation)
+        if cite:
+            self.check_cites()
         self._fitting(prompt, config, max_new_tokens, store, encoded)
 
     def compress_prompt(
@@ -273,9 +263,9 @@ class HomerModel(ContextModel):
         self, prompt: Prompt, fitting: HomerConfig, tick: Callable[[], None] = lambda: None, **shown: Any
     ) -> CompactCache:
         """A prompt compressed by settings that fit it."""
-        numbers, span = prompt.document_numbers, prompt.question_span
+        shown |= {"document_numbers": prompt.document_numbers, "document_ranks": prompt.document_ranks}
         with pausing(tick):
-            return self.compress(*prompt.parts, document_numbers=numbers, question_span=span, config=fitting, **shown)
+            return self.compress(*prompt.parts, question_span=prompt.question_span, config=fitting, **shown)
 
     def _fitting(
         self,

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -34,7 +33,7 @@ from homer.plan.schedule import MergePlan
 from homer.significance.calibration import Calibration, load_calibration
 from homer.significance.choosing import as_significance, settled
 from homer.significance.scoring import Scoring, scoring_for
-from homer.text.ids import TokenIds, check_ids, check_numbers
+from homer.text.ids import TokenIds, check_ids, check_of_documents
 from homer.text.prompt import PromptBuilder
 
 logger = logging.getLogger(__name__)
@@ -130,6 +129,7 @@ class TokenModel:
         *,
         document_lens: Sequence[int] | None = None,
         document_numbers: TokenIds | None = None,
+        document_ranks: TokenIds | None = None,
         question_span: tuple[int, int] | None = None,
         config: HomerConfig | None = None,
         progress: bool = False,
@@ -142,6 +142,7 @@ class TokenModel:
             document_lens: tokens of every document in the context, where no leaf may span two of them.
             document_numbers: (context tokens,), the number of the document that each is of, -1 for what keeps its
                 place. Where given, significance "question" puts what is left of the best document last.
+            document_ranks: (context tokens,), the rank of each one's document by a retriever; see `Question.prior`.
             question_span: (first, end) of the suffix tokens that ask. None: all but the chat template's.
             config: for this call, in place of the model's own.
             progress: show a progress bar, a step a chunk.
@@ -157,9 +158,9 @@ class TokenModel:
         parts = [check_ids(name, ids, self.decoder.vocabulary) for name, ids in given.items()]
         lens = None if document_lens is None else tuple(check_list("document_lens", document_lens, "lengths in tokens"))
         resolved, plan = self._settings.plan(config or self.config, [len(part) for part in parts], lens)
-        numbers = None if document_numbers is None else check_numbers(document_numbers, len(parts[1]))
+        known = check_of_documents(document_numbers, document_ranks, len(parts[1]))
         return self._compress(
-            *(torch.cat(parts), plan, resolved, lens, question_span), numbers=numbers, progress=progress, watch=watch
+            *(torch.cat(parts), plan, resolved, lens, question_span), known=known, progress=progress, watch=watch
         )
 
     def plan(
@@ -247,13 +248,11 @@ class TokenModel:
         progress: bool,
         watch: Watcher | None,
         leaves: Leaves | None = None,
-        numbers: Tensor | None = None,
+        known: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> CompactCache:
-        """The compact cache of ids (length,) by a plan; `numbers` are those of the context's documents."""
+        """The compact cache of ids (length,) by a plan; `known` are numbers and ranks of the context's documents."""
         config = dataclasses.replace(config, significance=settled(config.significance, self.calibration))
-        scoring = self._scoring(ids, plan, config, question_span)
-        if numbers is not None:
-            scoring = dataclasses.replace(scoring, documents=pad(numbers, (plan.prefix_len, plan.suffix_len), value=-1))
+        scoring = self._scoring(ids, plan, config, question_span).with_documents(plan, *known)
         logger.info("compressing %d tokens to %d in %d chunks", len(ids), plan.final_len, len(plan.spans))
         with tqdm(total=plan.nodes, desc="compressing", unit="chunk", disable=not progress) as bar:
             result = compress(

@@ -14,7 +14,7 @@ from torch import Tensor
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import InputError
 from homer.reuse.states import LeafStates
-from homer.text.documents import Document, document_numbers
+from homer.text.documents import Document, document_numbers, document_ranks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,11 @@ class EncodedContext:
     def document_numbers(self) -> Tensor | None:
         """As in Prompt; None where it was made from token ids."""
         return None if self.origins is None else document_numbers(self.documents, self.origins)
+
+    @property
+    def document_ranks(self) -> Tensor | None:
+        """As in Prompt; None where it was made from token ids."""
+        return None if self.origins is None else document_ranks(self.documents, self.origins)
 
     @property
     def nbytes(self) -> int:

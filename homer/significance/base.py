@@ -36,6 +36,7 @@ class Observation:
             without a tokenizer.
         words: (1, length), nats by which the words that a token's sentence and passage share with the question make
             them likelier to answer it, by BM25; None without a tokenizer, or where the significance reads none.
+        ranks: (1, length), the rank of the document that each token is in by a retriever, from 1; None without one.
     """
 
     logits: dict[int, Tensor]
@@ -52,6 +53,7 @@ class Observation:
     attention: dict[int, Tensor] = dataclasses.field(default_factory=dict)
     target_len: int = 0
     final: bool = False
+    ranks: Tensor | None = None
 
     @property
     def distances(self) -> Tensor:

@@ -12,7 +12,7 @@ from homer.errors import CalibrationError, ConfigError
 from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration
 
-_SHARPEST = 16.0
+_SHARPEST, _STRONGEST = 16.0, 16.0
 _LEAST = 1e-30  # of worth: nothing at all has a logarithm too
 FAINT = 1e-2  # attention that a stretch of the question must give to count: less is noise
 
@@ -35,6 +35,8 @@ class Question(Significance):
             stretches favour, such as the second of two questions, stands its ground against what all favour a little.
         words: how much the words that a sentence and its passage share with the question count beside attention, as a
             power of what BM25 makes of them; 0 leaves it to attention alone.
+        prior: how much a retriever's scores of the documents count, where they have any: the votes of the document of
+            rank r are worth r to the power of -prior. 0: not at all; 1: the second best half of the best.
         best_last: whether the documents are read in the order of their worth, the best beside the question, where a
             model reads best; else in the order given.
 
@@ -47,6 +49,7 @@ class Question(Significance):
     passages: float = 2.0
     sharpness: float = 1.5
     words: float = 0.2
+    prior: float = 0.0
     best_last: bool = True
 
     looks_again = True
@@ -65,6 +68,8 @@ class Question(Significance):
             raise ConfigError(f"passages={self.passages} is below 0: give a weight of at least 0")
         if self.words < 0:
             raise ConfigError(f"words={self.words} is below 0: give a weight of at least 0")
+        if not 0 <= self.prior <= _STRONGEST:
+            raise ConfigError(f"prior={self.prior} is no weight: give a number from 0 to {_STRONGEST}")
         if not 0 < self.sharpness <= _SHARPEST:
             raise ConfigError(f"sharpness={self.sharpness} is no power: give a number above 0, {_SHARPEST} at most")
 
@@ -96,13 +101,15 @@ class Question(Significance):
             )
         device = heads[-1].device
         if seen.final:
-            return torch.stack([votes(one.to(device), seen.prefix_len, seen.suffix_len) for one in heads]).mean(0)
+            each = [votes(one.to(device), seen.prefix_len, seen.suffix_len) for one in heads]
+            return self.weighed(torch.stack(each).mean(0), seen.ranks)
         now = torch.stack([one.to(device) for one in heads]).sum(0)
         return now if seen.scores is None else now + seen.scores.to(device)
 
     def rank(self, scores: Tensor, seen: Observation) -> Tensor:
         """(1, length): the order of survival, whole sentences one after the other."""
         each = votes(scores, seen.prefix_len, seen.suffix_len)
+        each = each if seen.final else self.weighed(each, seen.ranks)
         if seen.sentences is None or seen.passages is None:
             return each.pow(self.sharpness).mean(0, keepdim=True)
         start, end = seen.prefix_len, each.shape[1] - seen.suffix_len
@@ -115,6 +122,10 @@ class Question(Significance):
         ranks = torch.zeros_like(each[:1])
         ranks[0, start:end] = in_order(likely, sentences)
         return ranks
+
+    def weighed(self, votes: Tensor, ranks: Tensor | None) -> Tensor:
+        """Votes (..., length) by what a retriever thought of the documents: a prior after Zipf's law, by rank alone."""
+        return votes if ranks is None or not self.prior else votes * ranks.to(votes.device).float() ** -self.prior
 
     def arrange(self, scores: Tensor, documents: Tensor, words: Tensor | None = None) -> Tensor | None:
         """The order of the documents' worth; each document stays as it is, and so does what is before and behind all.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from homer.plan.schedule import MergePlan
 from homer.significance.base import Significance
@@ -29,6 +30,7 @@ class Scoring:
         look: how the question's tokens are watched; None where they are not.
         documents: (length of the input,), the number of the document that each token is of, -1 for what keeps its
             place; None where nothing may change places.
+        ranks: (length of the input,), the rank of each token's document by a retriever, from 1; None without one.
     """
 
     significance: Significance = dataclasses.field(default_factory=Paper)
@@ -38,13 +40,24 @@ class Scoring:
     words: Tensor | None = None
     look: QuestionLook | None = None
     documents: Tensor | None = None
+    ranks: Tensor | None = None
 
     def on(self, device: torch.device) -> Scoring:
         """The same with its tensors on a device."""
-        numbers = {name: getattr(self, name) for name in ("sentences", "passages", "words", "documents")}
+        names = "sentences", "passages", "words", "documents", "ranks"
+        numbers = {name: getattr(self, name) for name in names}
         moved = {name: x.to(device) for name, x in numbers.items() if x is not None}
         look = None if self.look is None else dataclasses.replace(self.look, weights=self.look.weights.to(device))
         return dataclasses.replace(self, **moved, look=look)  # now: a copy in the middle would wait for the GPU
+
+    def with_documents(self, plan: MergePlan, numbers: Tensor | None, ranks: Tensor | None) -> Scoring:
+        """The same with what is known of the context's documents, (context tokens,) each."""
+        affix = plan.prefix_len, plan.suffix_len
+        return dataclasses.replace(
+            self,
+            documents=None if numbers is None else pad(numbers, affix, value=-1),
+            ranks=None if ranks is None else pad(ranks, affix, value=1),
+        )
 
 
 def scoring_for(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from homer.base.arguments import as_title, check_list, check_text, replace_surrogates
+from homer.base.arguments import as_title, check_list, check_real, check_text, replace_surrogates
 from homer.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ class Document:
         before: what stands before the text; None for a line with the title.
         after: what stands behind it.
         keeps_place: whether it stays where it is, when documents are put in another order to be read.
+        score: what a retriever gave it, of any scale, the larger the better; see `Question.prior`.
     """
 
     text: str
@@ -32,6 +35,7 @@ class Document:
     before: str | None = None
     after: str = "\n\n"
     keeps_place: bool = False
+    score: float | None = None
 
     @property
     def header(self) -> str:
@@ -50,11 +54,11 @@ class Document:
         return f"{self.header}{self.text}{self.after}"
 
 
-DocumentLike = str | Mapping[str, str] | Document
+DocumentLike = str | Mapping[str, Any] | Document
 
 
 def to_document(document: DocumentLike, number: int = 1) -> Document:
-    """A string, or a mapping with `text` and maybe `title`, as a Document; a Document stays as it is.
+    """A string, or a mapping with `text` and maybe `title` and `score`, as a Document; a Document stays as it is.
 
     Halves of surrogate pairs become U+FFFD, which leaves every place in the text where it was. A path as title stands
     for its file name, and what names nothing, such as NaN, for no title.
@@ -69,13 +73,13 @@ def to_document(document: DocumentLike, number: int = 1) -> Document:
     return _checked(document, f"document {number}")
 
 
-def _from_mapping(document: Mapping[str, str], number: int) -> Document:
+def _from_mapping(document: Mapping[str, Any], number: int) -> Document:
     if not isinstance(document, Mapping) or not isinstance(document.get("text"), str):
         raise InputError(f"document {number} is neither a string nor a mapping with a string under 'text'")
-    unknown = sorted(map(repr, set(document) - {"title", "text"}))
+    unknown = sorted(map(repr, set(document) - {"title", "text", "score"}))
     if unknown:
-        raise InputError(f"document {number} has a key {unknown[0]}: only 'title' and 'text' are read")
-    return Document(document["text"], document.get("title"))
+        raise InputError(f"document {number} has a key {unknown[0]}: only 'title', 'text' and 'score' are read")
+    return Document(document["text"], document.get("title"), score=document.get("score"))
 
 
 def _checked(document: Document, name: str) -> Document:
@@ -86,7 +90,9 @@ def _checked(document: Document, name: str) -> Document:
     before = None if document.before is None else check_text(f"what stands before {name}", document.before)
     after = check_text(f"what stands behind {name}", document.after)
     text = check_text(f"the text of {name}", document.text)
-    checked = Document(text, title, before, after, document.keeps_place)
+    if document.score is not None:
+        check_real(f"the score of {name}", document.score, -math.inf)
+    checked = Document(text, title, before, after, document.keeps_place, document.score)
     return document if checked == document else checked
 
 
@@ -99,6 +105,24 @@ def document_numbers(documents: Sequence[Document], origins: Tensor) -> Tensor:
     numbers = origins[:, 0]
     stays = torch.tensor([document.keeps_place for document in documents])
     return numbers.masked_fill(stays[numbers], -1)
+
+
+def document_ranks(documents: Sequence[Document], origins: Tensor) -> Tensor | None:
+    """(tokens,), the rank of the document that each token is of, by the documents' scores, the best one 1.
+
+    Equal scores have the same rank, and documents without one, such as earlier turns, one in the middle. None where
+    no document has a score.
+
+    Args:
+        origins: (tokens, 3), as in Prompt.
+    """
+    scored = [number for number, document in enumerate(documents) if document.score is not None]
+    if not scored:
+        return None
+    scores = torch.tensor([documents[number].score for number in scored], dtype=torch.float64)
+    ranks = torch.full((len(documents),), (1 + len(scored)) // 2)
+    ranks[scored] = 1 + len(scored) - torch.searchsorted(scores.sort().values, scores, right=True)
+    return ranks[origins[:, 0]]
 
 
 def to_documents(documents: Sequence[DocumentLike]) -> tuple[Document, ...]:

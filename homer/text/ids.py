@@ -42,6 +42,30 @@ def check_numbers(numbers: TokenIds, tokens: int) -> Tensor:
     return tensor
 
 
+def check_ranks(ranks: TokenIds, tokens: int) -> Tensor:
+    """Ranks of documents, one a token of a context, as a long tensor (tokens,) on the CPU.
+
+    Raises:
+        InputError: no numbers, another count, or a rank below 1.
+    """
+    tensor = _whole_numbers("document_ranks", ranks, "ranks")
+    if len(tensor) != tokens:
+        raise InputError(f"document_ranks holds {len(tensor)} for {tokens} tokens of the context: give one a token")
+    if tensor.numel() and int(tensor.min()) < 1:
+        raise InputError(f"document_ranks holds {int(tensor.min())}: ranks count from 1, the best one")
+    return tensor
+
+
+def check_of_documents(
+    numbers: TokenIds | None, ranks: TokenIds | None, tokens: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Numbers and ranks of documents, as far as they are given. Raises InputError."""
+    return (
+        None if numbers is None else check_numbers(numbers, tokens),
+        None if ranks is None else check_ranks(ranks, tokens),
+    )
+
+
 def _whole_numbers(name: str, ids: TokenIds, kind: str) -> Tensor:
     try:
         tensor = torch.as_tensor(ids).cpu()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from homer.base.arguments import check_text
 from homer.errors import InputError
-from homer.text.documents import Document, DocumentLike, document_numbers, to_documents
+from homer.text.documents import Document, DocumentLike, document_numbers, document_ranks, to_documents
 from homer.text.kept import ROW, pack, unpack
 from homer.text.template import ChatTemplate, Message
 from homer.text.tokenizing import Encoder, Piece
@@ -48,6 +48,11 @@ class Prompt:
     def document_numbers(self) -> Tensor:
         """(context tokens,), the number of the document that each token is of; -1 where it keeps its place."""
         return document_numbers(self.documents, self.origins)
+
+    @property
+    def document_ranks(self) -> Tensor | None:
+        """(context tokens,), the rank of the document that each token is of by its score, from 1; None without any."""
+        return document_ranks(self.documents, self.origins)
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ class Cited:
         index: the document's place among those given.
         title: as given.
         start, end: characters of the document's text.
+        text: what stands there.
         share: of what the sentence's tokens look at in the documents, the share that falls on this part.
     """
 
@@ -20,6 +21,7 @@ class Cited:
     title: str | None
     start: int
     end: int
+    text: str
     share: float
 
 

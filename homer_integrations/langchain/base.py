@@ -82,15 +82,23 @@ class HomerRunnable(HomerSettings):
             return self.model_copy(update={"cache": False})
 
 
-def metadata_of(answer: Answer, name: str, trace: bool, called: bool = False) -> dict[str, Any]:
-    """Plain JSON values, a few kB whatever was read; with the trace, what `homer.show` draws stands under "homer"."""
+def metadata_of(
+    answer: Answer, name: str, trace: bool, called: bool = False, cited: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Plain JSON values, a few kB whatever was read; with the trace, what `homer.show` draws stands under "homer".
+
+    Args:
+        called: whether the answer calls a tool.
+        cited: what `citations_of` tells; None where nobody asked.
+    """
     facts = {
         "model_name": name,
         "finish_reason": "tool_calls" if called else answer.finish_reason,
         "input_tokens": answer.usage.input_tokens,
         "kept_tokens": answer.usage.kept_tokens,
     }
-    return facts | sources_of(answer) | ({"homer": answer.to_dict()} if trace else {})
+    told = {} if cited is None else {"citations": cited}
+    return facts | sources_of(answer) | told | ({"homer": answer.to_dict()} if trace else {})
 
 
 def usage_of(answer: Answer) -> UsageMetadata:

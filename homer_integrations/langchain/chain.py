@@ -13,7 +13,9 @@ from langchain_core.prompts import BasePromptTemplate, PromptTemplate, format_do
 from langchain_core.runnables import Runnable, RunnableLambda
 
 from homer import Document, InputError
-from homer_integrations.shared.documents import title_of
+from homer_integrations.langchain.chat import ChatHomer
+from homer_integrations.langchain.sourced import with_sources
+from homer_integrations.shared.documents import score_of, title_of
 from homer_integrations.shared.marks import KEY, PLACE, MarkedText, make_mark
 from homer_integrations.shared.once import items_of
 
@@ -26,6 +28,8 @@ def create_homer_documents_chain(
     document_prompt: BasePromptTemplate[Any] | None = None,
     document_separator: str = "\n\n",
     document_variable_name: str = "context",
+    return_sources: bool = False,
+    score_key: str | None = None,
 ) -> Runnable[dict[str, Any], Any]:
     """A chain that hands whole documents to ChatHomer or HomerLLM, with the signature of the stuff chain.
 
@@ -40,6 +44,12 @@ def create_homer_documents_chain(
         document_prompt: how a document is written, from page_content and its metadata; None: its page_content.
         document_separator: what stands between documents.
         document_variable_name: under which name the input holds a list of Documents.
+        return_sources: give {"answer", "context", "citations"}: what the parser makes of the answer, the documents as
+            they were given, and for each sentence of the answer the parts of documents that it rests on, their `index`
+            counting those of "context". A ChatHomer is asked for citations; one inside of something else, such as a
+            model with fallbacks, says them where it was made with `cite=True`; other models say none. A stream gives
+            pieces of the answer first.
+        score_key: under which metadata of documents have their retriever's score; see `Question.prior` of homer.
 
     Raises:
         InputError: a prompt without that variable, or, when called, one that has it more than once.
@@ -49,10 +59,12 @@ def create_homer_documents_chain(
             f"the prompt has the variables {', '.join(prompt.input_variables) or 'none'}: it needs "
             f"{document_variable_name!r}, where the documents belong"
         )
+    if return_sources and isinstance(llm, ChatHomer):
+        llm = llm.bind(cite=True)
     template = document_prompt or PromptTemplate.from_template("{page_content}")
 
     def hand_over(inputs: dict[str, Any]) -> Runnable[Any, Any]:
-        documents = _laid_out(inputs[document_variable_name], template, document_separator)
+        documents = _laid_out(inputs[document_variable_name], template, document_separator, score_key)
         filled = inputs | {document_variable_name: "".join(document.render() for document in documents)}
         cut = inputs | {document_variable_name: PLACE}
 
@@ -65,7 +77,9 @@ def create_homer_documents_chain(
         filling: Runnable[Any, dict[str, Any]] = RunnableLambda(lambda _: filled, name="format_inputs")
         return filling | prompt | RunnableLambda(mark, amark, name="mark_documents") | llm
 
-    chain = RunnableLambda(hand_over, name="hand_over_documents") | (output_parser or StrOutputParser())
+    said: Runnable[Any, Any] = RunnableLambda(hand_over, name="hand_over_documents")
+    parser = output_parser or StrOutputParser()
+    chain = with_sources(said, parser, document_variable_name) if return_sources else said | parser
     return chain.with_config(run_name="homer_documents_chain")
 
 
@@ -113,7 +127,9 @@ def _is_text(block: Any) -> bool:
     return isinstance(block, str) or (block.get("type") == "text" and isinstance(block.get("text"), str))
 
 
-def _laid_out(documents: Iterable[Any], template: BasePromptTemplate[Any], separator: str) -> tuple[Document, ...]:
+def _laid_out(
+    documents: Iterable[Any], template: BasePromptTemplate[Any], separator: str, score_key: str | None
+) -> tuple[Document, ...]:
     """Documents with all that stands around them, so that together they are the stuff chain's text."""
     given = items_of(documents)
     laid_out = []
@@ -122,5 +138,6 @@ def _laid_out(documents: Iterable[Any], template: BasePromptTemplate[Any], separ
         start = whole.find(text)
         before, text, after = (whole[:start], text, whole[start + len(text) :]) if start >= 0 else ("", whole, "")
         ending = after + (separator if number < len(given) else "")
-        laid_out.append(Document(text, title_of(document.metadata), before, ending))
+        score = score_of(document.metadata, score_key)
+        laid_out.append(Document(text, title_of(document.metadata), before, ending, score=score))
     return tuple(laid_out)

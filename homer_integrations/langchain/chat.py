@@ -19,8 +19,10 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from homer import Answer, AnswerStream, GenerationError
 from homer_integrations.langchain.base import STRICT, HomerRunnable, metadata_of, usage_of
 from homer_integrations.langchain.cache import KeyedCache
+from homer_integrations.langchain.citing import annotations_of, as_block, text_block
 from homer_integrations.langchain.messages import as_asked
 from homer_integrations.langchain.tools import Chunks, structured, words_and_calls
+from homer_integrations.shared.citing import citations_of
 from homer_integrations.shared.conversation import to_conversation
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
 from homer_integrations.shared.tools import read_choice, take_wanted
@@ -37,6 +39,10 @@ class ChatHomer(HomerRunnable, BaseChatModel):
     documents belong, in place of before the question. `response_metadata` tells finish_reason,
     model_name, input_tokens, kept_tokens, and what survived of the documents (sources); with `trace=True` also
     what `homer.show` draws, under "homer", with the text of all documents.
+
+    With `cite=True`, of construction or of a call, each sentence of an answer says which parts of the documents it
+    rests on: the content is one block of text, with LangChain's citations as its annotations, and response_metadata
+    tells the same under "citations". Of a stream, both come at its end.
 
     Raises:
         HomerError: in every call, where the input or a setting is bad; the message says what to change.
@@ -114,11 +120,11 @@ class ChatHomer(HomerRunnable, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         stream, chunks = self._open(messages, stop, kwargs), Chunks(_wants_calls(kwargs))
         for message in itertools.chain((m for piece in stream for m in chunks.of(piece)), chunks.rest()):
-            chunk = ChatGenerationChunk(message=message)
+            chunk = self._chunk(message, kwargs)
             if run_manager is not None:
                 run_manager.on_llm_new_token(message.text, chunk=chunk)
             yield chunk
-        yield self._last_chunk(stream.answer(), kwargs, chunks.called)
+        yield self._last_chunk(stream.answer(), kwargs, chunks)
 
     async def _astream(
         self,
@@ -132,12 +138,12 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         async with contextlib.aclosing(items):
             async for item in items:
                 for message in chunks.rest() if isinstance(item, Answer) else chunks.of(item):
-                    chunk = ChatGenerationChunk(message=message)
+                    chunk = self._chunk(message, kwargs)
                     if run_manager is not None:
                         await run_manager.on_llm_new_token(message.text, chunk=chunk)
                     yield chunk
                 if isinstance(item, Answer):
-                    yield self._last_chunk(item, kwargs, chunks.called)
+                    yield self._last_chunk(item, kwargs, chunks)
                     return
 
     def bind_tools(
@@ -206,24 +212,33 @@ class ChatHomer(HomerRunnable, BaseChatModel):
 
     def _result(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatResult:
         words, calls = words_and_calls(answer.text) if _wants_calls(arguments) else (answer.text, [])
-        metadata = self._metadata(answer, arguments, bool(calls))
+        content: Any = words
+        if self.cites(arguments) and words:
+            content = [text_block(words, annotations_of(answer, words))]
+        metadata = self._metadata(answer, arguments, bool(calls), words)
         message = AIMessage(
-            content=words, tool_calls=calls, usage_metadata=usage_of(answer), response_metadata=metadata
+            content=content, tool_calls=calls, usage_metadata=usage_of(answer), response_metadata=metadata
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _last_chunk(self, answer: Answer, arguments: Mapping[str, Any], called: bool) -> ChatGenerationChunk:
-        """Holds no text: usage and metadata must come once, and they are known at the end only."""
+    def _chunk(self, message: AIMessageChunk, arguments: Mapping[str, Any]) -> ChatGenerationChunk:
+        return ChatGenerationChunk(message=as_block(message) if self.cites(arguments) else message)
+
+    def _last_chunk(self, answer: Answer, arguments: Mapping[str, Any], chunks: Chunks) -> ChatGenerationChunk:
+        """Holds no text: usage, metadata and citations must come once, and they are known at the end only."""
+        words = words_and_calls(answer.text)[0] if chunks.called else answer.text
+        annotations = annotations_of(answer, words) if self.cites(arguments) else []
         message = AIMessageChunk(
-            content="",
+            content=[text_block("", annotations)] if annotations else "",
             usage_metadata=usage_of(answer),
-            response_metadata=self._metadata(answer, arguments, called),
+            response_metadata=self._metadata(answer, arguments, chunks.called, words),
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)
 
-    def _metadata(self, answer: Answer, arguments: Mapping[str, Any], called: bool) -> dict[str, Any]:
-        return metadata_of(answer, self.named(arguments), self.traces(arguments), called)
+    def _metadata(self, answer: Answer, arguments: Mapping[str, Any], called: bool, words: str) -> dict[str, Any]:
+        cited = citations_of(answer, words) if self.cites(arguments) else None
+        return metadata_of(answer, self.named(arguments), self.traces(arguments), called, cited)
 
 
 def _wants_calls(arguments: Mapping[str, Any]) -> bool:

@@ -22,11 +22,16 @@ class HomerDocumentCompressor(CompressorSettings, BaseDocumentCompressor):
     [start, end] characters of its former text that it holds, in its metadata. With `keep="documents"` documents stay
     whole, the best one first, as rerankers give them; otherwise they stay in their order. Callbacks see one run.
 
+    Args:
+        score_key: under which metadata of documents have their retriever's score, which counts as `prior` says.
+
     Raises:
         InputError: no budget or several, or a document without text; says what to change.
     """
 
     model_config = STRICT
+
+    score_key: str | None = None
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -36,7 +41,7 @@ class HomerDocumentCompressor(CompressorSettings, BaseDocumentCompressor):
             self._serialized, _inputs(query, documents), name=_NAME
         )
         try:
-            left = self._left(documents, self.shorten(query, to_homer_documents(documents)))
+            left = self._left(documents, self.shorten(query, to_homer_documents(documents, self.score_key)))
         except BaseException as error:
             run.on_chain_error(error)
             raise
@@ -50,7 +55,7 @@ class HomerDocumentCompressor(CompressorSettings, BaseDocumentCompressor):
         manager = AsyncCallbackManager.configure(callbacks)
         run = await manager.on_chain_start(self._serialized, _inputs(query, documents), name=_NAME)
         try:
-            given = to_homer_documents(documents)
+            given = to_homer_documents(documents, self.score_key)
             left = self._left(documents, await work_in_thread(lambda tick: self.shorten(query, given, tick)))
         except BaseException as error:
             await run.on_chain_error(error)

@@ -16,6 +16,7 @@ from langchain_core.runnables import Runnable
 
 from homer import Answer, AnswerStream
 from homer_integrations.langchain.base import STRICT, HomerRunnable, metadata_of, usage_of
+from homer_integrations.shared.citing import citations_of
 from homer_integrations.shared.conversation import to_conversation
 from homer_integrations.shared.documents import to_homer_documents
 from homer_integrations.shared.marks import KEY, MarkedText
@@ -119,7 +120,8 @@ class HomerLLM(HomerRunnable, BaseLLM):
         return self._call(stop, arguments).stream(asked.messages, asked.documents, asked.place)
 
     def _info(self, answer: Answer, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        facts = metadata_of(answer, self.named(arguments), self.traces(arguments))
+        cited = citations_of(answer) if self.cites(arguments) else None
+        facts = metadata_of(answer, self.named(arguments), self.traces(arguments), cited=cited)
         return facts | {"usage": dict(usage_of(answer))}
 
     def _result(self, answers: Sequence[Answer], arguments: Mapping[str, Any]) -> LLMResult:

@@ -31,8 +31,9 @@ class HomerSynthesizer(BaseSynthesizer):
     """Answers from whole nodes in one call: none is cut, repacked or left out.
 
     The source nodes of a response are copies with `homer_tokens`, `homer_kept` and `homer_relevance` in their
-    metadata; `response.metadata["homer"]` tells usage and sources, and with `trace=True` of the LLM all that
-    `homer.show` draws. Of a stream, both come at its end.
+    metadata; `response.metadata["homer"]` tells usage and sources, with `cite=True` of the LLM also citations, whose
+    `index` counts the source nodes, and with `trace=True` all that `homer.show` draws. Of a stream, all of it comes at
+    its end.
 
     Args:
         llm: a HomerLLM; None: Settings.llm. Where none was set there, this one is.

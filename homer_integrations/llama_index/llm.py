@@ -47,7 +47,9 @@ class HomerLLM(HomerSettings, FunctionCallingLLM):
         context_window: most tokens of one call, by which LlamaIndex's own synthesizers split.
 
     See HomerSettings for all others; temperature, top_p, top_k, min_p, seed, repetition_penalty, stop,
-    max_tokens, timeout, trace and the fields of HomerConfig may be given to a call as well.
+    max_tokens, timeout, trace, cite and the fields of HomerConfig may be given to a call as well. With `cite=True` a
+    message holds a CitationBlock for each sentence and part that it rests on, and `raw["homer"]` the same, as
+    "citations"; of a stream, the last one does.
 
     Raises:
         HomerError: its children, when called; each says what to change.
@@ -191,11 +193,11 @@ class HomerLLM(HomerSettings, FunctionCallingLLM):
         return self._open([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs)
 
     def _chats(self, kwargs: dict[str, Any]) -> Responses[ChatResponse]:
-        name, trace = self.named(kwargs), self.traces(kwargs)
-        return CallResponses(name, trace) if take_wanted(dict(kwargs)).calls else Responses(chat, name, trace)
+        told = self.named(kwargs), self.traces(kwargs), self.cites(kwargs)
+        return CallResponses(*told) if take_wanted(dict(kwargs)).calls else Responses(chat, *told)
 
     def _completions(self, kwargs: dict[str, Any]) -> Responses[CompletionResponse]:
-        return Responses(completion, self.named(kwargs), self.traces(kwargs))
+        return Responses(completion, self.named(kwargs), self.traces(kwargs), self.cites(kwargs))
 
 
 class _Tokenizer:

@@ -7,6 +7,7 @@ from typing import Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
+    CitationBlock,
     DocumentBlock,
     MessageRole,
     TextBlock,
@@ -31,7 +32,8 @@ _ROLES = {
     MessageRole.TOOL: "tool",
     MessageRole.FUNCTION: "tool",
 }
-_APART = (ToolCallBlock, ThinkingBlock)  # calls stand beside the words, and no later prompt repeats thoughts
+# Calls stand beside the words, and no later prompt repeats thoughts or what an answer rested on.
+_APART = (ToolCallBlock, ThinkingBlock, CitationBlock)
 
 
 def to_conversation(messages: Sequence[ChatMessage], documents: Any = None, place: str | None = None) -> Asked:
@@ -134,11 +136,12 @@ def _listed(documents: Any) -> tuple[Any, ...]:
 
 
 def _to_document(document: Any, number: int) -> Document:
+    score = document.score if isinstance(document, NodeWithScore) else None
     if isinstance(document, NodeWithScore):
         document = document.node
     if isinstance(document, BaseNode):
         text = document.get_content(metadata_mode=MetadataMode.LLM)
-        return Document(text, title_of_node(document), before="Document:\n")
+        return Document(text, title_of_node(document), before="Document:\n", score=score)
     return to_homer_document(document, number)
 
 

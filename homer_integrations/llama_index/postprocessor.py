@@ -27,7 +27,8 @@ class HomerPostprocessor(CompressorSettings, BaseNodePostprocessor):
 
     With `keep="documents"` nodes stay as they are, the best one first; otherwise they stay in their order, and each
     is a new node with the text that is left, `homer_spans` in its metadata, the [start, end] characters of the
-    original's text that it holds, and the original as its parent by relationship. Scores are shares of one query.
+    original's text that it holds, and the original as its parent by relationship. Scores are shares of one query;
+    those that the nodes come with count as `prior` says.
 
     Raises:
         InputError: no budget or several, or no query; says what to change.
@@ -66,8 +67,12 @@ class HomerPostprocessor(CompressorSettings, BaseNodePostprocessor):
 def _asked(nodes: list[NodeWithScore], query: QueryBundle | None) -> tuple[str, list[Document]]:
     if query is None:
         raise InputError("there is no query to look for: give query_str=, or query_bundle=")
-    texts = (node.node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes)
-    return query.query_str, [Document(text, title_of_node(n.node)) for text, n in zip(texts, nodes, strict=True)]
+    return query.query_str, [_document(node) for node in nodes]
+
+
+def _document(node: NodeWithScore) -> Document:
+    text = node.node.get_content(metadata_mode=MetadataMode.NONE)
+    return Document(text, title_of_node(node.node), score=node.score)
 
 
 def _shortened(node: BaseNode, text: str, spans: list[list[int]]) -> TextNode:

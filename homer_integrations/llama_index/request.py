@@ -43,8 +43,9 @@ class Request:
         self._output_cls = output_cls
         self.empty = not any(text.strip() for text in texts)
         self._llm, self._query_str, self._survival = llm, query_str, survival
-        titles = survival.titles or [None] * len(texts)
-        documents = [Document(text, title, before="Document:\n") for text, title in zip(texts, titles, strict=True)]
+        none = [None] * len(texts)
+        known = zip(texts, survival.titles or none, survival.scores or none, strict=True)
+        documents = [Document(text, title, before="Document:\n", score=score) for text, title, score in known]
         variables = variables | {"query_str": query_str}
         self.messages = _marked_messages(llm, template, documents, variables)
         llm._log_template_data(template, context_str="\n\n".join(texts), **variables)

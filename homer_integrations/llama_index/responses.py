@@ -17,6 +17,8 @@ from llama_index.core.base.llms.types import (
 )
 
 from homer import Answer, AnswerStream, CallPiece, CallReader
+from homer_integrations.llama_index.citing import citation_blocks
+from homer_integrations.shared.citing import citations_of
 from homer_integrations.shared.facts import facts_of
 from homer_integrations.shared.tools import new_call_id
 
@@ -31,11 +33,12 @@ class Responses(Generic[ResponseT]):
         make: a response from text so far, the piece that came last, and facts.
         name: the model's name.
         trace: whether facts tell all that `homer.show` draws.
+        cite: whether they tell what each sentence rests on; messages then hold citation blocks as well.
     """
 
-    def __init__(self, make: Maker[ResponseT], name: str, trace: bool) -> None:
+    def __init__(self, make: Maker[ResponseT], name: str, trace: bool, cite: bool = False) -> None:
         self._make: Maker[ResponseT] = make
-        self._name, self._trace = name, trace
+        self._name, self._trace, self._cite = name, trace, cite
         self._text = ""
 
     def whole(self, stream: AnswerStream) -> ResponseT:
@@ -45,14 +48,14 @@ class Responses(Generic[ResponseT]):
     def of_answer(self, answer: Answer) -> ResponseT:
         """The same, of an answer that is there."""
         self._text = answer.text
-        return self._response(None, self._facts(answer))
+        return self._ended(None, answer)
 
     def each(self, stream: AnswerStream) -> Generator[ResponseT, None, None]:
         """A response for every piece; the last has the facts, and no piece."""
         for piece in stream:
             yield from self._pieces(piece)
         yield from self._rest()
-        yield self._response("", self._facts(stream.answer()))
+        yield self._ended("", stream.answer())
 
     async def each_async(self, items: AsyncIterator[str | Answer]) -> AsyncGenerator[ResponseT, None]:
         """The same of pieces from a thread."""
@@ -61,7 +64,7 @@ class Responses(Generic[ResponseT]):
                 for response in self._rest() if isinstance(item, Answer) else self._pieces(item):
                     yield response
                 if isinstance(item, Answer):
-                    yield self._response("", self._facts(item))
+                    yield self._ended("", item)
 
     def _pieces(self, piece: str) -> Iterator[ResponseT]:
         self._text += piece
@@ -72,6 +75,13 @@ class Responses(Generic[ResponseT]):
 
     def _response(self, delta: str | None, raw: dict[str, Any] | None) -> ResponseT:
         return self._make(self._text, delta, raw)
+
+    def _ended(self, delta: str | None, answer: Answer) -> ResponseT:
+        """The last response, with all that is known at the end only."""
+        response = self._response(delta, self._facts(answer))
+        if self._cite and isinstance(response, ChatResponse):
+            response.message.blocks += citation_blocks(answer, self._text)
+        return response
 
     def _facts(self, answer: Answer) -> dict[str, Any]:
         """Usage under the names that LlamaIndex's token counter reads, and the answer's own facts."""
@@ -86,15 +96,15 @@ class Responses(Generic[ResponseT]):
                 "kept_tokens": usage.kept_tokens,
                 **({"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}),
             },
-            "homer": facts_of(answer, self._trace),
+            "homer": facts_of(answer, self._trace, citations_of(answer, self._text) if self._cite else None),
         }
 
 
 class CallResponses(Responses[ChatResponse]):
     """Responses that hold calls apart from words: as ToolCallBlocks, and as OpenAI writes them in additional_kwargs."""
 
-    def __init__(self, name: str, trace: bool) -> None:
-        super().__init__(chat, name, trace)
+    def __init__(self, name: str, trace: bool, cite: bool = False) -> None:
+        super().__init__(chat, name, trace, cite)
         self._reader = CallReader()
         self._calls: list[dict[str, Any]] = []
 
@@ -103,7 +113,7 @@ class CallResponses(Responses[ChatResponse]):
         for part in (*self._reader.feed(answer.text), *self._reader.flush()):
             self._take(part)
         self._text = self._text.strip()
-        return self._response(None, self._facts(answer))
+        return self._ended(None, answer)
 
     def _pieces(self, piece: str) -> Iterator[ChatResponse]:
         for part in self._reader.feed(piece):

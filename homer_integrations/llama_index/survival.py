@@ -21,6 +21,7 @@ class Survival:
 
     def __init__(self, nodes: Sequence[NodeWithScore]) -> None:
         self.titles = [title_of_node(node.node) for node in nodes]
+        self.scores = [node.score for node in nodes]
         self._facts: dict[str, Any] | None = None
         self._response: Any = None
 

@@ -13,7 +13,16 @@ from typing import Any
 
 import torch
 
-from homer import AnswerStream, CompactCache, GenerationError, HomerModel, Prompt, StateStore, TimeoutExceededError
+from homer import (
+    AnswerStream,
+    Citation,
+    CompactCache,
+    GenerationError,
+    HomerModel,
+    Prompt,
+    StateStore,
+    TimeoutExceededError,
+)
 from homer_integrations.serve.errors import queue_full, too_long
 from homer_integrations.serve.jobs import Accepted, CompressJob, Event, Finished, Job
 from homer_integrations.serve.lanes import Lane, Tick
@@ -109,7 +118,7 @@ class Engine:
                 while isinstance(item := await _in_time(anext(items), deadline, job), str):
                     yield item
             cached = len(prompt) if request.reused else item.usage.cached_tokens
-            yield Finished(dataclasses.replace(item, trace=None), cached)
+            yield Finished(dataclasses.replace(item, trace=None), cached, call.cite)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -140,15 +149,18 @@ class Engine:
             raise too_long(f"{job.characters} characters", f"{self.settings.max_characters} at most")
         call = self.settings.call(None, job.options)
         options: dict[str, Any] = {"config": call.config, "max_new_tokens": call.max_new_tokens}
-        first = self._states is not None  # then they stand where they stay from turn to turn
+        places: dict[str, Any] = {  # they stay from turn to turn
+            "place": job.place,
+            "documents_first": self._states is not None,
+        }
         turn = job.wanted.turn(self.model, job.messages)
         if turn.grammar is not None:
             call = dataclasses.replace(call, generation=call.generation | {"grammar": turn.grammar})
-        prompt = self.model.build_chat_prompt(turn.messages, job.documents, tick=tick, documents_first=first, **options)
+        prompt = self.model.build_chat_prompt(turn.messages, job.documents, tick=tick, **places, **options)
         if len(prompt) > self.settings.max_prompt_tokens:
             raise too_long(f"{len(prompt)} tokens", f"{self.settings.max_prompt_tokens}")
         _check_room(call, prompt)
-        self.model.check_prompt(prompt, **options, **call.generation)
+        self.model.check_prompt(prompt, cite=call.cite, **options, **call.generation)
         return call, prompt
 
 
@@ -161,7 +173,8 @@ class _Request:
         self._turn, self._pace = engine._turns.join(), Pace(engine.model.decoder.device)
 
     def open(self) -> AnswerStream:
-        return _Counted(self._engine, self._prompt, self._compress, self._generate)
+        cite = self._cite if self._call.cite else None
+        return _Counted(self._engine, self._prompt, self._compress, self._generate, cite)
 
     def _compress(self, watch: Callable[[Any], None], tick: Callable[[], None]) -> CompactCache:
         call, store, states = self._call, self._engine.store, self._engine._states
@@ -189,6 +202,10 @@ class _Request:
             check(*node)
 
         return step
+
+    def _cite(self, prompt: Prompt, cache: CompactCache, text: str) -> tuple[Citation, ...]:
+        with self._turn:
+            return self._call.model.cite(prompt, cache, text)
 
     def _generate(self, cache: CompactCache) -> Any:
         return self._call.model.stream(cache, self._call.max_new_tokens, **self._call.generation)

@@ -23,6 +23,7 @@ class Job:
         timeout: seconds for all of it, the wait included; None: as long as it takes.
         client: who asks, for a fair queue.
         wanted: tools that may be called, and the form of the answer.
+        place: the text in the messages where the documents belong; None: before the question.
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -31,6 +32,7 @@ class Job:
     timeout: float | None = None
     client: str = ""
     wanted: Wanted = dataclasses.field(default_factory=Wanted)
+    place: str | None = None
 
     @property
     def characters(self) -> int:
@@ -60,10 +62,12 @@ class Finished:
     Attributes:
         answer: without its trace, which would repeat every document.
         cached_tokens: of the prompt, those that were not computed again.
+        cites: whether what the answer rests on was asked for.
     """
 
     answer: Answer
     cached_tokens: int
+    cites: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from homer_integrations.serve.errors import Problem, ServeError
 from homer_integrations.serve.jobs import Job
 from homer_integrations.serve.lanes import Tick
 from homer_integrations.serve.settings import ServeSettings
+from homer_integrations.serve.tagged import with_tagged
 from homer_integrations.shared.tools import NAMES, take_wanted
 
 # What says nothing about the text: bookkeeping of other services and of clients.
@@ -134,6 +135,7 @@ class ChatRequest(GenerationRequest):
     response_format: dict[str, Any] | None = Field(
         default=None, description='Of type "text", "json_object", or "json_schema" with the schema.'
     )
+    cite: bool | None = Field(default=None, description="Whether the message has annotations: what it rests on.")
 
     @model_validator(mode="after")
     def _check_messages(self) -> ChatRequest:
@@ -163,11 +165,13 @@ class ChatRequest(GenerationRequest):
         check_count("messages", len(self.messages), settings.max_messages)
         check_count("documents", len(self.documents or ()), settings.max_documents)
         messages, documents = to_conversation(self.messages, self.documents or (), tick)
+        messages, documents, place = with_tagged(messages, documents)
         check_count("documents", len(documents), settings.max_documents)
         limit = {"max_completion_tokens": self.max_completion_tokens} if self.max_completion_tokens else {}
         wanted = take_wanted({name: getattr(self, name) for name in NAMES})
-        options, seconds = self.options() | limit, self.seconds(settings)
-        return [Job(messages, documents, options, seconds, self.asker(client), wanted)]
+        cited = {} if self.cite is None else {"cite": self.cite}
+        options, seconds = self.options() | limit | cited, self.seconds(settings)
+        return [Job(messages, documents, options, seconds, self.asker(client), wanted, place)]
 
 
 class CompletionRequest(GenerationRequest):

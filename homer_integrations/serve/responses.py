@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from homer import Answer, Call, CallPiece, CallReader, Source, read_calls
+from homer_integrations.serve.citing import annotations_of
 from homer_integrations.serve.jobs import Finished
 from homer_integrations.shared.tools import new_call_id
 
@@ -38,6 +39,7 @@ class Shape:
             text, calls = read_calls(result.answer.text) if self._reads_calls else (result.answer.text, [])
             called = {"tool_calls": [_call(call) for call in calls]} if calls else {}
             message = {"role": "assistant", "content": None if calls and not text else text, "refusal": None} | called
+            message |= annotations_of(result, text)
             said = {"message": message} if self._chat else {"text": text}
             reason = _reason(result.answer, bool(calls))
             choices.append({"index": index, **said, "logprobs": None, "finish_reason": reason})
@@ -60,7 +62,9 @@ class Shape:
         reader = self._readers.get(index, CallReader())
         yield from (self._part(index, part) for part in reader.flush())
         reason = _reason(result.answer, bool(reader.calls))
-        yield self._chunk(index, {} if self._chat else "", reason) | {"homer": compression(result)}
+        words = read_calls(result.answer.text)[0] if self._reads_calls else result.answer.text
+        delta = annotations_of(result, words) if self._chat else ""
+        yield self._chunk(index, delta, reason) | {"homer": compression(result)}
 
     def _part(self, index: int, part: str | CallPiece) -> dict[str, Any]:
         if isinstance(part, str):

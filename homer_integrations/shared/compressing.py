@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from homer import Compressed, Compressor, Document
+from homer import Compressed, Compressor, Document, Question
 from homer_integrations.shared.settings import LoadSettings
 
 _LENGTHS = ("max_chunk_len", "chunk_batch_size")
@@ -24,6 +24,7 @@ class CompressorSettings(LoadSettings):
     marker: str = Field(default="[...]", description="Stands where something was left out.")
     max_chunk_len: int | None = Field(default=None, description="The longest leaf.")
     chunk_batch_size: int | None = Field(default=None, description="Leaves at a time.")
+    prior: float | None = Field(default=None, description="How much a retriever's scores count; see `homer.Question`.")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)  # the check comes after, since pydantic would wrap the error
@@ -40,8 +41,13 @@ class CompressorSettings(LoadSettings):
         if all(document.blank for document in documents):
             return None
         model = self._load(self.model)
-        lengths = {name: getattr(self, name) for name in _LENGTHS if getattr(self, name) is not None}
-        compressor = Compressor(model, marker=self.marker, config=dataclasses.replace(model.config, **lengths))
+        changed = {name: getattr(self, name) for name in _LENGTHS if getattr(self, name) is not None}
+        if self.prior is not None:
+            own = model.config.significance
+            changed["significance"] = dataclasses.replace(
+                own if isinstance(own, Question) else Question(), prior=self.prior
+            )
+        compressor = Compressor(model, marker=self.marker, config=dataclasses.replace(model.config, **changed))
         budget: dict[str, Any] = {name: getattr(self, name) for name in ("max_tokens", "max_share", "top_k", "keep")}
         return compressor.compress(question, documents, tick=tick, **budget)
 

@@ -9,12 +9,15 @@ from homer import Document, InputError, as_title
 from homer_integrations.shared.once import items_of
 
 _TEXT_KEYS = ("text", "page_content")
-_OTHER_KEYS = ("title", "metadata", "id", "type")
+_OTHER_KEYS = ("title", "metadata", "id", "type", "score")
 _TITLES = ("title", "source", "file_name", "file_path")
 
 
-def to_homer_documents(documents: Any) -> tuple[Document, ...]:
+def to_homer_documents(documents: Any, score_key: str | None = None) -> tuple[Document, ...]:
     """Strings, mappings, or objects with `page_content` and `metadata`, as homer's Documents; None is none.
+
+    Args:
+        score_key: where metadata hold what a retriever scored a document with, if anywhere.
 
     Raises:
         InputError: a single document, or one without text; names the number found and the mend.
@@ -23,29 +26,36 @@ def to_homer_documents(documents: Any) -> tuple[Document, ...]:
         return ()
     if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
         raise InputError(f"documents is a single {type(documents).__name__}: give a list of documents")
-    return tuple(to_homer_document(document, number) for number, document in enumerate(items_of(documents), 1))
+    given = enumerate(items_of(documents), 1)
+    return tuple(to_homer_document(document, number, score_key) for number, document in given)
 
 
-def to_homer_document(document: Any, number: int) -> Document:
+def to_homer_document(document: Any, number: int, score_key: str | None = None) -> Document:
     """One document; its title is that of its metadata, or else its source."""
     if isinstance(document, Document):
         return document
     if isinstance(document, str):
         return Document(document)
     if isinstance(document, Mapping):
-        return _from_mapping(document, number)
+        return _from_mapping(document, number, score_key)
     text = getattr(document, "page_content", None)
     if not isinstance(text, str):
         raise InputError(
             f"document {number} is a {type(document).__name__}: give a string, a mapping with 'text', or a Document"
         )
-    return Document(text, title_of(getattr(document, "metadata", None) or {}))
+    metadata = getattr(document, "metadata", None) or {}
+    return Document(text, title_of(metadata), score=score_of(metadata, score_key))
 
 
 def title_of(metadata: Mapping[str, Any]) -> str | None:
     """The title in a document's metadata, or else where it comes from."""
     titles = (as_title(metadata.get(name)) for name in _TITLES)
     return next((title for title in titles if title is not None), None)
+
+
+def score_of(metadata: Mapping[str, Any], key: str | None) -> float | None:
+    """The score under a key of a document's metadata; None where there is none, or nobody named a key."""
+    return None if key is None else metadata.get(key)
 
 
 def agreed(roads: Sequence[tuple[str, tuple[Document, ...]]]) -> tuple[Document, ...]:
@@ -64,12 +74,13 @@ def agreed(roads: Sequence[tuple[str, tuple[Document, ...]]]) -> tuple[Document,
     return taken[0][1] if taken else ()
 
 
-def _from_mapping(document: Mapping[str, Any], number: int) -> Document:
+def _from_mapping(document: Mapping[str, Any], number: int, score_key: str | None) -> Document:
     texts = [document[name] for name in _TEXT_KEYS if name in document]
     if len(texts) != 1 or not isinstance(texts[0], str):
         raise InputError(f"document {number} is a mapping without one string under 'text' or 'page_content'")
     unknown = sorted(set(document) - {*_TEXT_KEYS, *_OTHER_KEYS})
     if unknown:
         raise InputError(f"document {number} has a key {unknown[0]!r}: put what is no text or title in 'metadata'")
-    title = as_title(document.get("title"))
-    return Document(texts[0], title if title is not None else title_of(document.get("metadata") or {}))
+    title, metadata = as_title(document.get("title")), document.get("metadata") or {}
+    score = score_of(metadata, score_key) if document.get("score") is None else document["score"]
+    return Document(texts[0], title if title is not None else title_of(metadata), score=score)

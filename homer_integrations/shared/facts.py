@@ -35,12 +35,17 @@ def sources_of(answer: Answer, every: bool = False) -> dict[str, Any]:
     return {"sources": facts} | ({"left_out": left_out} if any(left_out.values()) else {})
 
 
-def facts_of(answer: Answer, trace: bool) -> dict[str, Any]:
-    """An answer as LlamaIndex's responses keep it; with the trace, all that `homer.show` draws."""
+def facts_of(answer: Answer, trace: bool, cited: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """An answer as LlamaIndex's responses keep it; with the trace, all that `homer.show` draws.
+
+    Args:
+        cited: what `citations_of` tells; None where nobody asked.
+    """
     if trace:
         return answer.to_dict()
     usage = dataclasses.asdict(answer.usage)
-    return {"text": answer.text, "finish_reason": answer.finish_reason, "usage": usage} | sources_of(answer, every=True)
+    facts = {"text": answer.text, "finish_reason": answer.finish_reason, "usage": usage}
+    return facts | sources_of(answer, every=True) | ({} if cited is None else {"citations": cited})
 
 
 def shortened(facts: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,11 @@ def digest_of(value: Any) -> str:
 
 def digest_of_documents(documents: Iterable[Document]) -> str:
     """A digest of documents: what the model reads of them, and the titles that its sources have."""
-    return digest_of([[d.text, plain(d.title), d.header, d.after] for d in documents])
+    return digest_of([[d.text, plain(d.title), d.header, d.after, *_score(d)] for d in documents])
+
+
+def _score(document: Document) -> list[float]:
+    return [] if document.score is None else [float(document.score)]
 
 
 def identity_of(model: HomerModel) -> list[Any]:

@@ -52,7 +52,7 @@ def read_mark(text: str, mark: Any) -> tuple[str, tuple[Document, ...]] | None:
         if mark["sha256"] != _digest(text):
             return None
         places = mark["places"]
-        if any(end != start for (*_, end, _), (start, *_) in itertools.pairwise(places)):
+        if any(place[3] != following[0] for place, following in itertools.pairwise(places)):
             return None  # what stands between would be lost
         documents = tuple(_document(text, *place) for place in places)
         return f"{text[: places[0][0]]}{PLACE}{text[places[-1][3] :]}", documents
@@ -67,18 +67,23 @@ def mark_of(message: Any) -> Mapping[str, Any] | None:
 
 
 def _places(documents: Sequence[Document], start: int) -> Any:
-    """[start, start of the text, end of the text, end, title] of every document."""
+    """[start, start of the text, end of the text, end, title], and maybe the score, of every document."""
     for document in documents:
         text_start = start + len(document.header)
         text_end = text_start + len(document.text)
-        yield [start, text_start, text_end, text_end + len(document.after), document.title]
+        scored = [] if document.score is None else [float(document.score)]
+        yield [start, text_start, text_end, text_end + len(document.after), document.title, *scored]
         start = text_end + len(document.after)
 
 
-def _document(text: str, start: int, text_start: int, text_end: int, end: int, title: str | None) -> Document:
+def _document(
+    text: str, start: int, text_start: int, text_end: int, end: int, title: str | None, score: float | None = None
+) -> Document:
     if title is not None and not isinstance(title, str):
         raise TypeError("a title is a string")
-    return Document(text[text_start:text_end], title, text[start:text_start], text[text_end:end])
+    if score is not None and not isinstance(score, float):
+        raise TypeError("a score is a number")
+    return Document(text[text_start:text_end], title, text[start:text_start], text[text_end:end], score=score)
 
 
 def _digest(text: str) -> str:

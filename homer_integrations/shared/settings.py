@@ -20,7 +20,7 @@ _LOADING = (
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")
 _CONFIG = tuple(field.name for field in dataclasses.fields(HomerConfig))
 _TOKEN_LIMITS = ("max_tokens", "max_new_tokens", "max_completion_tokens")
-_PER_CALL = ("model", *_TOKEN_LIMITS, *_SAMPLING, "stop", "timeout", "trace", *_CONFIG)
+_PER_CALL = ("model", *_TOKEN_LIMITS, *_SAMPLING, "stop", "timeout", "trace", "cite", *_CONFIG)
 _DRAWN = ("temperature", "top_p", "top_k", "min_p", "seed")  # of no account where the likeliest token is taken
 
 _EMPTY = ("tools", "functions", "tool_choice", "function_call")  # which frameworks hand over where there are none
@@ -71,6 +71,7 @@ class HomerSettings(LoadSettings):
         default=None, description='Keep documents\' states for later calls: "memory", a folder, or a StateStore.'
     )
     trace: bool = Field(default=False, description="Tell all that `homer.show` draws, every document's text included.")
+    cite: bool = Field(default=False, description="Tell for each sentence of an answer what it rests on.")
 
     @property
     def model_name(self) -> str:
@@ -123,12 +124,18 @@ class HomerSettings(LoadSettings):
             generation=generation | ({"stop": stops} if stops else {}),
             store=shared_store(self.reuse),
             trace=self.traces(arguments),
+            cite=self.cites(arguments),
         )
 
     def traces(self, arguments: Mapping[str, Any]) -> bool:
         """Whether the answer to a call tells all that `homer.show` draws."""
         given = arguments.get("trace")
         return self.trace if given is None else bool(given)
+
+    def cites(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether the answer to a call says what each of its sentences rests on."""
+        given = arguments.get("cite")
+        return self.cite if given is None else bool(given)
 
     def _chosen(self, names: Sequence[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
         found = {name: arguments.get(name, getattr(self, name)) for name in names}
@@ -147,6 +154,7 @@ class Call:
     generation: dict[str, Any]
     store: StateStore | None = None
     trace: bool = False
+    cite: bool = False
 
     def identity(self) -> dict[str, Any]:
         """All that the answer to a prompt depends on, and what is told of it; JSON values, the same in every process.
@@ -169,6 +177,7 @@ class Call:
             "sampling": plain(drawn),
             "reuse": self.store is not None,
             "trace": self.trace,
+            "cite": self.cite,
         }
 
     def stream(
@@ -179,7 +188,7 @@ class Call:
         wanted: Wanted | None = None,
     ) -> AnswerStream:
         """The answer to a conversation; see HomerModel.build_chat_prompt, and HomerModel.turn for what is wanted."""
-        kept: dict[str, Any] = {"store": self.store} if self.store else {}
+        kept: dict[str, Any] = {"cite": self.cite} | ({"store": self.store} if self.store else {})
         turn = (wanted or Wanted()).turn(self.model, messages)
         if turn.grammar is not None:
             kept["grammar"] = turn.grammar

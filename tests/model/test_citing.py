@@ -44,6 +44,7 @@ def test_every_sentence_has_parts_of_documents(small: HomerModel) -> None:
             assert part.index in survived
             assert part.title == document["title"]
             whole = document["text"][part.start : part.end]
+            assert part.text == whole
             assert whole.endswith(".")
             assert whole[0].isupper()
         assert 0 < sum(part.share for part in one.cited) <= 1.0001
@@ -73,6 +74,28 @@ def test_the_sentence_that_is_looked_at_is_cited(small: HomerModel, monkeypatch:
     (part,) = found.cited
     assert DOCUMENTS[1]["text"][part.start : part.end] == FACT
     assert part.share > 0.95
+
+
+def test_of_parts_looked_at_alike_the_one_with_the_words_comes_first(
+    small: HomerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = small.build_prompt(QUESTION, DOCUMENTS)
+    cache = small.compress_prompt(prompt)
+    run = small.decoder.run_after
+
+    def looking(*args: object, **options: object) -> object:
+        output = run(*args, **options)
+        for seen in output.attention.values():
+            seen.fill_(1 / seen.shape[-1])
+        return output
+
+    monkeypatch.setattr(small.decoder, "run_after", looking)
+    for said, part in (
+        ("Three floors.", "It has three floors."),
+        ("A key in an office.", "Ask for keys in the office."),
+    ):
+        (found,) = small.cite(prompt, cache, said)
+        assert found.cited[0].text == part
 
 
 def test_a_model_that_was_not_measured(small: HomerModel) -> None:
