@@ -27,9 +27,9 @@ class Option(click.Option):
         super().__init__([*names, *old], **{"show_default": not given.get("is_flag")} | given)
         self._old = old
 
-    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
         """Several values are a list, and none are None."""
-        value = super().type_cast_value(ctx, value)
+        value = super().process_value(ctx, value)
         return (list(value) or None) if self.multiple else value
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
