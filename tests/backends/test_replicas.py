@@ -75,7 +75,8 @@ def test_looking_at_documents_is_the_same(several: HomerModel, one: HomerModel) 
         ({"devices": [0, 1][GPUS:] or [GPUS]}, rf"sees {GPUS} of that kind"),
         ({"devices": ["cpu", f"cuda:{GPUS}"]}, rf"sees {GPUS} of that kind"),
         ({"devices": []}, r"devices is empty: give a list such as \[0, 1\]"),
-        ({"devices": "cpu"}, "is no list"),
+        ({"devices": 1}, "devices=1 is no list"),
+        ({"devices": "cpu,"}, "is none"),
         ({"devices": ["cpu", "nowhere"]}, "is none"),
         ({"devices": ["cpu", None]}, "holds None"),
         ({"devices": ["cpu", True]}, "is none"),
@@ -94,6 +95,7 @@ def test_auto_is_all_gpus_of_the_host() -> None:
     assert found == (torch.device("cpu"),)
     assert len(settle_devices("auto")) == max(1, GPUS)
     assert settle_devices(None) == ()
+    assert settle_devices("cpu, cpu") == (torch.device("cpu"),) * 2  # as on a command line
     assert HomerModel(tiny_llama(), devices=["cpu"])._replicas is None
 
 
