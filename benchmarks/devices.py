@@ -3,9 +3,9 @@
     python benchmarks/devices.py --out devices.jsonl       # all GPUs of the host, Llama-2-7B's shape, three minutes
     python benchmarks/devices.py --tiny                    # a toy on two CPU "devices", in seconds
 
-Weights are random, since time does not depend on them. Each cell is measured on the first GPU alone and on all of them in
-the same run: with a thread for each GPU, as `HomerModel(devices=...)` has it, and with one thread that launches for all.
-`host s` is how long one GPU's own launches take Python, with nobody waiting for the GPU: what it leaves of `one s` is room.
+Weights are random, since time does not depend on them. Each cell is measured on the first GPU alone and on all of them
+in the same run: with a thread for each GPU, as `HomerModel(devices=...)` has it, and with one thread that launches for
+all. `host s` is how long Python takes to launch what one GPU runs: what it leaves of `one s` is room for another GPU.
 Every cell is a line of JSON, written when it is there.
 """
 
@@ -153,14 +153,7 @@ def same(one: CompactCache, other: CompactCache) -> bool:
 
 def line(row: dict[str, Any]) -> str:
     """A row as it is printed."""
-    numbers = (
-        ("one_s", 7, ".3f"),
-        ("host_s", 7, ".3f"),
-        ("all_s", 7, ".3f"),
-        ("times", 6, ".2f"),
-        ("one_thread_s", 8, ".3f"),
-    )
-    shown = " ".join(f"{format(row[name], form) if name in row else '-':>{width}}" for name, width, form in numbers)
+    shown = " ".join(f"{format(row[name], form) if name in row else '-':>8}" for name, _, form in COLUMNS)
     bits = {True: "yes", False: "no" if row.get("one_is_itself") else "no; nor does one GPU repeat itself"}
     last = row.get("note") or bits[row["same"]]
     return f"{row['length']:8,} {row['cell']:28} {row.get('leaves', '-'):>6} {shown}  {last}"
