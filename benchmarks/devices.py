@@ -91,7 +91,8 @@ class Bench:
     def _measure(self, cell: Cell, row: dict[str, Any]) -> None:
         config = HomerConfig(**cell.settings)
         ids = torch.randint(0, self.shape.vocabulary, (cell.length,), generator=torch.Generator().manual_seed(1))
-        parts = ids[:32], ids[32:-32], ids[-32:]
+        affix = self.options.affix_len
+        parts = ids[:affix], ids[affix:-affix], ids[-affix:]
         plan = self.one.plan(*map(len, parts), config=config)
         row |= {"leaves": len(plan.spans), "leaf_len": plan.lengths[0][0], "kept": plan.final_len}
         alone, again, ours = (self._seconds(m, parts, config, row, name) for m, name in self._models())
@@ -165,6 +166,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--devices", nargs="+", help="default: all GPUs")
     parser.add_argument("--shape", choices=sorted(speed.SHAPES), default="llama-2-7b")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--affix-len", type=int, default=32, help="tokens of the prefix, and of the suffix")
     parser.add_argument("--repeats", type=int, default=3, help="runs after the first, of which the median counts")
     parser.add_argument("--cells", type=int, help="only so many of the cells")
     parser.add_argument("--limit-s", type=float, default=170.0, help="begin no cell later")
@@ -172,7 +174,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help='a toy on two CPU "devices", in seconds')
     options = parser.parse_args(arguments)
     if options.tiny:
-        options.shape, options.dtype, options.repeats, options.devices = "tiny", "float32", 1, ["cpu", "cpu"]
+        options.shape, options.dtype, options.devices = "tiny", "float32", ["cpu", "cpu"]
+        options.repeats, options.affix_len = 1, 8
     options.devices = options.devices or [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return options
 

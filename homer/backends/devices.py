@@ -100,7 +100,9 @@ def settle(running: Iterable[Future[Any]]) -> None:
     wait(begun)
 
 
-def make_replicas(model: PreTrainedModel, decoder: Decoder, devices: Devices, fast: bool | None) -> Replicas | None:
+def make_replicas(
+    model: PreTrainedModel, decoder: Decoder, devices: Devices, fast: bool | str | None
+) -> Replicas | None:
     """The decoder of a model and those of its copies on other devices; None where there is one device.
 
     Args:

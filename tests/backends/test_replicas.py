@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import random_ids, tiny_llama
+from small import asked_small, assert_same
 from torch import nn
 
 from homer import Compressor, ConfigError, HomerConfig, HomerModel, StateStore, UnsupportedModelError
@@ -22,36 +23,63 @@ QUESTION = "What is the maximum fill level of the nitrogen dewar?"
 
 
 @pytest.fixture(scope="module")
-def several() -> HomerModel:
-    return HomerModel.from_pretrained("mini", devices=["cpu", "cpu"], config=HomerConfig(max_chunk_len=512))
+def one(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
+    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
-def one() -> HomerModel:
-    return HomerModel.from_pretrained("mini", config=HomerConfig(max_chunk_len=512))
+def several(one: HomerModel) -> HomerModel:
+    return HomerModel(one.model, one.tokenizer, one.config, one.calibration, devices=["cpu", "cpu"])
+
+
+def test_a_model_is_loaded_once_for_each_device(mini: HomerModel) -> None:
+    several = HomerModel.from_pretrained("mini", devices=["cpu", "cpu"])
+    assert several._replicas is not None
+    assert several._replicas.devices == (torch.device("cpu"),) * 2
+    parts = random_ids(8, 4000, 12, vocabulary=4000)
+    config = HomerConfig(max_chunk_len=512, target_len=256)
+    ours, theirs = (model.compress(*parts, config=config) for model in (several, mini))
+    assert ours.config.significance == "standardized"
+    assert_same(ours, theirs)
 
 
 def test_questions_get_the_same_answers(several: HomerModel, one: HomerModel) -> None:
-    assert several._replicas is not None
-    assert several._replicas.devices == (torch.device("cpu"),) * 2
-    documents = read_documents([DOCUMENTS])[:6]
+    documents = read_documents([DOCUMENTS])[:2]
     ours, theirs = (model.compress_prompt(model.build_prompt(QUESTION, documents)) for model in (several, one))
     assert ours.plan.height > 1
     assert ours.config.significance == "question"
-    assert torch.equal(ours.logits, theirs.logits)
-    assert ours.kept_tokens.tolist() == theirs.kept_tokens.tolist()
-    assert all(torch.equal(a, b) for a, b in zip(ours.keys, theirs.keys, strict=True))
+    assert_same(ours, theirs)
+
+
+def test_conversations_get_the_same_answers(several: HomerModel, one: HomerModel) -> None:
+    documents = read_documents([DOCUMENTS])[:2]
     history = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]
-    chats = [
-        model.build_chat_prompt([*history, {"role": "user", "content": QUESTION}], documents)
-        for model in (several, one)
-    ]
-    answers = [model.stream_prompt(p).answer().text for model, p in zip((several, one), chats, strict=True)]
-    assert answers[0] == answers[1]
+    chat = [*history, {"role": "user", "content": QUESTION}]
+    prompts = [model.build_chat_prompt(chat, documents) for model in (several, one)]
+    answers = [m.stream_prompt(p, max_new_tokens=8).answer() for m, p in zip((several, one), prompts, strict=True)]
+    assert answers[0].text == answers[1].text
+    assert answers[0].usage == answers[1].usage
+
+
+def test_a_prompt_pauses_where_it_was_asked_for(several: HomerModel) -> None:
+    prompt = several.build_prompt(QUESTION, read_documents([DOCUMENTS])[:1])
+    threads: list[int] = []
+
+    def tick() -> None:
+        threads.append(threading.get_ident())
+        if len(threads) == 3:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        several.compress_prompt(prompt, tick=tick)
+    del threads[:]
+    with pytest.raises(KeyError, match="enough"):
+        several.compress_prompt(prompt, tick=tick, store=StateStore())
+    assert set(threads) == {threading.get_ident()}
 
 
 def test_encoded_leaves_are_the_same(several: HomerModel, one: HomerModel) -> None:
-    documents = read_documents([DOCUMENTS])[:4]
+    documents = read_documents([DOCUMENTS])[:2]
     store = StateStore()
     ours, theirs = (model.encode(documents, align="documents") for model in (several, one))
     kept = several.encode(documents, align="documents", store=store)
@@ -60,11 +88,12 @@ def test_encoded_leaves_are_the_same(several: HomerModel, one: HomerModel) -> No
     assert kept.reused_tokens == 0
     for leaf, other in zip(ours.leaves, theirs.leaves, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(leaf.tensors(), other.tensors(), strict=True))
-    assert several.ask(QUESTION, ours).text == one.ask(QUESTION, theirs).text
+    asked = [model.build_prompt(QUESTION, documents).suffix_ids for model in (several, one)]
+    assert_same(several.compress_encoded(ours, asked[0]), one.compress_encoded(theirs, asked[1]))
 
 
 def test_looking_at_documents_is_the_same(several: HomerModel, one: HomerModel) -> None:
-    documents = read_documents([DOCUMENTS])[:4]
+    documents = read_documents([DOCUMENTS])[:3]
     scores = [Compressor(model).score(QUESTION, documents) for model in (several, one)]
     assert scores[0] == scores[1]
 
