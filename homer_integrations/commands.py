@@ -7,7 +7,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-_LOADING = ("model", "device", "device_map", "dtype", "gguf_file", "calibration", "rope_scaling")
+_LOADING = ("model", "device", "device_map", "devices", "dtype", "gguf_file", "calibration", "rope_scaling")
 _LENGTHS = ("max_chunk_len", "target_len", "layers_warmup", "max_initial_chunk_len", "chunk_batch_size")
 
 

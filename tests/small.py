@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from homer import Calibration, HomerConfig, HomerModel
+from homer import Calibration, CompactCache, HomerConfig, HomerModel
 from homer.backends.loading import MINI
 
 
@@ -48,3 +48,15 @@ def asked_small(folder: Path) -> HomerModel:
     heads = Calibration(torch.zeros(6, 0), {"team": [[3, 1], [1, 0]]}, question_heads=torch.eye(6, 2) + 0.1)
     config = HomerConfig(max_chunk_len=240, target_len=64)
     return HomerModel.from_pretrained(save_small(folder), config=config, calibration=heads)
+
+
+def assert_same(ours: CompactCache, one: CompactCache) -> None:
+    """Two compact caches, to the last bit."""
+    assert ours.kept_tokens.tolist() == one.kept_tokens.tolist()
+    assert ours.survived is not None
+    assert one.survived is not None
+    assert ours.survived.tolist() == one.survived.tolist()
+    for name in ("logits", "relevance", "position_ids"):
+        assert torch.equal(getattr(ours, name), getattr(one, name)), name
+    for a, b in zip((*ours.keys, *ours.values), (*one.keys, *one.values), strict=True):
+        assert torch.equal(a, b)

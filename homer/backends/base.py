@@ -65,6 +65,7 @@ class Decoder(abc.ABC):
         self.dtype: torch.dtype = causal_lm.dtype
         self.device = _input_device(causal_lm)
         self.output_device = _output_device(causal_lm, self.device)
+        self.products = ""  # how matrices are multiplied, where that is not the weights' own way
         self._offload_lock = Lock() if _is_offloaded(causal_lm) else None
 
     @property
@@ -75,7 +76,7 @@ class Decoder(abc.ABC):
     @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of what keys and values depend on: shapes, RoPE, dtype, and sums over all rows of every weight."""
-        return fingerprint(self.causal_lm, self.dtype)
+        return fingerprint(self.causal_lm, self.dtype, self.products)
 
     @property
     def _root(self) -> Any:

@@ -18,6 +18,10 @@ class Projection(NamedTuple):
     weight: Tensor
     bias: Tensor | None
 
+    def prepared(self, x: Tensor) -> Any:
+        """What this and other projections of the same states take: the states, unless a kind of product wants more."""
+        return x
+
     def __call__(self, x: Tensor) -> Tensor:
         """The product for (..., features in): (..., features out)."""
         return nn.functional.linear(x, self.weight, self.bias)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from homer.backends.architecture import unwrapped
 from homer.backends.base import Decoder
 from homer.backends.fused import make_decoder
 from homer.backends.options import settle_device
-from homer.base.arguments import check_list
+from homer.backends.pausing import pause
 from homer.base.locks import Lock
 from homer.errors import ConfigError, UnsupportedModelError
 
@@ -64,16 +64,19 @@ class Replicas:
         return lambda number, call: runners[number].submit(here.bound(number, call))
 
     def each(self, calls: Iterable[Callable[[Decoder], T]]) -> Iterator[T]:
-        """What calls give, in their order; they are dealt out to the devices in turn."""
+        """What calls give, in their order; they are dealt out to the devices in turn.
+
+        The caller's thread may pause while they run; those of the devices do not.
+        """
         start, waiting = self.runs(), deque[Future[T]]()
         try:
             for number, call in enumerate(calls):
                 place = number % len(self)
                 waiting.append(start(place, _with(call, self.decoders[place])))
                 if len(waiting) >= _AHEAD * len(self):
-                    yield waiting.popleft().result()
+                    yield _awaited(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield _awaited(waiting.popleft())
         finally:
             settle(waiting)
 
@@ -97,7 +100,9 @@ def settle(running: Iterable[Future[Any]]) -> None:
     wait(begun)
 
 
-def make_replicas(model: PreTrainedModel, decoder: Decoder, devices: Devices, fast: bool | None) -> Replicas | None:
+def make_replicas(
+    model: PreTrainedModel, decoder: Decoder, devices: Devices, fast: bool | str | None
+) -> Replicas | None:
     """The decoder of a model and those of its copies on other devices; None where there is one device.
 
     Args:
@@ -124,6 +129,7 @@ def settle_devices(devices: Devices, own: torch.device | None = None) -> tuple[t
     """The devices that are named; none where none are.
 
     Args:
+        devices: a list of numbers of GPUs, of names or of torch's devices; or a text, "auto", "0,1" or "cuda:0,cuda:1".
         own: the model's own one, which comes first where all GPUs are meant.
 
     Raises:
@@ -135,12 +141,14 @@ def settle_devices(devices: Devices, own: torch.device | None = None) -> tuple[t
         own = torch.device("cuda:0" if torch.cuda.is_available() else "cpu") if own is None else own
         others = (torch.device("cuda", number) for number in range(torch.cuda.device_count()))
         return (own, *(other for other in others if other != own)) if own.type == "cuda" else (own,)
-    if isinstance(devices, str):
+    if isinstance(devices, str):  # as on a command line
+        devices = [int(name) if name.strip().isdecimal() else name.strip() for name in devices.split(",")]
+    if not isinstance(devices, Iterable) or isinstance(devices, Mapping):
         raise ConfigError(f"devices={devices!r} is no list: {_MEND}")
-    given = check_list("devices", devices, "devices") if not isinstance(devices, torch.device | int) else [devices]
-    if not given:
+    found = tuple(_device(one) for one in devices)
+    if not found:
         raise ConfigError(f"devices is empty: {_MEND}")
-    return tuple(_device(one) for one in given)
+    return found
 
 
 def _device(given: Any) -> torch.device:
@@ -232,6 +240,12 @@ class _Here:
                 return call()
 
         return run
+
+
+def _awaited(future: Future[T]) -> T:
+    result = future.result()
+    pause()
+    return result
 
 
 def _at_once(call: Callable[[], T]) -> Future[T]:

@@ -19,10 +19,15 @@ _FINGERPRINT_FIELDS = (
 )  # fmt: skip
 
 
-def fingerprint(model: PreTrainedModel, dtype: torch.dtype) -> str:
-    """A digest of shapes, RoPE, dtype, adapters, and of sums over all rows and columns of every weight that is here."""
+def fingerprint(model: PreTrainedModel, dtype: torch.dtype, products: str = "") -> str:
+    """A digest of shapes, RoPE, dtype, adapters, and of sums over all rows and columns of every weight that is here.
+
+    Args:
+        products: how matrices are multiplied, where that is not the weights' own way.
+    """
     config = model.config.get_text_config().to_dict()
     facts = {name: config.get(name) for name in _FINGERPRINT_FIELDS} | {"dtype": str(dtype)}
+    facts |= {"products": products} if products else {}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     with torch.no_grad():
         for name, weight in itertools.chain(model.named_parameters(), _kept_buffers(model)):

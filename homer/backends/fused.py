@@ -20,6 +20,7 @@ from homer.backends.attention import watched
 from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, not_none, take_rows
 from homer.backends.blocks import UnknownBlockError
 from homer.backends.entries import Entries
+from homer.backends.fp8 import check_fast, in_fp8
 from homer.backends.graph import GraphSteps
 from homer.backends.graph_slots import GraphSlots
 from homer.backends.kernels.plain import EAGER, fresh
@@ -48,20 +49,23 @@ class _Done(NamedTuple):
     kept: Tensor | None
 
 
-def make_decoder(model: PreTrainedModel, fast: bool | None) -> Decoder:
+def make_decoder(model: PreTrainedModel, fast: bool | str | None) -> Decoder:
     """The decoder for a model.
 
     Args:
-        fast: None takes the fast path on a GPU where the model's family allows it; False never does.
+        fast: None takes the fast path on a GPU where the model's family allows it; False never does; "fp8" as well
+            computes the products of long chunks in 8-bit floats.
 
     Raises:
-        UnsupportedModelError: the model cannot be run piecewise; or `fast` is True and its family is not known.
+        UnsupportedModelError: the model cannot be run piecewise; or `fast` asks for what it, or its device, has not.
+        ConfigError: `fast` is something else.
     """
+    check_fast(fast, model)
     reference = ReferenceDecoder(model)
     if fast is False or (fast is None and model.device.type != "cuda"):
         return reference
     try:
-        return FusedDecoder(reference)
+        return FusedDecoder(reference, fp8=fast == "fp8")
     except UnknownBlockError as reason:
         if fast:
             raise UnsupportedModelError(f"{type(model).__name__} has no fast path: {reason}; leave fast=None") from None
@@ -74,12 +78,13 @@ class FusedDecoder(Decoder):
 
     Args:
         reference: the same model by its own code, which does what the kernels cannot.
+        fp8: whether the products of long chunks are computed in 8-bit floats.
 
     Raises:
         UnknownBlockError: the layers are of a kind not known here.
     """
 
-    def __init__(self, reference: ReferenceDecoder) -> None:
+    def __init__(self, reference: ReferenceDecoder, *, fp8: bool = False) -> None:
         super().__init__(reference.causal_lm)
         self._reference = reference
         self.parts = FusedLayers(self.causal_lm, EAGER)  # the plain kernels, for speed, while it is compared
@@ -87,6 +92,8 @@ class FusedDecoder(Decoder):
             raise UnknownBlockError("its attention is not sdpa")
         self._compare()
         self.parts.kernels = fresh(self.device)
+        if fp8:
+            self.parts.chunked, self.products = in_fp8(self.parts.blocks, self.parts.kernels), "fp8"
 
     def run(
         self,
@@ -182,7 +189,7 @@ class FusedDecoder(Decoder):
         delta: Tensor | None = None  # what a layer adds waits for the next norm: addition and norm are one kernel
         kept: Tensor | None = None
         for place, number in enumerate(numbers):
-            block, (key, value) = self.parts.blocks[number], room[2 * place : 2 * place + 2]
+            block, (key, value) = self.parts.chunked[number], room[2 * place : 2 * place + 2]
             residual, x = self.parts.norm(residual, delta, block.input_norm, block.eps)
             query = self.parts.project(block, x, rotary, key, value)
             if earlier is None:

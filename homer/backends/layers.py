@@ -23,6 +23,7 @@ class FusedLayers:
     def __init__(self, causal_lm: Any, kernels: Kernels) -> None:
         self._causal_lm, self._root = causal_lm, causal_lm.get_decoder()
         self.blocks, self.kernels = read_blocks(causal_lm), kernels
+        self.chunked = self.blocks  # the same for whole chunks, whose products may be others
         self.vocabulary = int(self._root.embed_tokens.num_embeddings)
         self.device: torch.device = self._root.embed_tokens.weight.device
 
@@ -33,7 +34,8 @@ class FusedLayers:
 
     def project(self, block: Block, x: Tensor, rotary: Rotary, key: Tensor, value: Tensor) -> Tensor:
         """Rotated queries (batch, length, heads, head dim); rotated keys and values are written to `key`, `value`."""
-        queries, keys = (p(x).view(*x.shape[:-1], -1, block.head_dim) for p in (block.query, block.key))
+        shape, x = (*x.shape[:-1], -1, block.head_dim), block.query.prepared(x)
+        queries, keys = (p(x).view(shape) for p in (block.query, block.key))
         rotated = torch.empty_like(queries)
         self.kernels.apply_rotary(queries, block.query_norm, block.eps, *rotary, rotated)
         self.kernels.apply_rotary(keys, block.key_norm, block.eps, *rotary, key)
@@ -42,8 +44,10 @@ class FusedLayers:
 
     def finish(self, block: Block, residual: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         """The layer behind its attention: the residual stream, and what its last part adds to it."""
-        residual, x = self.kernels.add_norm(residual, block.output(attended), block.middle_norm, block.eps)
-        return residual, block.down(self.kernels.silu_and_mul(block.gate(x), block.up(x)))
+        output = block.output(block.output.prepared(attended))
+        residual, x = self.kernels.add_norm(residual, output, block.middle_norm, block.eps)
+        x = block.gate.prepared(x)
+        return residual, block.down(block.down.prepared(self.kernels.silu_and_mul(block.gate(x), block.up(x))))
 
     def head(self, residual: Tensor, delta: Tensor) -> Tensor:
         """Logits (batch, length, vocabulary) in the model's dtype."""

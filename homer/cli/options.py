@@ -110,6 +110,7 @@ MODEL = (
     Option("--gguf-file", help="of a hub id or a folder, the file that holds the model"),
     Option("--device", help=DEVICE_HELP),
     Option("--device-map", hidden=True),
+    Option("--devices", help="GPUs that read one context together, each with a copy of the model: 0,1 or auto"),
     DTYPE,
     Option("--calibration", help="a calibration file"),
     Option("--rope-scaling", type=float, help="a factor for YaRN"),

@@ -29,6 +29,7 @@ def _load(options: Options) -> HomerModel:
         dtype=options.dtype,
         device=options.device,
         device_map=options.device_map,
+        devices=options.devices,
         gguf_file=options.gguf_file,
         rope_scaling=options.rope_scaling,
     )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from homer.backends.devices import Replicas, settle
+from homer.backends.pausing import pause
 from homer.merging.chunk import Chunk, merge
 from homer.merging.leaves import Leaves
 from homer.merging.node import Node, Watcher
@@ -93,6 +94,7 @@ class _Folding:
                 wait(running, return_when=FIRST_COMPLETED)
                 for future in [future for future in running if future.done()]:
                     self._end(running.pop(future), future.result())
+                    pause()  # here, since the devices' own threads do not
         finally:
             settle(running)
         (root,) = self._chunks.values()

@@ -40,8 +40,8 @@ class HomerModel(CitingModel):
             significance is then the paper's.
         fast: run the layers of common families (Llama, Mistral, Qwen2, Qwen3) by fused kernels. None: on a GPU,
             where the model allows it. False: always by the model's own code. True: or an error that says why not.
-        devices: several, to read one long context with all of them, such as [0, 1], or "auto" for all GPUs. Each gets
-            a copy of the weights. The model's own is the first one: there are the results, and what is generated.
+            "fp8": the products of long chunks in 8-bit floats as well, for cards that have them; tokens may differ.
+        devices: several, [0, 1] or "auto", that read one context together; each holds the weights, its own comes first.
 
     Raises:
         UnsupportedModelError, ConfigError, CalibrationError: saying what does not fit.

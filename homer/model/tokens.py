@@ -49,7 +49,7 @@ class TokenModel:
         config: HomerConfig | None = None,
         calibration: str | os.PathLike[str] | Tensor | Calibration | bool | None = None,
         *,
-        fast: bool | None = None,
+        fast: bool | str | None = None,
         devices: Devices = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -80,7 +80,7 @@ class TokenModel:
         attn_implementation: str | None = None,
         quantization_config: Any = None,
         rope_scaling: float | Mapping[str, Any] | None = None,
-        fast: bool | None = None,
+        fast: bool | str | None = None,
         devices: Devices = None,
         **model_kwargs: Any,
     ) -> Self:

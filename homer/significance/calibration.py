@@ -52,6 +52,7 @@ class Calibration:
     _norms: dict[torch.device, tuple[Tensor, Tensor]] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _biases: dict[torch.device, Tensor] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_bias()
@@ -99,6 +100,12 @@ class Calibration:
             raise CalibrationError('the calibration\'s "team" is no list of [layer, head]: measure it again') from None
         if not all(0 <= layer < layers and 0 <= head < heads for layer, head in team):
             raise CalibrationError(f"the calibration's team names heads beyond ({layers}, {heads}): measure it again")
+
+    def bias_on(self, device: torch.device) -> Tensor:
+        """The bias on a device, where it stays: copied in the middle of a run, it would wait for the GPU."""
+        if device not in self._biases:
+            self._biases[device] = self.bias.to(device)
+        return self._biases[device]
 
     def norms_on(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Means and one over the deviations on a device, (layers, heads, distances) each; None where not measured."""

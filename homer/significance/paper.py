@@ -28,5 +28,6 @@ class Paper(Significance):
         """(1, length), of the last layer alone."""
         layer = max(seen.logits)
         known = seen.calibration is not None and seen.calibration.distances > 0
-        bias = seen.calibration.bias[layer] if known and seen.calibration is not None else None
-        return significance(seen.logits[layer], seen.position_ids, bias)
+        logits = seen.logits[layer]
+        bias = seen.calibration.bias_on(logits.device)[layer] if known and seen.calibration is not None else None
+        return significance(logits, seen.position_ids, bias)

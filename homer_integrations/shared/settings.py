@@ -14,8 +14,8 @@ from homer_integrations.shared.loading import shared_model, shared_store
 from homer_integrations.shared.tools import Wanted
 
 _LOADING = (
-    "calibration", "dtype", "device", "device_map", "gguf_file", "attn_implementation", "quantization_config",
-    "rope_scaling",
+    "calibration", "dtype", "device", "device_map", "devices", "gguf_file", "attn_implementation",
+    "quantization_config", "rope_scaling",
 )  # fmt: skip
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")
 _CONFIG = tuple(field.name for field in dataclasses.fields(HomerConfig))
@@ -34,6 +34,7 @@ class LoadSettings(BaseModel):
     dtype: Any = None
     device: Any = Field(default=None, description='"cpu", "cuda" or "mps", for all of the model.')
     device_map: Any = None
+    devices: Any = Field(default=None, description='Several that read one context together: [0, 1], or "auto".')
     gguf_file: str | None = Field(default=None, description="Of a hub id or a folder, the file that holds the model.")
     attn_implementation: str | None = None
     quantization_config: Any = None

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from conftest import random_ids, tiny_llama
+from small import assert_same
 
 from homer import CompactCache, HomerConfig, HomerModel
 from homer.backends.devices import Replicas
@@ -14,17 +15,6 @@ from homer.merging.node import Node
 from homer.merging.spread import moved, steps_of
 
 CONFIG = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2)
-
-
-def assert_same(ours: CompactCache, one: CompactCache) -> None:
-    assert ours.kept_tokens.tolist() == one.kept_tokens.tolist()
-    assert ours.survived is not None
-    assert one.survived is not None
-    assert ours.survived.tolist() == one.survived.tolist()
-    for name in ("logits", "relevance", "position_ids"):
-        assert torch.equal(getattr(ours, name), getattr(one, name)), name
-    for a, b in zip((*ours.keys, *ours.values), (*one.keys, *one.values), strict=True):
-        assert torch.equal(a, b)
 
 
 @functools.cache

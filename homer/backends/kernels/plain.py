@@ -19,6 +19,7 @@ from torch import Tensor
 
 Matrix = tuple[Tensor, Tensor | None]  # weight and bias
 
+LARGEST, FAINTEST = 448.0, 1e-12  # in FP8 with four bits of exponent; what scales are made of at least
 ROUND = 64  # places for new tokens come in groups of so many
 
 
@@ -50,6 +51,13 @@ def apply_rotary(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: T
 def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
     """The SwiGLU product."""
     return F.silu(gate) * up
+
+
+def narrow_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of (rows, features) in FP8, and the scales (rows, 1), float32, by which they are to be multiplied."""
+    wide = x.float()
+    scales = wide.abs().amax(-1, keepdim=True).clamp(min=FAINTEST) / LARGEST
+    return (wide / scales).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scales
 
 
 def last_query_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -156,6 +164,7 @@ class Kernels:
     add_norm: Callable[..., tuple[Tensor, Tensor]] = add_norm
     apply_rotary: Callable[..., None] = apply_rotary
     silu_and_mul: Callable[..., Tensor] = silu_and_mul
+    narrow_rows: Callable[..., tuple[Tensor, Tensor]] = narrow_rows
     last_query_logits: Callable[..., Tensor] = last_query_logits
     gather_rows: Callable[..., None] = gather_rows
     blend_rows: Callable[..., None] = blend_rows
@@ -179,7 +188,7 @@ _CHANGING: dict[str, dict[int, tuple[int, ...]]] = {
     "write_kv": {0: (1,), 1: (1,)},
 }
 _DECODING = ("decode_attention", "write_rows")
-_BY_HAND = ("rms_norm", "add_norm", "apply_rotary", "silu_and_mul", "last_query_logits", *_DECODING)
+_BY_HAND = ("rms_norm", "add_norm", "apply_rotary", "silu_and_mul", "narrow_rows", "last_query_logits", *_DECODING)
 
 
 def best(device: torch.device) -> Kernels:

@@ -13,6 +13,7 @@ from torch import Tensor
 _BLOCK = 2048  # numbers a program
 _HEADS = 2048  # numbers of a token's heads a program
 _PLACES = 64  # places a program
+_LARGEST, _FAINTEST = 448.0, 1e-12  # as in `plain`
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -87,6 +88,30 @@ def _logits_of_last(
         one = tl.load(query + ((row + 1) * queries - 1) * heads * dim + number * dim + dims, mask=real, other=0.0)
         logits = tl.sum(keys * one.to(tl.float32)[None, :], 1) * scaling
         tl.store(out + (row * heads + number) * length + places, logits, mask=known)
+
+
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def _narrow(
+    x: tl.tensor, out: tl.tensor, scales: tl.tensor, largest: tl.constexpr, faintest: tl.constexpr,
+    size: tl.constexpr, wide: tl.constexpr,
+) -> None:  # fmt: skip
+    places, row = tl.arange(0, wide), tl.program_id(0).to(tl.int64)
+    real = places < size
+    value = tl.load(x + row * size + places, mask=real, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(value), 0), faintest) / largest
+    value = tl.minimum(tl.maximum(value / scale, -largest), largest)
+    tl.store(out + row * size + places, value.to(out.dtype.element_ty), mask=real)
+    tl.store(scales + row, scale)
+
+
+def narrow_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As in `plain`."""
+    x = x.contiguous()
+    rows, size = x.shape
+    out = torch.empty_like(x, dtype=torch.float8_e4m3fn)
+    scales = torch.empty(rows, 1, device=x.device, dtype=torch.float32)
+    _narrow[rows,](x, out, scales, _LARGEST, _FAINTEST, size, triton.next_power_of_2(size), num_warps=8)
+    return out, scales
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
