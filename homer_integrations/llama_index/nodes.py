@@ -19,7 +19,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, No
 from homer import Document, InputError
 from homer_integrations.llama_index.tools import written_calls
 from homer_integrations.shared.conversation import Asked, asked
-from homer_integrations.shared.documents import title_of, to_homer_document
+from homer_integrations.shared.documents import as_score, title_of, to_homer_document
 from homer_integrations.shared.once import items_of
 
 _ROLES = {
@@ -136,7 +136,7 @@ def _listed(documents: Any) -> tuple[Any, ...]:
 
 
 def _to_document(document: Any, number: int) -> Document:
-    score = document.score if isinstance(document, NodeWithScore) else None
+    score = as_score(document.score) if isinstance(document, NodeWithScore) else None
     if isinstance(document, NodeWithScore):
         document = document.node
     if isinstance(document, BaseNode):

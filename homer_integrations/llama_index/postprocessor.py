@@ -17,6 +17,7 @@ from llama_index.core.schema import (
 from homer import Compressed, Document, InputError
 from homer_integrations.llama_index.nodes import title_of_node
 from homer_integrations.shared.compressing import CompressorSettings
+from homer_integrations.shared.documents import as_score
 from homer_integrations.shared.threads import work_in_thread
 
 _SPANS = "homer_spans"
@@ -72,7 +73,7 @@ def _asked(nodes: list[NodeWithScore], query: QueryBundle | None) -> tuple[str, 
 
 def _document(node: NodeWithScore) -> Document:
     text = node.node.get_content(metadata_mode=MetadataMode.NONE)
-    return Document(text, title_of_node(node.node), score=node.score)
+    return Document(text, title_of_node(node.node), score=as_score(node.score))
 
 
 def _shortened(node: BaseNode, text: str, spans: list[list[int]]) -> TextNode:

@@ -8,6 +8,7 @@ from typing import Any
 from llama_index.core.schema import NodeWithScore
 
 from homer_integrations.llama_index.nodes import title_of_node
+from homer_integrations.shared.documents import as_score
 from homer_integrations.shared.facts import shortened
 
 _PREFIX = "homer_"
@@ -21,7 +22,7 @@ class Survival:
 
     def __init__(self, nodes: Sequence[NodeWithScore]) -> None:
         self.titles = [title_of_node(node.node) for node in nodes]
-        self.scores = [node.score for node in nodes]
+        self.scores = [as_score(node.score) for node in nodes]
         self._facts: dict[str, Any] | None = None
         self._response: Any = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,12 @@ def title_of(metadata: Mapping[str, Any]) -> str | None:
 
 def score_of(metadata: Mapping[str, Any], key: str | None) -> float | None:
     """The score under a key of a document's metadata; None where there is none, or nobody named a key."""
-    return None if key is None else metadata.get(key)
+    return None if key is None else as_score(metadata.get(key))
+
+
+def as_score(value: Any) -> Any:
+    """A retriever's score; None for NaN and the infinite, which retrievers give where they have none."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def agreed(roads: Sequence[tuple[str, tuple[Document, ...]]]) -> tuple[Document, ...]:

@@ -89,6 +89,8 @@ def test_ask_weighs_documents(small: HomerModel, best: int) -> None:
 def test_wrappers_hand_scores_over(small: HomerModel) -> None:
     nodes = [NodeWithScore(node=TextNode(text=text), score=float(n)) for n, text in enumerate(TEXTS)]
     assert [document.score for document in of_nodes(nodes)] == [0, 1, 2, 3]
+    nodes[0].score = float("nan")
+    assert of_nodes(nodes)[0].score is None, "as a retriever says that it has none"
     reranker = HomerPostprocessor(model=small, keep="documents", top_k=1, prior=8.0)
     (best,) = reranker.postprocess_nodes(nodes, query_str=QUESTION)
     assert best.node is nodes[3].node

@@ -172,9 +172,7 @@ def test_a_chat_page_asks_for_titles_tags_and_more(server: Server, asked: dict[s
     assert answer.json()["choices"][0]["message"]["role"] == "assistant"
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("reasoning_effort", "high"), ("logit_bias", {"7": -100}), ("frequency_penalty", 1.5)]
-)
+@pytest.mark.parametrize(("field", "value"), [("logit_bias", {"7": -100}), ("frequency_penalty", 1.5)])
 def test_a_setting_of_the_page_that_would_do_nothing_is_refused_by_its_name(
     server: Server, field: str, value: Any
 ) -> None:
