@@ -40,13 +40,8 @@ class Streams:
         self._spelling = Spelling(tokenizer)
         self.batch = Batch(decoder)
 
-    def open(
-        self, cache: CompactCache, max_new_tokens: int | None, options: Mapping[str, Any], number: int = 0
-    ) -> Stream:
+    def open(self, cache: CompactCache, max_new_tokens: int | None, options: Mapping[str, Any]) -> Stream:
         """A stream with any options: those of Sampling, and those of transformers' `generate`.
-
-        Args:
-            number: of several answers to one prompt, which it is of; see Sampling.sample.
 
         Raises:
             GenerationError: settings out of range, or more tokens than the window leaves.
@@ -54,8 +49,12 @@ class Streams:
         """
         return self.opened(cache, *self.check(max_new_tokens, options))
 
-    def opened(self, cache: CompactCache, sampling: Sampling, others: Mapping[str, Any]) -> Stream:
-        """The same with options that `check` gave; raises CacheError alone."""
+    def opened(self, cache: CompactCache, sampling: Sampling, others: Mapping[str, Any], number: int = 0) -> Stream:
+        """The same with options that `check` gave; raises CacheError alone.
+
+        Args:
+            number: of several answers to one prompt, which it is of; see Sampling.sample.
+        """
         if not others:
             return self.own(cache, sampling.sample(number))
         cache.check_made_by(self._decoder.fingerprint, self._name)

@@ -14,19 +14,18 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from homer import Answer, AnswerStream, AnswerStreams, GenerationError
+from homer import Answer, AnswerStream, AnswerStreams
 from homer_integrations.langchain.base import STRICT, metadata_of, usage_of
 from homer_integrations.langchain.cache import KeyedCache
 from homer_integrations.langchain.choices import HomerChoices
 from homer_integrations.langchain.citing import annotations_of, as_block, text_block
 from homer_integrations.langchain.messages import as_asked
-from homer_integrations.langchain.tools import Chunks, logprobs_of, structured, words_and_calls
+from homer_integrations.langchain.tools import Chunks, logprobs_of, structured, tool_arguments, words_and_calls
 from homer_integrations.shared.citing import citations_of
 from homer_integrations.shared.conversation import to_conversation
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
-from homer_integrations.shared.tools import read_choice, take_wanted
+from homer_integrations.shared.tools import take_wanted
 
 _MAX_INPUT_TOKENS = 2**20  # far beyond any window: a longer prompt is compressed, and none is refused
 
@@ -170,15 +169,7 @@ class ChatHomer(HomerChoices, BaseChatModel):
         Raises:
             GenerationError: a tool_choice that names no tool.
         """
-        given = [convert_to_openai_tool(tool) for tool in tools]
-        choice = read_choice(tool_choice)
-        names = [tool["function"]["name"] for tool in given if "function" in tool]
-        if choice not in ("auto", "none", "required", *names):
-            raise GenerationError(
-                f"tool_choice={choice!r} names none of the tools {', '.join(names)}: give one of them"
-            )
-        several = {} if parallel_tool_calls is None else {"parallel_tool_calls": parallel_tool_calls}
-        return self.bind(tools=given, tool_choice=choice, **several, **kwargs)
+        return self.bind(**tool_arguments(tools, tool_choice, parallel_tool_calls), **kwargs)
 
     def with_structured_output(
         self,

@@ -16,7 +16,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from homer import Answer, CallPiece, CallReader, GenerationError, TokenLogprob, read_calls
 from homer_integrations.shared.logprobs import Untold, chat_logprobs
-from homer_integrations.shared.tools import new_call_id
+from homer_integrations.shared.tools import new_call_id, read_choice
 
 METHODS = ("json_schema", "function_calling", "json_mode")
 
@@ -68,6 +68,21 @@ def words_and_calls(text: str) -> tuple[str, list[ToolCall]]:
     """The words of a whole answer, and its calls."""
     words, calls = read_calls(text)
     return words, [tool_call(name=c.name, args=json.loads(c.arguments), id=new_call_id()) for c in calls]
+
+
+def tool_arguments(tools: Sequence[Any], tool_choice: Any, parallel: bool | None) -> dict[str, Any]:
+    """The arguments of a call by which tools may be called.
+
+    Raises:
+        GenerationError: a choice that names none of them.
+    """
+    given = [convert_to_openai_tool(tool) for tool in tools]
+    choice = read_choice(tool_choice)
+    names = [tool["function"]["name"] for tool in given if "function" in tool]
+    if choice not in ("auto", "none", "required", *names):
+        raise GenerationError(f"tool_choice={choice!r} names none of the tools {', '.join(names)}: give one of them")
+    several = {} if parallel is None else {"parallel_tool_calls": parallel}
+    return {"tools": given, "tool_choice": choice} | several
 
 
 def structured(model: Any, schema: Any, include_raw: bool, method: str, **arguments: Any) -> Runnable[Any, Any]:

@@ -143,11 +143,11 @@ class Engine:
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
-        self._busy += 1
+        self._note_busy(1)
         try:
             yield
         finally:
-            self._busy -= 1
+            self._note_busy(-1)
 
     def _read(self, job: Job, tick: Tick) -> tuple[Call, Prompt]:
         """Settings and prompt, checked before anything is computed."""
@@ -160,10 +160,8 @@ class Engine:
             "documents_first": self._states is not None,
         }
         turn = job.wanted.turn(self.model, job.messages)
-        if turn.grammar is not None:
-            call = dataclasses.replace(call, generation=call.generation | {"grammar": turn.grammar})
-        if job.logprobs is not None:
-            call = dataclasses.replace(call, generation=call.generation | {"logprobs": job.logprobs})
+        asked = {"grammar": turn.grammar, "logprobs": job.logprobs}
+        call = dataclasses.replace(call, generation=call.generation | asked)
         prompt = self.model.build_chat_prompt(turn.messages, job.documents, tick=tick, **places, **options)
         if len(prompt) > self.settings.max_prompt_tokens:
             raise too_long(f"{len(prompt)} tokens", f"{self.settings.max_prompt_tokens}")
