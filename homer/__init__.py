@@ -122,7 +122,7 @@ _PLACES = {
     "config": "HomerConfig",
     "errors": "CacheError CalibrationError ConfigError GenerationError HomerError InputError StoreError "
     "TimeoutExceededError UnsupportedModelError",
-    "generation.answer_stream": "AnswerStream",
+    "generation.answer_stream": "AnswerStream AnswerStreams",
     "generation.sampling": "Sampling",
     "generation.stream": "Generation Stream",
     "merging.cache": "CompactCache",
@@ -145,6 +145,7 @@ _PLACES = {
     "view.answer": "Answer show",
     "view.citations": "Citation Cited",
     "view.compressed": "Compressed",
+    "view.logprobs": "Piece TokenLogprob",
     "view.sources": "Passage Source Usage",
     "view.trace": "Trace TracedDocument",
 }
