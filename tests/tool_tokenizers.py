@@ -55,7 +55,6 @@ RESPONSE_TEMPLATE = {
             "content": "json",
             "repeats": True,
             "transform": {"type": "function", "function": "{content}"},
-            "transform_each": True,
         },
     },
 }

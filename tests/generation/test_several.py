@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from homer import AnswerStreams, CompactCache, GenerationError, HomerModel, Sampling, TimeoutExceededError
+from homer import AnswerStreams, GenerationError, HomerModel, Sampling, TimeoutExceededError
 
 DOCUMENTS = ["The dewar holds 35 litres. It stands in room 4.", "The board met on 3 May."]
 DRAWN: dict[str, Any] = {"temperature": 1.5, "max_new_tokens": 12}
@@ -18,12 +18,10 @@ def test_each_is_what_it_is_alone_and_the_prompt_is_compressed_once(
     mini: HomerModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = [stream_of(mini, seed=7 + number, **DRAWN).answer() for number in range(4)]
-    compressed: list[CompactCache] = []
-    compress = mini.compress_prompt
+    compressed: list[int] = []
+    compress = HomerModel._compress
     monkeypatch.setattr(
-        HomerModel,
-        "compress_prompt",
-        lambda _, *given, **options: compressed.append(compress(*given, **options)) or compressed[-1],
+        HomerModel, "_compress", lambda *given, **options: compressed.append(1) or compress(*given, **options)
     )
     steps = _count_steps(mini, monkeypatch)
     streams = stream_of(mini, seed=7, **DRAWN).several(4)

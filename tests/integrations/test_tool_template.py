@@ -34,16 +34,17 @@ def model() -> HomerModel:
 
 @pytest.fixture
 def prompts(model: HomerModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The texts of all prompts that are compressed."""
+    """The texts of all prompts that are built."""
     seen: list[str] = []
-    compress = HomerModel.compress_prompt
+    build = HomerModel.build_chat_prompt
 
-    def noting(given: HomerModel, prompt: Any, *arguments: Any, **options: Any) -> Any:
+    def noting(given: HomerModel, *arguments: Any, **options: Any) -> Any:
+        prompt = build(given, *arguments, **options)
         ids = [*prompt.prefix_ids.tolist(), *prompt.context_ids.tolist(), *prompt.suffix_ids.tolist()]
         seen.append(given.tokenizer.decode(ids))
-        return compress(given, prompt, *arguments, **options)
+        return prompt
 
-    monkeypatch.setattr(HomerModel, "compress_prompt", noting)
+    monkeypatch.setattr(HomerModel, "build_chat_prompt", noting)
     return seen
 
 
