@@ -7,7 +7,7 @@ import pytest
 from homer import AnswerStreams, GenerationError, HomerModel, Sampling, TimeoutExceededError
 
 DOCUMENTS = ["The dewar holds 35 litres. It stands in room 4.", "The board met on 3 May."]
-DRAWN: dict[str, Any] = {"temperature": 1.5, "max_new_tokens": 12}
+DRAWN: dict[str, Any] = {"temperature": 1.5, "max_new_tokens": 8}
 
 
 def stream_of(model: HomerModel, **options: Any) -> Any:
