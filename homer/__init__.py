@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         TimeoutExceededError,
         UnsupportedModelError,
     )
-    from homer.generation.answer_stream import AnswerStream
+    from homer.generation.answer_stream import AnswerStream, AnswerStreams
     from homer.generation.sampling import Sampling
     from homer.generation.stream import Generation, Stream
     from homer.merging.cache import CompactCache
@@ -47,12 +47,14 @@ if TYPE_CHECKING:
     from homer.view.answer import Answer, show
     from homer.view.citations import Citation, Cited
     from homer.view.compressed import Compressed
+    from homer.view.logprobs import Piece, TokenLogprob
     from homer.view.sources import Passage, Source, Usage
     from homer.view.trace import Trace, TracedDocument
 
 __all__ = [
     "Answer",
     "AnswerStream",
+    "AnswerStreams",
     "CacheError",
     "Calibration",
     "CalibrationError",
@@ -79,6 +81,7 @@ __all__ = [
     "MergePlan",
     "Observation",
     "Passage",
+    "Piece",
     "Prompt",
     "Question",
     "Sampling",
@@ -90,6 +93,7 @@ __all__ = [
     "StoreFolder",
     "Stream",
     "TimeoutExceededError",
+    "TokenLogprob",
     "Tool",
     "Trace",
     "TracedDocument",
@@ -118,7 +122,7 @@ _PLACES = {
     "config": "HomerConfig",
     "errors": "CacheError CalibrationError ConfigError GenerationError HomerError InputError StoreError "
     "TimeoutExceededError UnsupportedModelError",
-    "generation.answer_stream": "AnswerStream",
+    "generation.answer_stream": "AnswerStream AnswerStreams",
     "generation.sampling": "Sampling",
     "generation.stream": "Generation Stream",
     "merging.cache": "CompactCache",
@@ -141,6 +145,7 @@ _PLACES = {
     "view.answer": "Answer show",
     "view.citations": "Citation Cited",
     "view.compressed": "Compressed",
+    "view.logprobs": "Piece TokenLogprob",
     "view.sources": "Passage Source Usage",
     "view.trace": "Trace TracedDocument",
 }

@@ -31,6 +31,19 @@ def byte_tokenizer(template: str | None = None, normalizer: Any = None) -> PreTr
     )  # fmt: skip
 
 
+def sentence_pieces() -> PreTrainedTokenizerFast:
+    """As Llama 2 has them: words that begin with a mark for the space, and single bytes for all else."""
+    words = ["▁", "▁ja", "ja", "▁nein", "nein", "{", '"', "}", ":", "▁{", "a", "b", "1", "2", ",", "é"]
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{n:02X}>": n + 3 for n in range(256)}
+    vocabulary |= {word: len(vocabulary) + n for n, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
 def control_ids(tokenizer: Any) -> set[int]:
     return set(tokenizer.all_special_ids)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from homer.base.arguments import check_real
+from homer.base.arguments import check_real, check_whole
 from homer.errors import GenerationError, TimeoutExceededError
 from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache
@@ -15,6 +17,7 @@ from homer.merging.node import Node
 from homer.text.prompt import Prompt
 from homer.view.answer import Answer
 from homer.view.citations import Citation
+from homer.view.logprobs import Piece
 from homer.view.sources import Usage, trace_sources
 from homer.view.trace import Traceable
 
@@ -25,14 +28,15 @@ class AnswerStream(Iterator[str]):
     """Text of an answer as it is generated, without white space at either end.
 
     Nothing runs before the first text is asked for. `cancel` may be called from any thread: it takes effect
-    after the next chunk that is compressed, or before the next token.
+    after the next chunk that is compressed, or before the next token. Where log-probabilities are asked for, every text
+    is a `Piece` that holds those of its tokens.
     """
 
     def __init__(
         self,
         prompt: Prompt,
         compress: Callable[..., CompactCache],
-        generate: Callable[[CompactCache], Stream],
+        generate: Callable[..., Stream],
         cite: Cite | None = None,
     ) -> None:
         self._cite = cite
@@ -76,32 +80,58 @@ class AnswerStream(Iterator[str]):
             return Answer("", (), Usage(len(self.prompt), 0, 0), "cancelled", self.prompt.question)
         return make_answer(self.prompt, self.cache, self._stream.result(), self._cite)
 
+    def several(self, count: int) -> AnswerStreams:
+        """So many answers to the same prompt, in place of this one: compressed once, and generated together.
+
+        Each is drawn by a seed of its own, where there is one: the first by that, the others by those that follow it.
+
+        Raises:
+            GenerationError: a count that is no whole number from 1 on.
+        """
+        check_whole("n", count, 1, error=GenerationError)
+        compress = _Once(self._compress)
+        opened = [functools.partial(self._generate, **({"number": n} if n else {})) for n in range(count)]
+        streams = [AnswerStream(self.prompt, compress, generate, self._cite) for generate in opened]
+        for stream in streams:
+            stream._deadline, stream._seconds = self._deadline, self._seconds
+        return AnswerStreams(streams)
+
     def _run(self) -> Iterator[str]:
         if self._cancelled.is_set():
             return
+        stream = self._open()
+        if stream is None:
+            return
+        try:
+            yield from self._stripped(stream)
+        except BaseException:  # out of time, or nobody reads on
+            stream.cancel()
+            raise
+
+    def _open(self) -> Stream | None:
+        """Compress, and begin to generate; None where that was cancelled. A second call gives the same stream."""
+        if self._stream is not None:
+            return self._stream
         try:
             self.cache = self._compress(watch=self._watch, tick=self._check)
             self._stream = self._generate(self.cache)
         except _CancelledError:
-            return
+            return None
         if self._cancelled.is_set():  # between the last chunk and the stream
             self._stream.cancel()
-        try:
-            yield from self._stripped(self._stream)
-        except BaseException:  # out of time, or nobody reads on
-            self._stream.cancel()
-            raise
+        return self._stream
 
-    def _stripped(self, pieces: Iterator[str]) -> Iterator[str]:
-        held = ""
-        for piece in pieces:
+    def _stripped(self, stream: Stream) -> Iterator[str]:
+        held, told = "", 0
+        for piece in stream:
             self._check_time()
             held = held + piece if self._text else (held + piece).lstrip()
             solid = len(held.rstrip())
             if solid:
                 self._text += held[:solid]
-                yield held[:solid]
-                held = held[solid:]
+                logprobs = stream.logprobs
+                yield held[:solid] if logprobs is None else Piece(held[:solid], logprobs[told:])
+                held, told = held[solid:], len(logprobs or ())
 
     def _check_time(self) -> None:
         if time.monotonic() > self._deadline:
@@ -119,6 +149,75 @@ class AnswerStream(Iterator[str]):
             raise _CancelledError
 
 
+class AnswerStreams(Iterator[Piece]):
+    """Several answers to one prompt on their way: pieces of their texts as they come, each with its `choice`.
+
+    `cancel` may be called from any thread. An error in one ends all.
+    """
+
+    def __init__(self, streams: Sequence[AnswerStream]) -> None:
+        self._streams = streams
+        self._pieces = self._run()
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def cancel(self) -> None:
+        """Stop compressing or generating as soon as possible."""
+        for stream in self._streams:
+            stream.cancel()
+
+    def within(self, seconds: float | None) -> AnswerStreams:
+        """As AnswerStream.within, for all of them together."""
+        for stream in self._streams:
+            stream.within(seconds)
+        return self
+
+    def answers(self) -> tuple[Answer, ...]:
+        """The whole answers, in their order; runs to the end first."""
+        for _ in self:
+            pass
+        return tuple(stream.answer() for stream in self._streams)
+
+    def answer(self) -> tuple[Answer, ...]:
+        """As `answers`, by the name under which one stream has it."""
+        return self.answers()
+
+    def _run(self) -> Iterator[Piece]:
+        try:
+            for opened in [stream._open() for stream in self._streams]:
+                if opened is not None:
+                    opened.enter()  # before the first is read, so that all join in one step
+            yield from self._by_turns()
+        except BaseException:
+            self.cancel()
+            raise
+
+    def _by_turns(self) -> Iterator[Piece]:
+        """A piece of each that goes on: whoever is read leads the step of all."""
+        going = dict(enumerate(self._streams))
+        while going:
+            for index, stream in list(going.items()):
+                piece = next(stream, None)
+                if piece is None:
+                    del going[index]
+                else:
+                    yield Piece(piece, piece.logprobs if isinstance(piece, Piece) else (), index)
+
+
+class _Once:
+    """A compression that several answers share: the first runs it."""
+
+    def __init__(self, compress: Callable[..., CompactCache]) -> None:
+        self._compress = compress
+        self._cache: CompactCache | None = None
+
+    def __call__(self, **arguments: Any) -> CompactCache:
+        if self._cache is None:
+            self._cache = self._compress(**arguments)
+        return self._cache
+
+
 def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation, cite: Cite | None = None) -> Answer:
     """The answer that a generation from the cache of a prompt gives."""
     text = (generation.text or "").strip()
@@ -130,6 +229,7 @@ def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation, cit
         question=prompt.question,
         trace=Traceable.of(prompt, cache),
         citations=() if cite is None else cite(prompt, cache, text),
+        logprobs=generation.logprobs,
     )
 
 

@@ -17,6 +17,7 @@ from homer.base.locks import Lock
 from homer.errors import GenerationError
 from homer.generation.choosing import Chooser, reader
 from homer.generation.sampling import Sampling
+from homer.generation.scores import Score, measure, told
 from homer.generation.seat import AHEAD, Row, Seat
 from homer.merging.cache import CompactCache
 from homer.text.constraining.matching import Matcher, mask_rows
@@ -73,9 +74,7 @@ class Batch:
         """A row's next token, once it is there; None where no more come. Leads where nobody does."""
         while True:
             with self._lock:
-                if row.wants_place:
-                    row.placed = True
-                    self._waiting.append(row)
+                self._line_up(row)
                 if row.tokens:
                     return row.tokens.popleft()
                 if row.error is not None:
@@ -90,6 +89,11 @@ class Batch:
             else:
                 row.bell.acquire()
 
+    def enter(self, row: Row) -> None:
+        """A row wants its place now, before it is read: rows that come together then join in one step."""
+        with self._lock:
+            self._line_up(row)
+
     def leave(self, row: Row) -> None:
         """A row gets no more tokens, and its place is free: at once, or before the next step where one runs."""
         with self._lock:
@@ -103,6 +107,11 @@ class Batch:
                 return
             self._leads = True
         self._lead(self._sweep)
+
+    def _line_up(self, row: Row) -> None:
+        if row.wants_place:
+            row.placed = True
+            self._waiting.append(row)
 
     def renew(self) -> None:
         """In a process that was forked off: whoever led or waited did not come along."""
@@ -167,11 +176,13 @@ class Batch:
         if not self._rows:
             return
         tokens = self._choose()
-        read = reader(tokens)
+        wanted = [row.chooser.logprobs for row in self._rows]
+        read = reader(tokens, *measure(not_none(self._slots).logits, tokens, wanted))
         ahead = tokens.device.type == "cuda"
         if ahead and any(row.left > 1 for row in self._rows):
             not_none(self._slots).step(tokens)  # while these are read
-        self._give(read(), ahead)
+        numbers, *measured = read()
+        self._give(numbers, told(measured, wanted), ahead)
         self._drop()
 
     def _choose(self) -> Tensor:
@@ -184,15 +195,15 @@ class Batch:
                     tokens[number] = row.chooser.pick(logits[number : number + 1])
         return tokens
 
-    def _give(self, tokens: list[int], ahead: bool) -> None:
+    def _give(self, tokens: list[int], scores: list[Score | None], ahead: bool) -> None:
         for row, token in zip(self._rows, tokens, strict=True):
             with row.failing():
                 row.chooser.accept(token)
         with self._lock:
-            for row, token in zip(self._rows, tokens, strict=True):
+            for row, token, score in zip(self._rows, tokens, scores, strict=True):
                 row.chosen = None if ahead else token
                 if not row.done:
-                    row.give(token)
+                    row.give(token, score)
 
     def _sweep(self) -> None:
         """Take out those that were closed."""

@@ -23,13 +23,14 @@ class Chooser:
         matcher: the way through the sampling's grammar, if it has one.
 
     Attributes:
+        logprobs: of how many tokens beside each chosen one the log-probability is wanted; None of none at all.
         matcher: the same; its mask comes before all else, so that sampling shares out what the grammar allows.
     """
 
     def __init__(
         self, sampling: Sampling, token_ids: Tensor, device: torch.device, matcher: Matcher | None = None
     ) -> None:
-        self.matcher = matcher
+        self.matcher, self.logprobs = matcher, sampling.logprobs
         self._processors: Any = sampling.processors()
         self._samples = sampling.samples
         self._counts = sampling.repetition_penalty != 1.0  # all other processors look at logits alone
@@ -66,17 +67,18 @@ class Chooser:
             self._seen = torch.cat([self._seen, self._seen.new_tensor([[token]])], 1)
 
 
-def reader(tokens: Tensor) -> Callable[[], list[int]]:
-    """What gives the numbers in a tensor; from a GPU, without waiting for what is begun after this call."""
-    if tokens.device.type != "cuda":
-        return lambda: tokens.flatten().tolist()
-    host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-    host.copy_(tokens, non_blocking=True)
+def reader(*tensors: Tensor) -> Callable[[], list[Any]]:
+    """What gives the numbers in tensors; from a GPU, without waiting for what is begun after this call."""
+    if tensors[0].device.type != "cuda":
+        return lambda: [tensor.tolist() for tensor in tensors]
+    hosts = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for host, tensor in zip(hosts, tensors, strict=True):
+        host.copy_(tensor, non_blocking=True)
     copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(tokens.device))
+    copied.record(torch.cuda.current_stream(tensors[0].device))
 
-    def read() -> list[int]:
+    def read() -> list[Any]:
         copied.synchronize()
-        return host.flatten().tolist()
+        return [host.tolist() for host in hosts]
 
     return read

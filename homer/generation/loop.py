@@ -25,8 +25,10 @@ from homer.generation.sampling import (
     check_handed_on,
 )
 from homer.generation.stream import Stream
+from homer.generation.telling import Teller
 from homer.merging.cache import CompactCache
 from homer.text.constraining.matching import Grammars, Matcher
+from homer.text.spelling import Spelling
 
 
 class Streams:
@@ -35,6 +37,7 @@ class Streams:
     def __init__(self, decoder: Decoder, name: str, tokenizer: Any, end_ids: frozenset[int]) -> None:
         self._decoder, self._name, self._tokenizer, self._end_ids = decoder, name, tokenizer, end_ids
         self._grammars = Grammars(tokenizer, decoder.vocabulary, end_ids)
+        self._spelling = Spelling(tokenizer)
         self.batch = Batch(decoder)
 
     def open(self, cache: CompactCache, max_new_tokens: int | None, options: Mapping[str, Any]) -> Stream:
@@ -46,10 +49,14 @@ class Streams:
         """
         return self.opened(cache, *self.check(max_new_tokens, options))
 
-    def opened(self, cache: CompactCache, sampling: Sampling, others: Mapping[str, Any]) -> Stream:
-        """The same with options that `check` gave; raises CacheError alone."""
+    def opened(self, cache: CompactCache, sampling: Sampling, others: Mapping[str, Any], number: int = 0) -> Stream:
+        """The same with options that `check` gave; raises CacheError alone.
+
+        Args:
+            number: of several answers to one prompt, which it is of; see Sampling.sample.
+        """
         if not others:
-            return self.own(cache, sampling)
+            return self.own(cache, sampling.sample(number))
         cache.check_made_by(self._decoder.fingerprint, self._name)
         known = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
         chosen: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
@@ -75,7 +82,8 @@ class Streams:
         matcher = self._grammars.matcher(sampling.grammar, room) if sampling.grammar else None
         tokens = self.batch.open(cache, sampling, self._end_ids, matcher)
         whole = (lambda: matcher.whole) if matcher else (lambda: False)
-        return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops, whole)
+        teller = None if sampling.logprobs is None else Teller(tokens.scores, self._spelling)
+        return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops, whole, teller)
 
     def check(self, max_new_tokens: int | None, options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any]]:
         """The settings of Sampling, and the others. Raises GenerationError on what is out of range."""
@@ -83,6 +91,10 @@ class Streams:
         others = check_handed_on({name: options[name] for name in options if name not in SAMPLING_NAMES})
         if others and (sampling.seed is not None or sampling.stops):
             raise GenerationError("seed and stop cannot be combined with num_beams or other options of transformers")
+        if others and sampling.logprobs is not None:
+            raise GenerationError(
+                f"logprobs cannot be combined with {', '.join(others)}: transformers tells none; leave one of them out"
+            )
         if sampling.grammar and others:
             raise GenerationError(
                 f"a grammar cannot be combined with {', '.join(others)}: beams and transformers' own options choose "

@@ -19,10 +19,17 @@ from transformers import (
 from homer.base.arguments import check_real, check_whole, shown
 from homer.errors import GenerationError
 from homer.text.constraining.grammar import Grammar, as_grammar
+from homer.view.logprobs import MOST_ALTERNATIVES
 
 DEFAULT_NEW_TOKENS = 256
 _COLDEST = 1e-4  # logits divided by less have no finite sums
-_WHOLE = {"max_new_tokens": (1, 2**31 - 1), "top_k": (0, None), "seed": (-(2**63), 2**64 - 1)}
+_SEEDS = 2**64
+_WHOLE = {
+    "max_new_tokens": (1, 2**31 - 1),
+    "top_k": (0, None),
+    "seed": (-(2**63), _SEEDS - 1),
+    "logprobs": (0, MOST_ALTERNATIVES),
+}
 _REAL = {"temperature": (0.0, None), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repetition_penalty": (0.01, 100.0)}
 _OBJECTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn")
 _UNREAD = ("_", "assistant_", "output_")
@@ -54,6 +61,8 @@ class Sampling:
         repetition_penalty: over the surviving prompt and the new tokens, as in transformers; 1 is none.
         grammar: what the text must look like. Only tokens that it allows are chosen from, at every step; the text ends
             where the grammar does.
+        logprobs: tell how likely the model held each token (see TokenLogprob), and so many of the likeliest beside
+            it, 20 at most; 0: of the token alone. None: nothing is told.
 
     Raises:
         GenerationError: a value out of range.
@@ -68,6 +77,7 @@ class Sampling:
     stop: str | Sequence[str] | None = None
     repetition_penalty: float = 1.0
     grammar: Grammar | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name, (least, most) in _WHOLE.items():
@@ -123,6 +133,13 @@ class Sampling:
             if self.min_p is not None:
                 chosen.append(MinPLogitsWarper(float(self.min_p)))
         return LogitsProcessorList(chosen)
+
+    def sample(self, number: int) -> Sampling:
+        """The settings of one of several answers to one prompt: where there is a seed, it goes on by the number."""
+        if self.seed is None or not number:
+            return self
+        seed = self.seed + number
+        return dataclasses.replace(self, seed=seed - _SEEDS if seed >= _SEEDS else seed)
 
     def room(self, window: int, next_position: int) -> int:
         """How many tokens may be generated before the window ends.

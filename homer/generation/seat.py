@@ -11,6 +11,7 @@ from typing import Protocol
 
 from homer.backends.slots import Entry
 from homer.generation.choosing import Chooser
+from homer.generation.scores import Score
 
 AHEAD = 16  # tokens that wait for a slow reader before its stream rests
 
@@ -23,6 +24,7 @@ class Row:
         placed: whether it waits for a place or has one.
         chosen: a token that has still to be run.
         tokens: those that were not read yet.
+        scores: of all tokens so far, where they are wanted.
         left: how many more may come.
         done: whether no more come.
         error: what ended it.
@@ -32,6 +34,7 @@ class Row:
         self.entry: Entry | None = entry
         self.chooser, self.end_ids, self.left = chooser, end_ids, entry.room
         self.tokens: deque[int] = deque()
+        self.scores: list[Score] = []
         self.chosen: int | None = None
         self.error: Exception | None = None
         self.placed = self.done = False
@@ -43,8 +46,10 @@ class Row:
         """Whether it is new, or has rested until half of what waited was read."""
         return self.entry is not None and not self.placed and not self.done and len(self.tokens) <= AHEAD // 2
 
-    def give(self, token: int) -> None:
+    def give(self, token: int, score: Score | None = None) -> None:
         """One more token."""
+        if score is not None:
+            self.scores.append(score)  # first, so that who has the token finds it
         self.tokens.append(token)
         self.left -= 1
         self.done = self.left < 1 or token in self.end_ids or self.chooser.finished
@@ -80,15 +85,23 @@ class Seats(Protocol):
     def next(self, row: Row) -> int | None:
         """A row's next token; None where no more come."""
 
+    def enter(self, row: Row) -> None:
+        """A row wants its place now."""
+
     def leave(self, row: Row) -> None:
         """A row gets no more tokens."""
 
 
 class Seat(Iterator[int]):
-    """The tokens of one request, as they are asked for. `leave` may be called from any thread, and frees its place."""
+    """The tokens of one request, as they are asked for. `leave` may be called from any thread, and frees its place.
+
+    Attributes:
+        scores: of each token that was given, where they are wanted.
+    """
 
     def __init__(self, batch: Seats, row: Row) -> None:
         self._batch, self._row = batch, row
+        self.scores = row.scores
         self._left = False
 
     def __next__(self) -> int:
@@ -96,6 +109,10 @@ class Seat(Iterator[int]):
         if token is None or self._left:
             raise StopIteration
         return token
+
+    def enter(self) -> None:
+        """Want a place now, before the first token is asked for."""
+        self._batch.enter(self._row)
 
     def leave(self) -> None:
         """No more tokens are wanted."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from homer.errors import GenerationError
 from homer.generation.seat import Seat
+from homer.generation.telling import Teller
+from homer.view.logprobs import TokenLogprob
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Generation:
         token_ids: the new tokens only; a last end-of-text token is among them.
         finish_reason: "stop" (end of text, a stop string, or the end of a grammar), "length" or "cancelled". What a
             grammar was to shape is whole only where it is "stop".
+        logprobs: of the tokens of the text, the last end-of-text token excepted; None where they were not asked for.
     """
 
     text: str | None
     token_ids: list[int]
     finish_reason: str
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 class Stream(Iterator[str]):
@@ -35,6 +39,7 @@ class Stream(Iterator[str]):
 
     Args:
         whole: asked where the tokens end by themselves: whether the text is complete, or was cut.
+        teller: what notes the log-probabilities of the tokens, where they are asked for.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Stream(Iterator[str]):
         tokenizer: Any,
         stops: Sequence[str],
         whole: Callable[[], bool] = lambda: False,
+        teller: Teller | None = None,
     ) -> None:
         if stops and tokenizer is None:
             raise GenerationError("stop needs a tokenizer, and this model has none: leave it out, or give a tokenizer")
@@ -51,12 +57,22 @@ class Stream(Iterator[str]):
         self.text = ""
         self.finish_reason: str | None = None
         self._tokens, self._end_ids, self._stops = tokens, end_ids, stops
-        self._tokenizer, self._whole = tokenizer, whole
+        self._tokenizer, self._whole, self._teller = tokenizer, whole, teller
         self._cancelled = threading.Event()
         self._pieces = self._run()
 
     def __next__(self) -> str:
         return next(self._pieces)
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob] | None:
+        """Of the tokens whose text has come; None where they were not asked for."""
+        return None if self._teller is None else self._teller.told
+
+    def enter(self) -> None:
+        """Generate together with others from now on, and not only from when this is first read."""
+        if isinstance(self._tokens, Seat):
+            self._tokens.enter()
 
     def cancel(self) -> None:
         """Stop generating before the next token."""
@@ -68,7 +84,10 @@ class Stream(Iterator[str]):
         for _ in self:
             pass
         text = None if self._tokenizer is None else self.text
-        return Generation(text, self.token_ids, self.finish_reason or "cancelled")
+        return Generation(text, self.token_ids, self.finish_reason or "cancelled", self._told())
+
+    def _told(self) -> tuple[TokenLogprob, ...] | None:
+        return None if self.logprobs is None else tuple(self.logprobs)
 
     def _run(self) -> Iterator[str]:
         try:
@@ -86,6 +105,7 @@ class Stream(Iterator[str]):
             if token in self._end_ids:
                 self.finish_reason = "stop"
                 break
+            self._note(token, len(self.text) + len(held))
             held += decoder.push(token)
             place = _first_stop(held, self._stops)
             if place is not None:
@@ -99,7 +119,14 @@ class Stream(Iterator[str]):
             ended = "stop" if self._whole() else "length"
             self.finish_reason = "cancelled" if self._cancelled.is_set() else ended
         held += decoder.flush()
-        yield from self._emit(held[: _first_stop(held, self._stops)])
+        place = _first_stop(held, self._stops)
+        if self._teller is not None and place is None:
+            self._teller.settle(None)
+        yield from self._emit(held[:place])
+
+    def _note(self, token: int, start: int) -> None:
+        if self._teller is not None:
+            self._teller.note(len(self.token_ids) - 1, token, start)
 
     def _leave(self) -> None:
         if isinstance(self._tokens, Seat):
@@ -108,6 +135,8 @@ class Stream(Iterator[str]):
     def _emit(self, text: str) -> Iterator[str]:
         if text:
             self.text += text
+            if self._teller is not None:
+                self._teller.settle(len(self.text))
             yield text
 
 

@@ -235,7 +235,7 @@ class HomerModel(CitingModel):
                 words or calls. A model whose template knows no tools was not taught when to call: it calls where the
                 user, who must have spoken last, names a word of a tool's name or description.
             parallel: whether several calls may come in one answer; None: where the template knows tools.
-            schema: an answer that calls nothing is JSON that holds to it.
+            schema: an answer that calls nothing is JSON that holds to it; the system message says so.
 
         Raises:
             GenerationError: tools, a choice or a schema that cannot be held to.

@@ -13,7 +13,7 @@ from homer.text.constraining.grammar import Grammar
 from homer.text.constraining.quoting import quoting
 from homer.text.constraining.schema import parse, schema_of
 from homer.text.prompt import DEFAULT_SYSTEM
-from homer.text.tools import in_words, shares_a_word, texts_for
+from homer.text.tools import ToolTexts, in_words, marks_of, shares_a_word, texts_for
 from homer.view.answer import Answer
 
 _QUOTES = "homer_quotes_arguments"  # in a tokenizer's settings: the model only quotes, as the small one that ships
@@ -21,8 +21,14 @@ _QUOTES = "homer_quotes_arguments"  # in a tokenizer's settings: the model only 
 
 def told_of_schema(system: str | None, schema: Any) -> str:
     """The system message, and after it the schema: a model that knows what is wanted fills it in better."""
-    facts = json.dumps(schema_of(schema), ensure_ascii=False)
-    return f"{DEFAULT_SYSTEM if system is None else system}\nAnswer with JSON that holds to this schema: {facts}"
+    return f"{DEFAULT_SYSTEM if system is None else system}\n{_instruction(schema)}"
+
+
+def _instruction(schema: Any) -> str:
+    facts = schema_of(schema)
+    if facts == {"type": "object"}:
+        return "Answer with a JSON object."
+    return f"Answer with JSON that holds to this schema: {json.dumps(facts, ensure_ascii=False)}"
 
 
 def held_to(schema: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,28 +77,31 @@ def make_turn(
     """See HomerModel.turn."""
     known, choice = read_tools(tools or ()), tool_choice or "auto"
     otherwise = None if schema is None else Grammar.json_schema(schema)
+    told = "" if schema is None else _instruction(schema)
     if choice == "none" or (not known and choice == "auto"):
-        return Turn(in_words(messages), otherwise)
+        return Turn(in_words(messages, ToolTexts("", "").with_told(told) if told else None), otherwise)
     if not known:
         raise GenerationError(f"tool_choice={choice!r} but no tools: give tools, or leave it out")
     texts = texts_for(tokenizer, known)
     last = messages[-1] if messages else {}
     if _QUOTES in getattr(tokenizer, "init_kwargs", {}) and last.get("role") == "user":
         known = tuple(quoting(known, str(last.get("content"))))
+    choice, marks = _settled(choice, messages, known, texts.taught), marks_of(tokenizer)
+    words = in_words(messages, texts if choice not in ("auto", "words") else texts.with_told(told))
+    if choice == "words":
+        return Turn(words, otherwise)
     several = texts.taught if parallel is None else parallel
-    return Turn(
-        in_words(messages, texts), _answering(messages, known, choice, several, texts.taught, otherwise, schema)
-    )
+    return Turn(words, calls_grammar(known, choice, several, schema if choice == "auto" else None, marks))
 
 
-def _answering(
-    messages: Sequence[Mapping[str, Any]], tools: tuple[Tool, ...], choice: str, several: bool, taught: bool,
-    otherwise: Grammar | None, schema: Any,
-) -> Grammar | None:  # fmt: skip
-    """What may come: calls alone where one is wanted, else also words, or JSON by a schema."""
-    if choice == "auto" and not taught:  # it would never call, or always: it was not taught when to
-        if not shares_a_word(messages, tools):
-            calls_grammar(tools, "required")  # refused now if they cannot be held to
-            return otherwise
-        choice = "required"
-    return calls_grammar(tools, choice, several, schema if choice == "auto" else None)
+def _settled(choice: str, messages: Sequence[Mapping[str, Any]], tools: tuple[Tool, ...], taught: bool) -> str:
+    """The choice; "auto" is "words" or "required" for a model that would never call, or always.
+
+    It was not taught when to call.
+    """
+    if choice != "auto" or taught:
+        return choice
+    if shares_a_word(messages, tools):
+        return "required"
+    calls_grammar(tools, "required")  # refused now if they cannot be held to
+    return "words"

@@ -28,11 +28,27 @@ class ToolTexts:
 
     Attributes:
         taught: whether it is the chat template's own: then the model was taught when to call.
+        alone: the whole message where the system says nothing of its own, if the template has one.
     """
 
     before: str
     after: str
-    taught: bool
+    taught: bool = False
+    alone: str | None = None
+
+    def with_told(self, text: str) -> ToolTexts:
+        """The same with one more line right behind the system's own words."""
+        if not text:
+            return self
+        after = f"\n{text}{self.after}"
+        alone = None if self.alone is None else f"{self.alone.removesuffix(self.after)}{after}"
+        return dataclasses.replace(self, after=after, alone=alone)
+
+    def around(self, words: str | None) -> str:
+        """The system's message; None where it says nothing of its own."""
+        if words is None and self.alone is not None:
+            return self.alone
+        return f"{self.before}{words}{self.after}" if words is not None else f"{self.before}{self.after}".strip()
 
 
 def texts_for(tokenizer: Any, tools: Sequence[Tool]) -> ToolTexts:
@@ -40,9 +56,17 @@ def texts_for(tokenizer: Any, tools: Sequence[Tool]) -> ToolTexts:
     given = [tool.to_dict() for tool in tools]
     found = _by_template(tokenizer, given) if tokenizer.chat_template else None
     if found is not None:
-        return ToolTexts(*found, taught=True)
+        own = _own_names(tokenizer, found, len(given))
+        before, after, alone = (None if text is None else _trusting(text, own) for text in found)
+        return ToolTexts(before or "", after or "", True, alone)
+    begin, end = (_trusting(mark, sorted(marks_of(tokenizer))) for mark in (BEGIN, END))
     lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in given)
-    return ToolTexts("", _TOLD.format(begin=BEGIN, end=END, tools=lines), taught=False)
+    return ToolTexts("", _TOLD.format(begin=begin, end=end, tools=lines), taught=False)
+
+
+def marks_of(tokenizer: Any) -> set[str]:
+    """Which of the two marks of a call are tokens of their own."""
+    return {BEGIN, END} & set(tokenizer.get_added_vocab())
 
 
 def in_words(messages: Sequence[Mapping[str, Any]], texts: ToolTexts | None = None) -> list[dict[str, Any]]:
@@ -86,8 +110,8 @@ def _words(text: str) -> set[str]:
 def _with_system(messages: list[dict[str, Any]], texts: ToolTexts) -> list[dict[str, Any]]:
     first = messages[0] if messages else {}
     if isinstance(first, Mapping) and first.get("role") == "system" and isinstance(first.get("content"), str):
-        return [{"role": "system", "content": f"{texts.before}{first['content']}{texts.after}"}, *messages[1:]]
-    return [{"role": "system", "content": f"{texts.before}{texts.after}".strip()}, *messages]
+        return [{"role": "system", "content": texts.around(first["content"])}, *messages[1:]]
+    return [{"role": "system", "content": texts.around(None)}, *messages]
 
 
 def _add_result(arranged: list[dict[str, Any]], text: str) -> None:
@@ -111,14 +135,18 @@ def _written(call: Any, number: int) -> str:
     return f"{TRUSTED}{BEGIN}{TRUSTED}\n{Call(function['name'], arguments or '{}').written()}\n{TRUSTED}{END}{TRUSTED}"
 
 
-def _by_template(tokenizer: Any, tools: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """What the template says of tools around the system's words; None where it does not, or writes calls otherwise."""
+def _by_template(tokenizer: Any, tools: list[dict[str, Any]]) -> tuple[str, str, str | None] | None:
+    """What the template says of tools before and after the system's words, and what the system says where it has none.
+
+    None where it says nothing of them, or writes calls otherwise.
+    """
     probe = {"name": _PROBE.name, "arguments": json.loads(_PROBE.arguments)}
     called = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": probe}]}
     plain = [{"role": "system", "content": _MARKS[0]}, {"role": "user", "content": _MARKS[1]}]
     try:
         history = _render(tokenizer, [*plain, called, plain[1]], tools)
         told, untold = (_around(_render(tokenizer, plain, given)) for given in (tools, None))
+        silent = _render(tokenizer, plain[1:], tools).partition(_MARKS[1])[0]
     except Exception:  # templates raise errors of their own on what they do not know
         return None
     if f"{BEGIN}\n{_PROBE.written()}\n{END}" not in history or told is None or untold is None:
@@ -126,7 +154,29 @@ def _by_template(tokenizer: Any, tools: list[dict[str, Any]]) -> tuple[str, str]
     if not told[0].startswith(untold[0]) or not told[1].endswith(untold[1]):
         return None
     before, after = told[0][len(untold[0]) :], told[1][: len(told[1]) - len(untold[1])]
-    return (before, after) if tools[0]["function"]["name"] in before + after else None
+    if tools[0]["function"]["name"] not in before + after:
+        return None
+    begins, ends = silent.startswith(untold[0]), silent.endswith(untold[1])
+    alone = silent[len(untold[0]) : len(silent) - len(untold[1])] if begins and ends else None
+    return before, after, alone
+
+
+def _own_names(tokenizer: Any, found: tuple[str | None, ...], count: int) -> list[str]:
+    """Names of the tokenizer's own tokens that the template itself writes, since it does so for empty tools as well."""
+    facts = [{"name": f"homer_probe_{n}", "description": "", "parameters": {"type": "object"}} for n in range(count)]
+    empty = _by_template(tokenizer, [{"type": "function", "function": each} for each in facts])
+    if empty is None:
+        return []
+    written, wanted = ("".join(text or "" for text in texts) for texts in (found, empty))
+    return [name for name in tokenizer.get_added_vocab() if 0 < written.count(name) == wanted.count(name)]
+
+
+def _trusting(text: str, names: Sequence[str]) -> str:
+    """The text with these names marked: they become the tokens that they are."""
+    if not names:
+        return text
+    pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    return re.sub(pattern, lambda name: f"{TRUSTED}{name[0]}{TRUSTED}", text)
 
 
 def _render(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from homer.errors import InputError
 from homer.view.citations import Citation, Cited
+from homer.view.logprobs import TokenLogprob
 from homer.view.page import draw, in_notebook, page
 from homer.view.sources import Passage, Source, Usage
 from homer.view.trace import Trace, Traceable
@@ -46,6 +47,7 @@ class Answer:
         citations: for each sentence of the text what it rests on, where that was asked for.
         parsed: where a schema was asked for, what the text says: of a class of pydantic an instance, else JSON
             values. None where the answer was cut. `to_dict` leaves it to the text.
+        logprobs: of the tokens of the text, in their order, where they were asked for.
     """
 
     text: str
@@ -56,6 +58,7 @@ class Answer:
     trace: _MadeWhenAsked = dataclasses.field(default=_MadeWhenAsked(), repr=False)
     citations: tuple[Citation, ...] = ()
     parsed: Any = dataclasses.field(default=None, repr=False, compare=False)
+    logprobs: tuple[TokenLogprob, ...] | None = dataclasses.field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """As it travels to another process: with the trace, without what it is made of."""
@@ -66,9 +69,11 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values; `from_dict` reads it, and so does `show`."""
-        plain: dict[str, Any] = _lists(dataclasses.asdict(dataclasses.replace(self, parsed=None)))
-        del plain["parsed"]
-        return plain
+        plain: dict[str, Any] = _lists(dataclasses.asdict(dataclasses.replace(self, parsed=None, logprobs=None)))
+        del plain["parsed"], plain["logprobs"]
+        if self.logprobs is None:
+            return plain
+        return plain | {"logprobs": [token.to_dict() for token in self.logprobs]}
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> Answer:
@@ -82,6 +87,8 @@ class Answer:
             values["sources"] = tuple(_read_source(source) for source in values["sources"])
             values["usage"] = Usage(**values["usage"])
             values["citations"] = tuple(_read_citation(citation) for citation in values.get("citations", ()))
+            if values.get("logprobs") is not None:
+                values["logprobs"] = tuple(TokenLogprob.from_dict(token) for token in values["logprobs"])
             values["trace"] = None if values.get("trace") is None else Trace.from_dict(values["trace"])
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:

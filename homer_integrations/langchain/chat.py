@@ -14,23 +14,23 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from homer import Answer, AnswerStream, GenerationError
-from homer_integrations.langchain.base import STRICT, HomerRunnable, metadata_of, usage_of
+from homer import Answer, AnswerStream, AnswerStreams
+from homer_integrations.langchain.base import STRICT, metadata_of, usage_of
 from homer_integrations.langchain.cache import KeyedCache
+from homer_integrations.langchain.choices import HomerChoices
 from homer_integrations.langchain.citing import annotations_of, as_block, text_block
 from homer_integrations.langchain.messages import as_asked
-from homer_integrations.langchain.tools import Chunks, structured, words_and_calls
+from homer_integrations.langchain.tools import Chunks, logprobs_of, structured, tool_arguments, words_and_calls
 from homer_integrations.shared.citing import citations_of
 from homer_integrations.shared.conversation import to_conversation
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
-from homer_integrations.shared.tools import read_choice, take_wanted
+from homer_integrations.shared.tools import take_wanted
 
 _MAX_INPUT_TOKENS = 2**20  # far beyond any window: a longer prompt is compressed, and none is refused
 
 
-class ChatHomer(HomerRunnable, BaseChatModel):
+class ChatHomer(HomerChoices, BaseChatModel):
     """A local chat model that reads whole documents, and conversations longer than its window.
 
     Documents are given as `documents=` of a call or of `.bind`, as content blocks of type text-plain, or under
@@ -38,7 +38,8 @@ class ChatHomer(HomerRunnable, BaseChatModel):
     itself: the question stays whole, and the rest is compressed. `place=` names a text in the messages where the
     documents belong, in place of before the question. `response_metadata` tells finish_reason,
     model_name, input_tokens, kept_tokens, and what survived of the documents (sources); with `trace=True` also
-    what `homer.show` draws, under "homer", with the text of all documents.
+    what `homer.show` draws, under "homer", with the text of all documents; with `logprobs=True` also how likely each
+    token was, under "logprobs", as OpenAI tells it. `generate` gives `n` answers to a prompt.
 
     With `cite=True`, of construction or of a call, each sentence of an answer says which parts of the documents it
     rests on: the content is one block of text, with LangChain's citations as its annotations, and response_metadata
@@ -99,7 +100,7 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return self._result(self._open(messages, stop, kwargs).answer(), kwargs)
+        return self._results(self._open_all(messages, stop, kwargs).answers(), kwargs)
 
     async def _agenerate(
         self,
@@ -108,8 +109,8 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        answer = await answer_in_thread(functools.partial(self._open, messages, stop, kwargs))
-        return self._result(answer, kwargs)
+        answers = await answer_in_thread(functools.partial(self._open_all, messages, stop, kwargs))
+        return self._results(answers, kwargs)
 
     def _stream(
         self,
@@ -118,6 +119,7 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
+        self._drawn(kwargs).check_one()
         stream, chunks = self._open(messages, stop, kwargs), Chunks(_wants_calls(kwargs))
         for message in itertools.chain((m for piece in stream for m in chunks.of(piece)), chunks.rest()):
             chunk = self._chunk(message, kwargs)
@@ -133,6 +135,7 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        self._drawn(kwargs).check_one()
         chunks = Chunks(_wants_calls(kwargs))
         items = stream_in_thread(functools.partial(self._open, messages, stop, kwargs))
         async with contextlib.aclosing(items):
@@ -166,15 +169,7 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         Raises:
             GenerationError: a tool_choice that names no tool.
         """
-        given = [convert_to_openai_tool(tool) for tool in tools]
-        choice = read_choice(tool_choice)
-        names = [tool["function"]["name"] for tool in given if "function" in tool]
-        if choice not in ("auto", "none", "required", *names):
-            raise GenerationError(
-                f"tool_choice={choice!r} names none of the tools {', '.join(names)}: give one of them"
-            )
-        several = {} if parallel_tool_calls is None else {"parallel_tool_calls": parallel_tool_calls}
-        return self.bind(tools=given, tool_choice=choice, **several, **kwargs)
+        return self.bind(**tool_arguments(tools, tool_choice, parallel_tool_calls), **kwargs)
 
     def with_structured_output(
         self,
@@ -207,15 +202,25 @@ class ChatHomer(HomerRunnable, BaseChatModel):
     ) -> AnswerStream:
         arguments = dict(arguments)
         asked = to_conversation(messages, arguments.pop("documents", None), arguments.pop("place", None))
-        wanted = take_wanted(arguments)
-        return self._call(stop, arguments).stream(asked.messages, asked.documents, asked.place, wanted)
+        wanted, drawn = take_wanted(arguments), self._take_drawn(arguments)
+        call = drawn.told(self._call(stop, arguments))
+        return call.stream(asked.messages, asked.documents, asked.place, wanted)
+
+    def _open_all(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, arguments: Mapping[str, Any]
+    ) -> AnswerStreams:
+        return self._open(messages, stop, arguments).several(self._drawn(arguments).n)
+
+    def _results(self, answers: Sequence[Answer], arguments: Mapping[str, Any]) -> ChatResult:
+        results = [self._result(answer, arguments) for answer in answers]
+        return ChatResult(generations=[generation for result in results for generation in result.generations])
 
     def _result(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatResult:
         words, calls = words_and_calls(answer.text) if _wants_calls(arguments) else (answer.text, [])
         content: Any = words
         if self.cites(arguments) and words:
             content = [text_block(words, annotations_of(answer, words))]
-        metadata = self._metadata(answer, arguments, bool(calls), words)
+        metadata = self._metadata(answer, arguments, bool(calls), words) | logprobs_of(answer.logprobs)
         message = AIMessage(
             content=content, tool_calls=calls, usage_metadata=usage_of(answer), response_metadata=metadata
         )
@@ -231,7 +236,7 @@ class ChatHomer(HomerRunnable, BaseChatModel):
         message = AIMessageChunk(
             content=[text_block("", annotations)] if annotations else "",
             usage_metadata=usage_of(answer),
-            response_metadata=self._metadata(answer, arguments, chunks.called, words),
+            response_metadata=self._metadata(answer, arguments, chunks.called, words) | chunks.untold(answer),
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)

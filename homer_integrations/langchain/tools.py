@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk
@@ -14,8 +14,9 @@ from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, Runn
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from homer import CallPiece, CallReader, GenerationError, read_calls
-from homer_integrations.shared.tools import new_call_id
+from homer import Answer, CallPiece, CallReader, GenerationError, TokenLogprob, read_calls
+from homer_integrations.shared.logprobs import Untold, chat_logprobs
+from homer_integrations.shared.tools import new_call_id, read_choice
 
 METHODS = ("json_schema", "function_calling", "json_mode")
 
@@ -26,16 +27,25 @@ class Chunks:
     def __init__(self, reads_calls: bool) -> None:
         self._reader = CallReader() if reads_calls else None
         self._ids: dict[int, str] = {}
+        self._untold = Untold()
 
     def of(self, piece: str) -> Iterator[AIMessageChunk]:
-        """What is certain with one more piece."""
+        """What is certain with one more piece; the first chunk of it tells of the tokens that came since the last."""
+        self._untold.note(piece)
         for part in [piece] if self._reader is None else self._reader.feed(piece):
-            yield AIMessageChunk(content=part) if isinstance(part, str) else self._chunk(part)
+            chunk = AIMessageChunk(content=part) if isinstance(part, str) else self._chunk(part)
+            chunk.response_metadata |= logprobs_of(self._untold.take() or None)
+            yield chunk
 
     def rest(self) -> Iterator[AIMessageChunk]:
         """Words that were held back."""
         for part in () if self._reader is None else self._reader.flush():
             yield AIMessageChunk(content=part)
+
+    def untold(self, answer: Answer) -> dict[str, Any]:
+        """Metadata of the last chunk: what was not told yet of the answer's tokens, where it was asked for."""
+        self._untold.rest(answer)
+        return logprobs_of(self._untold.take() or None)
 
     @property
     def called(self) -> bool:
@@ -48,10 +58,31 @@ class Chunks:
         return AIMessageChunk(content="", tool_call_chunks=[part])
 
 
+def logprobs_of(tokens: Sequence[TokenLogprob] | None) -> dict[str, Any]:
+    """Log-probabilities as metadata; nothing where they were not asked for."""
+    told = chat_logprobs(tokens)
+    return {} if told is None else {"logprobs": told}
+
+
 def words_and_calls(text: str) -> tuple[str, list[ToolCall]]:
     """The words of a whole answer, and its calls."""
     words, calls = read_calls(text)
     return words, [tool_call(name=c.name, args=json.loads(c.arguments), id=new_call_id()) for c in calls]
+
+
+def tool_arguments(tools: Sequence[Any], tool_choice: Any, parallel: bool | None) -> dict[str, Any]:
+    """The arguments of a call by which tools may be called.
+
+    Raises:
+        GenerationError: a choice that names none of them.
+    """
+    given = [convert_to_openai_tool(tool) for tool in tools]
+    choice = read_choice(tool_choice)
+    names = [tool["function"]["name"] for tool in given if "function" in tool]
+    if choice not in ("auto", "none", "required", *names):
+        raise GenerationError(f"tool_choice={choice!r} names none of the tools {', '.join(names)}: give one of them")
+    several = {} if parallel is None else {"parallel_tool_calls": parallel}
+    return {"tools": given, "tool_choice": choice} | several
 
 
 def structured(model: Any, schema: Any, include_raw: bool, method: str, **arguments: Any) -> Runnable[Any, Any]:

@@ -29,7 +29,7 @@ from pydantic import ConfigDict, Field, field_serializer
 from homer import AnswerStream, GenerationError
 from homer_integrations.llama_index.nodes import to_conversation
 from homer_integrations.llama_index.responses import CallResponses, Responses, chat, completion
-from homer_integrations.llama_index.tools import selections_of, told_of, tool_arguments
+from homer_integrations.llama_index.tools import selections_of, tool_arguments
 from homer_integrations.shared.settings import HomerSettings
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
 from homer_integrations.shared.tools import take_wanted
@@ -182,8 +182,7 @@ class HomerLLM(HomerSettings, FunctionCallingLLM):
         arguments = {name: value for name, value in kwargs.items() if name not in ("documents", "place")}
         asked = to_conversation(messages, kwargs.get("documents"), kwargs.get("place"))
         wanted = take_wanted(arguments)
-        conversation = asked.messages if wanted.schema is None else told_of(asked.messages, wanted.schema)
-        return self.call(None, arguments).stream(conversation, asked.documents, asked.place, wanted)
+        return self.call(None, arguments).stream(asked.messages, asked.documents, asked.place, wanted)
 
     def _open_prompt(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> AnswerStream:
         if kwargs.get("tools"):

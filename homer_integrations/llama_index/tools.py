@@ -80,15 +80,6 @@ def form_of(output_cls: type[BaseModel] | Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": schema.get("title") or "answer", "schema": schema}}
 
 
-def told_of(messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The conversation with the schema in its system message: a model that knows what is wanted fills it in better."""
-    text = f"Answer with JSON that holds to this schema: {json.dumps(schema, ensure_ascii=False)}"
-    first, *rest = messages
-    if first["role"] == "system":
-        return [{**first, "content": f"{first['content']}\n{text}"}, *map(dict, rest)]
-    return [{"role": "system", "content": text}, *map(dict, messages)]
-
-
 def _tool(tool: BaseTool) -> dict[str, Any]:
     """By its own name, which LlamaIndex finds it by; a name that no call can have is refused where all are read."""
     facts = tool.metadata

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from homer import Piece
 from homer_integrations.serve.errors import Problem, ServeError, problem_of
 from homer_integrations.serve.jobs import Accepted, Backend, Event, Finished, Job
 from homer_integrations.serve.metrics import Metrics
@@ -32,7 +33,8 @@ class Answering:
 
     async def whole(self) -> dict[str, Any]:
         """The response that is not streamed. Raises HomerError."""
-        return self._shape.whole([await self._finish(self._backend.stream(job)) for job in self._jobs])
+        results = [await self._finish(self._backend.stream(job)) for job in self._jobs]
+        return self._shape.whole([result for several in results for result in several])
 
     async def stream(self, keep_alive: float, wants_usage: bool) -> EventSourceResponse:
         """The response as it comes, with a comment now and then so that nobody closes a silent connection.
@@ -63,16 +65,17 @@ class Answering:
     ) -> AsyncIterator[str]:
         results: list[Finished] = []
         try:
-            first = self._shape.first()
-            if first is not None:
-                yield json.dumps(first)
+            for index in range(self._jobs[0].n):
+                first = self._shape.first(index)
+                if first is not None:
+                    yield json.dumps(first)
             async with contextlib.aclosing(events):
                 await accepted
                 async for chunk in self._texts(0, events, results):
                     yield chunk
-            for index, job in enumerate(self._jobs[1:], 1):
+            for number, job in enumerate(self._jobs[1:], 1):
                 async with contextlib.aclosing(self._backend.stream(job)) as others:
-                    async for chunk in self._texts(index, others, results):
+                    async for chunk in self._texts(number * job.n, others, results):
                         yield chunk
             if wants_usage:
                 yield json.dumps(self._shape.counts(results))
@@ -83,27 +86,30 @@ class Answering:
         except Exception as error:
             yield json.dumps(problem_of(error).body)
 
-    async def _texts(self, index: int, events: AsyncIterator[Event], results: list[Finished]) -> AsyncIterator[str]:
+    async def _texts(self, start: int, events: AsyncIterator[Event], results: list[Finished]) -> AsyncIterator[str]:
+        """The chunks of one job, whose first choice has the index `start`."""
         async for event in events:
             if isinstance(event, str):
                 self._note_text()
-                for chunk in self._shape.pieces(index, event):
+                choice = event.choice if isinstance(event, Piece) else 0
+                for chunk in self._shape.pieces(start + choice, event):
                     yield json.dumps(chunk)
             elif isinstance(event, Finished):
                 self._count(event)
                 results.append(event)
-                for chunk in self._shape.last(index, event):
+                for chunk in self._shape.last(start + event.choice, event):
                     yield json.dumps(chunk)
 
-    async def _finish(self, events: AsyncGenerator[Event, None]) -> Finished:
+    async def _finish(self, events: AsyncGenerator[Event, None]) -> list[Finished]:
+        results: list[Finished] = []
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, Finished):
                     self._count(event)
-                    return event
-                if not isinstance(event, Accepted):
+                    results.append(event)
+                elif not isinstance(event, Accepted):
                     self._note_text()
-        raise AssertionError("a backend's last event is Finished")
+        return results
 
     def _note_text(self) -> None:
         self._first = self._first or time.monotonic() - self._start

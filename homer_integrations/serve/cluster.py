@@ -87,7 +87,7 @@ class Replicas:
                     async for event in events:
                         if not (isinstance(event, Accepted) and Accepted in told):
                             yield event
-                        told.add(type(event))
+                        told.add(str if isinstance(event, str) else type(event))
                 return
             except _LOST as error:
                 if str in told or attempt == _RETRIES:

@@ -20,9 +20,11 @@ from homer import (
     GenerationError,
     HomerModel,
     Prompt,
+    Sampling,
     StateStore,
     TimeoutExceededError,
 )
+from homer_integrations.serve.counted import Counted
 from homer_integrations.serve.errors import queue_full, too_long
 from homer_integrations.serve.jobs import Accepted, CompressJob, Event, Finished, Job
 from homer_integrations.serve.lanes import Lane, Tick
@@ -91,7 +93,7 @@ class Engine:
         self._running.shutdown(cancel_futures=True)
 
     async def stream(self, job: Job) -> AsyncGenerator[Event, None]:
-        """Accepted, pieces of text, Finished; or of a CompressJob, Found. Closing it ends the work after a step.
+        """Accepted, pieces of text, for each answer Finished; of a CompressJob, Found. Closing ends it after a step.
 
         Raises:
             ServeError: the queue is full, or the prompt too long for this server.
@@ -112,13 +114,14 @@ class Engine:
             yield Accepted(len(prompt))
             async with contextlib.AsyncExitStack() as held:
                 await _in_time(held.enter_async_context(self._queue.place(job.client)), deadline, job)
-                request = _Request(self, call, prompt)
+                request = _Request(self, call, prompt, job.n)
                 items = stream_in_thread(request.open, self._running)
                 held.push_async_callback(items.aclose)
                 while isinstance(item := await _in_time(anext(items), deadline, job), str):
                     yield item
-            cached = len(prompt) if request.reused else item.usage.cached_tokens
-            yield Finished(dataclasses.replace(item, trace=None), cached, call.cite)
+            for choice, answer in enumerate(item):
+                cached = len(prompt) if request.reused else answer.usage.cached_tokens
+                yield Finished(dataclasses.replace(answer, trace=None), cached, call.cite, choice)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -135,13 +138,16 @@ class Engine:
             self._seconds += 0.1 * (share - self._seconds)
             self._places -= 1
 
+    def _note_busy(self, change: int) -> None:
+        self._busy += change
+
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
-        self._busy += 1
+        self._note_busy(1)
         try:
             yield
         finally:
-            self._busy -= 1
+            self._note_busy(-1)
 
     def _read(self, job: Job, tick: Tick) -> tuple[Call, Prompt]:
         """Settings and prompt, checked before anything is computed."""
@@ -154,8 +160,8 @@ class Engine:
             "documents_first": self._states is not None,
         }
         turn = job.wanted.turn(self.model, job.messages)
-        if turn.grammar is not None:
-            call = dataclasses.replace(call, generation=call.generation | {"grammar": turn.grammar})
+        asked = {"grammar": turn.grammar, "logprobs": job.logprobs}
+        call = dataclasses.replace(call, generation=call.generation | asked)
         prompt = self.model.build_chat_prompt(turn.messages, job.documents, tick=tick, **places, **options)
         if len(prompt) > self.settings.max_prompt_tokens:
             raise too_long(f"{len(prompt)} tokens", f"{self.settings.max_prompt_tokens}")
@@ -167,14 +173,15 @@ class Engine:
 class _Request:
     """One request on its way through the engine."""
 
-    def __init__(self, engine: Engine, call: Call, prompt: Prompt) -> None:
+    def __init__(self, engine: Engine, call: Call, prompt: Prompt, count: int) -> None:
         self.reused = False
-        self._engine, self._call, self._prompt = engine, call, prompt
+        self._engine, self._call, self._prompt, self._count = engine, call, prompt, count
         self._turn, self._pace = engine._turns.join(), Pace(engine.model.decoder.device)
 
-    def open(self) -> AnswerStream:
+    def open(self) -> Counted:
         cite = self._cite if self._call.cite else None
-        return _Counted(self._engine, self._prompt, self._compress, self._generate, cite)
+        stream = AnswerStream(self._prompt, self._compress, self._generate, cite)
+        return Counted(stream.several(self._count), self._engine._note_busy)
 
     def _compress(self, watch: Callable[[Any], None], tick: Callable[[], None]) -> CompactCache:
         call, store, states = self._call, self._engine.store, self._engine._states
@@ -207,28 +214,10 @@ class _Request:
         with self._turn:
             return self._call.model.cite(prompt, cache, text)
 
-    def _generate(self, cache: CompactCache) -> Any:
-        return self._call.model.stream(cache, self._call.max_new_tokens, **self._call.generation)
-
-
-class _Counted(AnswerStream):
-    """An AnswerStream that counts as running from the first text asked for until it ends."""
-
-    def __init__(self, engine: Engine, *parts: Any) -> None:
-        super().__init__(*parts)
-        self._engine, self._begun, self._ended = engine, False, False
-
-    def __next__(self) -> str:
-        if self._ended:
-            raise StopIteration
-        self._engine._busy += not self._begun
-        self._begun = True
-        try:
-            return super().__next__()
-        except BaseException:
-            self._ended = True
-            self._engine._busy -= 1
-            raise
+    def _generate(self, cache: CompactCache, number: int = 0) -> Any:
+        call = self._call
+        seed = Sampling(seed=call.generation.get("seed")).sample(number).seed
+        return call.model.stream(cache, call.max_new_tokens, **call.generation | {"seed": seed})
 
 
 def _states(settings: ServeSettings) -> StateStore | None:

@@ -14,7 +14,7 @@ from homer_integrations.shared.tools import Wanted
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One answer to give.
+    """One prompt to answer.
 
     Attributes:
         messages: mappings with role and content.
@@ -24,6 +24,8 @@ class Job:
         client: who asks, for a fair queue.
         wanted: tools that may be called, and the form of the answer.
         place: the text in the messages where the documents belong; None: before the question.
+        n: answers to draw.
+        logprobs: how many tokens to tell beside each one; None tells nothing.
     """
 
     messages: tuple[dict[str, Any], ...]
@@ -33,6 +35,8 @@ class Job:
     client: str = ""
     wanted: Wanted = dataclasses.field(default_factory=Wanted)
     place: str | None = None
+    n: int = 1
+    logprobs: int | None = None
 
     @property
     def characters(self) -> int:
@@ -57,17 +61,19 @@ class Accepted:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """The last event.
+    """The last event; of several answers one each, in their order.
 
     Attributes:
         answer: without its trace, which would repeat every document.
         cached_tokens: of the prompt, those that were not computed again.
         cites: whether what the answer rests on was asked for.
+        choice: of several answers to one prompt, which it is.
     """
 
     answer: Answer
     cached_tokens: int
     cites: bool = False
+    choice: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Backend(Protocol):
     """Whatever answers jobs: an Engine here, or replicas elsewhere."""
 
     def stream(self, job: Job) -> AsyncGenerator[Event, None]:
-        """Accepted, pieces of text, Finished; or Found. Closing it ends the work and frees its memory.
+        """Accepted, texts (of several answers Pieces), Finished; or Found. Closing it ends the work and frees memory.
 
         Raises:
             HomerError: see `problem_of`.

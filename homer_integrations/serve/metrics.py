@@ -31,9 +31,10 @@ class Metrics:
     def finished(self, result: Finished, first: float, whole: float) -> None:
         """Count one answer and its seconds."""
         usage = result.answer.usage
-        self.prompt_tokens.inc(usage.input_tokens)
-        self.kept_tokens.inc(usage.kept_tokens)
-        self.cached_tokens.inc(result.cached_tokens)
+        if result.choice == 0:  # others are to the same prompt
+            self.prompt_tokens.inc(usage.input_tokens)
+            self.kept_tokens.inc(usage.kept_tokens)
+            self.cached_tokens.inc(result.cached_tokens)
         self.generated_tokens.inc(usage.output_tokens)
         self.first_text.observe(first)
         self.whole.observe(whole)

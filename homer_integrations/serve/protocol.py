@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from homer_integrations.serve.choices import ChatLogprobs, CompletionLogprobs, SeveralChoices
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import Problem, ServeError
 from homer_integrations.serve.jobs import Job
@@ -28,7 +29,7 @@ _OF_ROLES = {"assistant": {"tool_calls"}, "tool": {"tool_call_id"}}
 _MOST_STOPS, _LONGEST_STOP = 16, 1000
 # What may be given with these values only, since they ask for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logprobs": (False,),
+    "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,),
     "top_logprobs": (0,), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"), "echo": (False,),
     "parallel_tool_calls": (True, False),
     "suffix": ("",), "response_format": ({"type": "text"},), "modalities": (["text"],),
@@ -44,7 +45,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None  # pads chunks against eavesdroppers; there is nothing to pad here
 
 
-class GenerationRequest(BaseModel):
+class GenerationRequest(SeveralChoices):
     """What both endpoints take. Beside OpenAI's own: documents, top_k, min_p, repetition_penalty, timeout."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -122,7 +123,7 @@ class GenerationRequest(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(ChatLogprobs, GenerationRequest):
     """The body of /v1/chat/completions."""
 
     messages: list[dict[str, Any]] = Field(
@@ -161,7 +162,7 @@ class ChatRequest(GenerationRequest):
         return any(part.get("type") == "file" for parts in contents if isinstance(parts, list) for part in parts)
 
     def jobs(self, settings: ServeSettings, client: str = "", tick: Tick = lambda: None) -> list[Job]:
-        """The one answer asked for."""
+        """The one prompt to answer."""
         check_count("messages", len(self.messages), settings.max_messages)
         check_count("documents", len(self.documents or ()), settings.max_documents)
         messages, documents = to_conversation(self.messages, self.documents or (), tick)
@@ -171,10 +172,11 @@ class ChatRequest(GenerationRequest):
         wanted = take_wanted({name: getattr(self, name) for name in NAMES})
         cited = {} if self.cite is None else {"cite": self.cite}
         options, seconds = self.options() | limit | cited, self.seconds(settings)
-        return [Job(messages, documents, options, seconds, self.asker(client), wanted, place)]
+        several: dict[str, Any] = {"n": self.choices, "logprobs": self.alternatives}
+        return [Job(messages, documents, options, seconds, self.asker(client), wanted, place, **several)]
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(CompletionLogprobs, GenerationRequest):
     """The body of /v1/completions; a prompt is one message of a user, by the model's own chat template."""
 
     prompt: str | list[str] = Field(description="A text, or several for an answer each.")
@@ -186,13 +188,14 @@ class CompletionRequest(GenerationRequest):
         return self
 
     def jobs(self, settings: ServeSettings, client: str = "", tick: Tick = lambda: None) -> list[Job]:
-        """An answer for every prompt."""
+        """A job for every prompt."""
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         check_count("prompts", len(prompts), settings.max_prompts)
         check_count("documents", len(self.documents or ()), settings.max_documents)
         _, documents = to_conversation([], self.documents or ())
-        options, seconds, asker = self.options(), self.seconds(settings), self.asker(client)
-        return [Job(({"role": "user", "content": text},), documents, options, seconds, asker) for text in prompts]
+        given = documents, self.options(), self.seconds(settings), self.asker(client)
+        several: dict[str, Any] = {"n": self.choices, "logprobs": self.alternatives}
+        return [Job(({"role": "user", "content": text},), *given, **several) for text in prompts]
 
 
 Request = TypeVar("Request", bound=BaseModel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import time
 import uuid
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from homer import Answer, Call, CallPiece, CallReader, Source, read_calls
+from homer_integrations.serve.choices import Telling
 from homer_integrations.serve.citing import annotations_of
 from homer_integrations.serve.jobs import Finished
 from homer_integrations.shared.tools import new_call_id
@@ -26,6 +28,7 @@ class Shape:
     def __init__(self, chat: bool, model: str, reads_calls: bool = False) -> None:
         self._chat, self._reads_calls = chat, reads_calls
         self._readers: dict[int, CallReader] = {}
+        self._telling: collections.defaultdict[int, Telling] = collections.defaultdict(lambda: Telling(chat))
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -42,18 +45,20 @@ class Shape:
             message |= annotations_of(result, text)
             said = {"message": message} if self._chat else {"text": text}
             reason = _reason(result.answer, bool(calls))
-            choices.append({"index": index, **said, "logprobs": None, "finish_reason": reason})
+            logprobs = Telling(self._chat).of(result.answer.logprobs)
+            choices.append({"index": index, **said, "logprobs": logprobs, "finish_reason": reason})
         kind = "chat.completion" if self._chat else "text_completion"
         facts = [compression(result) for result in results]
         homer = facts[0] if len(facts) == 1 else {"choices": facts}
         return self._head | {"object": kind, "choices": choices, "usage": usage(results), "homer": homer}
 
-    def first(self) -> dict[str, Any] | None:
-        """The chunk before any text, where there is one."""
-        return self._chunk(0, {"role": "assistant", "content": ""}, None) if self._chat else None
+    def first(self, index: int = 0) -> dict[str, Any] | None:
+        """The chunk before any text of a choice, where there is one."""
+        return self._chunk(index, {"role": "assistant", "content": ""}, None) if self._chat else None
 
     def pieces(self, index: int, text: str) -> Iterator[dict[str, Any]]:
         """Chunks with text, and with what is read of calls."""
+        self._telling[index].untold.note(text)
         parts = self._readers.setdefault(index, CallReader()).feed(text) if self._reads_calls else iter([text])
         yield from (self._part(index, part) for part in parts)
 
@@ -62,6 +67,7 @@ class Shape:
         reader = self._readers.get(index, CallReader())
         yield from (self._part(index, part) for part in reader.flush())
         reason = _reason(result.answer, bool(reader.calls))
+        self._telling[index].untold.rest(result.answer)
         words = read_calls(result.answer.text)[0] if self._reads_calls else result.answer.text
         delta = annotations_of(result, words) if self._chat else ""
         yield self._chunk(index, delta, reason) | {"homer": compression(result)}
@@ -79,21 +85,23 @@ class Shape:
 
     def _chunk(self, index: int, content: Any, reason: str | None) -> dict[str, Any]:
         name = "delta" if self._chat else "text"
-        return self._frame([{"index": index, name: content, "logprobs": None, "finish_reason": reason}])
+        logprobs = self._telling[index].next()
+        return self._frame([{"index": index, name: content, "logprobs": logprobs, "finish_reason": reason}])
 
     def _frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._head | {"object": "chat.completion.chunk" if self._chat else "text_completion", "choices": choices}
 
 
 def usage(results: list[Finished]) -> dict[str, Any]:
-    """Token counts; those of the prompt are before compression."""
-    prompt = sum(result.answer.usage.input_tokens for result in results)
+    """Token counts; those of the prompt are before compression, and once for all answers to it."""
+    prompts = [result for result in results if result.choice == 0]
+    prompt = sum(result.answer.usage.input_tokens for result in prompts)
     completion = sum(result.answer.usage.output_tokens for result in results)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": sum(result.cached_tokens for result in results)},
+        "prompt_tokens_details": {"cached_tokens": sum(result.cached_tokens for result in prompts)},
     }
 
 

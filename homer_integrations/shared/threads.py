@@ -6,13 +6,26 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TypeVar
-
-from homer import Answer, AnswerStream
+from typing import Generic, Protocol, TypeVar
 
 Result = TypeVar("Result")
+Whole = TypeVar("Whole")
+Whole_co = TypeVar("Whole_co", covariant=True)
+
+
+class Streaming(Protocol[Whole_co]):
+    """An AnswerStream, or what is like one."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of text."""
+
+    def cancel(self) -> None:
+        """No more is wanted; from any thread."""
+
+    def answer(self) -> Whole_co:
+        """What came of it, which is no string."""
 
 
 def _new_workers() -> ThreadPoolExecutor:
@@ -34,9 +47,9 @@ if hasattr(os, "register_at_fork"):
 
 
 async def stream_in_thread(
-    open_stream: Callable[[], AnswerStream], workers: Executor | None = None
-) -> AsyncGenerator[str | Answer, None]:
-    """The pieces of an answer as they come, and then the Answer; it waits until one of the workers is free.
+    open_stream: Callable[[], Streaming[Whole]], workers: Executor | None = None
+) -> AsyncGenerator[str | Whole, None]:
+    """The pieces of an answer as they come, and then the whole; it waits until one of the workers is free.
 
     Args:
         open_stream: called by the worker.
@@ -47,23 +60,24 @@ async def stream_in_thread(
     work = _Work(asyncio.get_running_loop(), open_stream)
     future = (workers or _workers).submit(work.run)
     try:
-        while not isinstance(item := await work.queue.get(), Answer):
+        item: str | Whole | BaseException = ""
+        while isinstance(item, str):
+            item = await work.queue.get()
             if isinstance(item, BaseException):
                 raise item
             yield item
-        yield item
     finally:
         future.cancel()
         work.cancel()
 
 
-async def answer_in_thread(open_stream: Callable[[], AnswerStream]) -> Answer:
+async def answer_in_thread(open_stream: Callable[[], Streaming[Whole]]) -> Whole:
     """The whole answer, computed in a thread."""
     async with contextlib.aclosing(stream_in_thread(open_stream)) as items:
         async for item in items:
-            if isinstance(item, Answer):
+            if not isinstance(item, str):
                 return item
-    raise AssertionError("a stream ends with its Answer")
+    raise AssertionError("a stream ends with its answer")
 
 
 async def work_in_thread(work: Callable[[Callable[[], None]], Result]) -> Result:
@@ -86,14 +100,14 @@ class AbandonedWorkError(Exception):
     """Ends work that nobody waits for any more."""
 
 
-class _Work:
+class _Work(Generic[Whole]):
     """One stream in a thread; its items go to a queue of the event loop's."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, open_stream: Callable[[], AnswerStream]) -> None:
-        self.queue: asyncio.Queue[str | Answer | BaseException] = asyncio.Queue()
+    def __init__(self, loop: asyncio.AbstractEventLoop, open_stream: Callable[[], Streaming[Whole]]) -> None:
+        self.queue: asyncio.Queue[str | Whole | BaseException] = asyncio.Queue()
         self._loop, self._open_stream = loop, open_stream
         self._lock = threading.Lock()
-        self._stream: AnswerStream | None = None
+        self._stream: Streaming[Whole] | None = None
         self._cancelled = False
 
     def run(self) -> None:
@@ -115,7 +129,7 @@ class _Work:
             if self._stream is not None:
                 self._stream.cancel()
 
-    def _put(self, item: str | Answer | BaseException) -> None:
+    def _put(self, item: str | Whole | BaseException) -> None:
         try:
             self._loop.call_soon_threadsafe(self.queue.put_nowait, item)
         except RuntimeError:  # the event loop is closed, so nobody waits

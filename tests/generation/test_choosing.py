@@ -39,4 +39,4 @@ def test_a_seed_gives_the_same_tokens_whoever_draws_between() -> None:
 
 def test_numbers_of_any_shape_are_read() -> None:
     assert reader(torch.tensor(5))() == [5]
-    assert reader(torch.tensor([[5, 6]]))() == [5, 6]
+    assert reader(torch.tensor([5, 6]), torch.tensor([[0.5]]))() == [[5, 6], [[0.5]]]

@@ -72,3 +72,31 @@ def test_what_the_class_itself_refuses_is_an_error() -> None:
         with_parsed(whole, Odd)
     assert with_parsed(Answer('{"number": 3}', (), Usage(1, 1, 1), "stop"), Odd).parsed == Odd(number=3)
     assert with_parsed(Answer('{"numb', (), Usage(1, 1, 1), "length"), Odd).parsed is None
+
+
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_every_way_tells_of_the_schema_alike(mini: HomerModel, system: str | None) -> None:
+    asked = [{"role": "user", "content": "How many litres?"}]
+    messages = asked if system is None else [{"role": "system", "content": system}, *asked]
+    told = told_of_schema(system, Dewar).splitlines()[-1]
+    turn = mini.turn(messages, schema=Dewar)
+    assert turn.messages[0] == {"role": "system", "content": "\n".join(filter(None, [system, told]))}
+    assert turn.messages[1:] == asked
+    assert turn.grammar == Grammar.json_schema(Dewar)
+    for tool_choice in (None, "none"):
+        turn = mini.turn(messages, schema={"type": "object"}, tools=TOOLS, tool_choice=tool_choice)
+        assert "Answer with a JSON object." in turn.messages[0]["content"].splitlines()
+    assert mini.turn(messages).messages == messages
+
+
+TOOLS = [{"type": "function", "function": {"name": "subtract", "description": "Take away."}}]
+
+
+def test_a_long_schema_is_told_in_part_and_held_to_as_a_whole(mini: HomerModel) -> None:
+    names = [f"property_number_{number}" for number in range(80)]
+    schema = {"type": "object", "properties": {name: {"enum": [0, 1]} for name in names}, "required": names[:1]}
+    turn = mini.turn([{"role": "user", "content": "Which?"}], schema=schema)
+    prompt = mini.build_chat_prompt(turn.messages, max_new_tokens=100)
+    answer = mini.stream_prompt(prompt, grammar=turn.grammar, max_new_tokens=100).answer()
+    assert len(prompt) > mini.chunk_len
+    assert answer.text.startswith('{"property_number_0": ')

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from homer.base.arguments import check_list, shown
@@ -55,7 +55,13 @@ def read_tools(given: Any) -> tuple[Tool, ...]:
     return tools
 
 
-def calls_grammar(tools: Sequence[Tool], choice: str = "auto", parallel: bool = True, schema: Any = None) -> Grammar:
+def calls_grammar(
+    tools: Sequence[Tool],
+    choice: str = "auto",
+    parallel: bool = True,
+    schema: Any = None,
+    tokens: Collection[str] = (),
+) -> Grammar:
     """The grammar of texts that may call these tools, with arguments that hold to the tools' schemas.
 
     Args:
@@ -63,6 +69,8 @@ def calls_grammar(tools: Sequence[Tool], choice: str = "auto", parallel: bool = 
             tool that is to be called.
         parallel: whether several calls may come.
         schema: where no call comes, the text is JSON that holds to it.
+        tokens: what of BEGIN and END is a token of its own, as models have it that were taught to call: no letters
+            make it up.
 
     Raises:
         GenerationError: a choice that is none, or a schema that cannot be held to.
@@ -71,27 +79,26 @@ def calls_grammar(tools: Sequence[Tool], choice: str = "auto", parallel: bool = 
     if not chosen or choice == "none":
         names = ", ".join((*CHOICES, *(tool.name for tool in tools)))
         raise GenerationError(f"tool_choice={shown(choice)} is none of {names}: give one of them, and tools")
-    more = "(/\\n?/ BEGIN_CALL call)*" if parallel else ""
-    free = choice == "auto" and schema is None
-    if free:  # the words end as soon as a call begins; until then they are free
-        rules = [f"start: tail | first call {more}", "tail: WORDS", f"first[lazy]: WORDS {json.dumps(BEGIN)}"]
-        rules.append("WORDS: /(.|\\n)*/")
+    begin, end = (mark if mark in tokens else json.dumps(mark) for mark in (BEGIN, END))
+    more = f"(/\\n?/ {begin} call)*" if parallel else ""
+    if choice == "auto" and schema is None:  # the words end as soon as a call begins; until then they are free
+        by_token = f"| tail {begin} call {more}" if BEGIN in tokens else ""
+        rules = [f"start: tail | first call {more} {by_token}", "tail: WORDS"]
+        rules += [f"first[lazy]: WORDS {json.dumps(BEGIN)}", "WORDS: /(.|\\n)*/"]
     elif choice == "auto":
         facts = closed(schema_of(schema)) | {"x-guidance": WRITTEN}
-        rules = [f"start: words | BEGIN_CALL call {more}", f"words: %json {json.dumps(facts, ensure_ascii=False)}"]
+        rules = [f"start: words | {begin} call {more}", f"words: %json {json.dumps(facts, ensure_ascii=False)}"]
     else:
-        rules = [f"start: BEGIN_CALL call {more}"]
-    rules += [f"BEGIN_CALL: {json.dumps(BEGIN)}"] if more or not free else []
-    numbers = range(len(chosen))
-    rules.append(f"call: /\\n?/ ({' | '.join(f'call_{n}' for n in numbers)}) /\\n?/ {json.dumps(END)}")
+        rules = [f"start: {begin} call {more}"]
+    rules.append(f"call: /\\n?/ ({' | '.join(f'call_{n}' for n in range(len(chosen)))}) /\\n?/ {end}")
     for number, tool in enumerate(chosen):
         head = json.dumps(f'{{"name": {json.dumps(tool.name)}, "arguments": ')
-        schema = closed(json.loads(tool.parameters)) | {"x-guidance": WRITTEN}
+        facts = closed(json.loads(tool.parameters)) | {"x-guidance": WRITTEN}
         rules.append(f'call_{number}: {head} arguments_{number} "}}"')
-        rules.append(f"arguments_{number}: %json {json.dumps(schema, ensure_ascii=False)}")
+        rules.append(f"arguments_{number}: %json {json.dumps(facts, ensure_ascii=False)}")
     lark = "%llguidance {}\n" + "\n".join(rules)
     source = checked("the tools' parameters", library().LLMatcher.grammar_from_lark, lark)
-    return Grammar("calls", source, free=free)
+    return Grammar("calls", source, free=choice == "auto" and schema is None)
 
 
 @dataclasses.dataclass(frozen=True)

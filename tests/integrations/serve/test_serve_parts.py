@@ -282,7 +282,7 @@ def test_what_asks_for_nothing_is_taken() -> None:
         (body(stop=["a"] * 17), "stop holds 17 strings"),
         (body(stop="a" * 1001), "stop holds 1 strings of up to 1001 characters"),
         (body(previous_response_id="a"), "previous_response_id='a'"),
-        (body(n=2), "n=2"),
+        (body(n=9), "n: "),
         (body(temprature=1), "temprature=1"),
         (body(temperature=-1), "temperature"),
         (body(max_tokens=0), "max_tokens"),

@@ -8,27 +8,14 @@ from typing import Any
 import pytest
 import torch
 from pydantic import BaseModel, Field
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from homer import GenerationError, Grammar, HomerConfig, HomerModel, Sampling
 from homer.text.constraining.closing import Closer
 from homer.text.constraining.matching import Grammars, mask_rows
-from tests.byte_tokenizers import byte_tokenizer
+from tests.byte_tokenizers import byte_tokenizer, sentence_pieces
 from tests.conftest import tiny_llama
-
-
-def sentence_pieces() -> PreTrainedTokenizerFast:
-    """As Llama 2 has them: words that begin with a mark for the space, and single bytes for all else."""
-    words = ["▁", "▁ja", "ja", "▁nein", "nein", "{", '"', "}", ":", "▁{", "a", "b", "1", "2", ",", "é"]
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{n:02X}>": n + 3 for n in range(256)}
-    vocabulary |= {word: len(vocabulary) + n for n, word in enumerate(words)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 @pytest.fixture(scope="module", params=["bytes", "sentence pieces"])
