@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 HEAD = 64  # tokens at most, in whole lines: what the task is
-LEAST, MOST = 12, 256  # tokens of the last lines that stay: a question, with the opening of its answer
+LEAST, MOST = 8, 256  # tokens of the last lines that stay: a question, with the opening of its answer
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _WORD = re.compile(r"\s*\S+")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from homer import CompactCache, ConfigError, HomerConfig, HomerModel
+from homer import CompactCache, ConfigError, HomerConfig, HomerModel, InputError
 from homer_integrations.lm_eval.cutting import cut
 from homer_integrations.shared.loading import shared_model
 
@@ -18,6 +18,8 @@ DEFAULT_NEW_TOKENS = 256
 _CONFIG = tuple(field.name for field in dataclasses.fields(HomerConfig))
 _OF_THE_HARNESS = ("batch_size", "max_batch_size")  # which it hands to every model
 _AFFIX = 100  # tokens at both ends of a text read stretch by stretch, which stay whole, as in the paper's experiment
+Read = CompactCache | int  # what was read of a text: a single token, of which there is nothing to cache, is itself
+_LEAST = 4  # tokens of the shortest chunk that a HomerConfig takes
 _JOINER = "\u2060"  # nothing that is seen; it parts the name of a control token in a text
 
 
@@ -52,7 +54,7 @@ class HarnessModel:
         if self._tokenizer is None:
             raise ConfigError("the harness hands over text: give a model with its tokenizer")
         self._max_gen_toks, self._chat = max_gen_toks, False
-        self._last: tuple[tuple[int, ...], CompactCache] | None = None
+        self._last: tuple[tuple[int, ...], Read] | None = None
 
     def loglikelihood(self, requests: Iterable[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Of each (context, continuation) the sum of the continuation's log-likelihoods, and whether it is greedy."""
@@ -129,7 +131,10 @@ class HarnessModel:
         chosen: dict[str, Any] = {"stop": stop} if stop else {}
         if options.get("do_sample") or float(options.get("temperature") or 0) > 0:
             chosen |= {name: options[name] for name in ("temperature", "top_p", "top_k") if options.get(name)}
-        return self.model.generate(self._read(context, count), count, **chosen).text or ""
+        cache = self._read(context, count)
+        if isinstance(cache, int):
+            raise InputError("a request to generate has an empty context: give a text")
+        return self.model.generate(cache, count, **chosen).text or ""
 
     def _rolling(self, text: str) -> float:
         ids = self._ids(text)
@@ -144,7 +149,7 @@ class HarnessModel:
             total += float(_chosen(self._follow(cache, part), part).sum())
         return total
 
-    def _read(self, text: str, room: int) -> CompactCache:
+    def _read(self, text: str, room: int) -> Read:
         """The compact cache of a text after which `room` tokens may come; that of the last text is at hand."""
         whole = self._ids(text, first=True) or self._leading([]) or [self._tokenizer.eos_token_id or 0]
         key = (*whole, -room if len(whole) + room > self.model.window else -1)
@@ -156,23 +161,30 @@ class HarnessModel:
             self._last = key, self._compress(*sides, room=room)
         return self._last[1]
 
-    def _compress(self, head: list[int], middle: list[int], tail: list[int], room: int) -> CompactCache:
+    def _compress(self, head: list[int], middle: list[int], tail: list[int], room: int) -> Read:
         """The compact cache of three parts, compressed where they do not fit the window together with `room`."""
-        length = len(head) + len(middle) + len(tail)
-        config = self._config
-        if not middle or length + room <= self.model.window:
-            ids = head + middle + tail
-            head, middle, tail = (ids[:1], ids[1:-1], ids[-1:])
-            config = dataclasses.replace(config, max_chunk_len=length, target_len=length, max_initial_chunk_len=None)
+        ids, config = head + middle + tail, self._config
+        if len(ids) == 1:
+            return ids[0]
+        if not middle or len(ids) + room <= self.model.window:
+            head, middle, tail = [], ids[:-1], ids[-1:]
+            length = max(_LEAST, len(ids))
+            whole = {"max_chunk_len": length, "target_len": length, "max_initial_chunk_len": None}
+            config = dataclasses.replace(config, **whole)  # type: ignore[arg-type]
         return self.model.compress(*(torch.tensor(part).long() for part in (head, middle, tail)), config=config)
 
-    def _follow(self, cache: CompactCache, ids: Sequence[int]) -> Tensor:
-        """Log-probabilities (n, vocabulary) by which each of some tokens comes after a cache."""
-        first = cache.logits.reshape(1, -1).float().cpu()
-        if len(ids) == 1:
-            return first.log_softmax(-1)
-        rows = self.model.forward(torch.tensor(list(ids[:-1])), cache)[0].float().cpu()
-        return torch.cat([first, rows]).log_softmax(-1)
+    def _follow(self, cache: Read, ids: Sequence[int]) -> Tensor:
+        """Log-probabilities (n, vocabulary) by which each of some tokens comes after what was read."""
+        before = torch.tensor(list(ids[:-1])).long()
+        if isinstance(cache, int):
+            given = torch.cat([torch.tensor([cache]), before])[None].to(self.model.decoder.device)
+            with torch.inference_mode():
+                rows: Tensor = self.model.model(given).logits[0]
+            return rows.float().cpu().log_softmax(-1)
+        rows = cache.logits.reshape(1, -1).float().cpu()
+        if len(before):
+            rows = torch.cat([rows, self.model.forward(before, cache)[0].float().cpu()])
+        return rows.log_softmax(-1)
 
 
 def _shown(requests: Iterable[Any], hidden: bool) -> Iterable[Any]:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from small import load_benchmark, save_small
+from small import asked_small, load_benchmark
 
 from homer import ConfigError, HomerModel, InputError
 from homer.demo import DOCUMENTS
@@ -78,11 +78,12 @@ def test_what_is_refused(mini: HomerModel, task: str, length: int, error: type[E
         make(mini, task, length)
 
 
-def test_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = save_small(tmp_path / "model", window=512)
-    out = tmp_path / "out"
+def test_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    small, out = asked_small(tmp_path / "model", window=512), tmp_path / "out"
+    benchmark = load_benchmark("ruler")
+    monkeypatch.setattr(benchmark.HomerModel, "from_pretrained", lambda *_, **__: small)
     small = ["--tasks", "single", "multi-value", "--lengths", "300", "900", "--samples", "1", "--repeat"]
-    load_benchmark("ruler").main(["--model", str(folder), "--haystack", str(DOCUMENTS), "--out", str(out), *small])
+    benchmark.main(["--model", "small", "--haystack", str(DOCUMENTS), "--out", str(out), *small])
     rows = json.loads((out / "ruler.json").read_text())["rows"]
     assert [(row["method"], row["length"]) for row in rows] == 2 * [("plain", 300), ("homer", 300), ("homer", 900)]
     assert all(0 <= row["found"] <= 1 and row["kept"] <= row["length"] for row in rows)

@@ -15,6 +15,7 @@ from homer_integrations.lm_eval import HarnessModel, register
 from homer_integrations.lm_eval.cutting import HEAD, MOST, cut
 
 TEXT = "\n\n".join(document["text"] for document in read_documents([DOCUMENTS]))
+SYSTEM = "Answer the question from the documents below. Keep the answer short."
 QUESTION = "What is the maximum fill level of the nitrogen dewar?"
 
 
@@ -53,7 +54,7 @@ def words(text: str) -> int:
 def test_a_text_is_cut_before_what_it_asks(text: str, tail: str) -> None:
     found = cut(text, words)
     assert "".join(found) == text
-    assert found.tail.startswith(tail)
+    assert found.tail.lstrip(" ").startswith(tail)
     assert words(found.tail) <= MOST
     assert words(found.head) <= HEAD
     assert found.head in ("Read this.\n", "")
@@ -84,7 +85,8 @@ def test_options_of_one_context_share_its_cache(harness: HarnessModel, monkeypat
 
 def test_a_long_text_is_compressed_for_its_question(mini: HomerModel, harness: HarnessModel) -> None:
     chat = HarnessModel(mini, target_len=512)
-    prompt = chat.apply_chat_template([{"role": "user", "content": f"{TEXT}\n\n{QUESTION}"}])
+    messages = [("system", SYSTEM), ("user", f"Document:\n{TEXT}\n\nQuestion: {QUESTION}")]
+    prompt = chat.apply_chat_template([{"role": role, "content": content} for role, content in messages])
     assert len(mini.tokenize(prompt)) > 4 * mini.window
     said = chat.generate_until(ask(prompt, {"until": ["\n"], "max_gen_toks": 12, "do_sample": False}))
     assert "35 litres" in said[0]

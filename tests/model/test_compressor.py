@@ -189,7 +189,7 @@ def test_what_one_stretch_favours_stands_its_ground(small: HomerModel) -> None:
     prompt = small.build_prompt(QUESTION, ["One.\n\nTwo.\n\nAll."])
     votes = torch.zeros(4, len(prompt.context_ids))
     _, starts, ends = prompt.origins.unbind(1)
-    for place, row, vote in ((2, 0, 0.3), (7, 1, 0.3), (12, slice(4), 0.2)):
+    for place, row, vote in ((2, 0, 0.5), (7, 1, 0.5), (12, slice(4), 0.2)):
         votes[row, ((starts <= place) & (place < ends)).nonzero()[0]] = vote
     best = {}
     for sharpness in (1.0, 8.0):
