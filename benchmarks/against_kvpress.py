@@ -63,9 +63,8 @@ def export(options: argparse.Namespace) -> None:
             written.append({"task": task, "ids": ids, "answer": answer, "gold": case.answer, "spans": spans})
             for budget in BUDGETS:
                 rows.append({"task": task, "by": "ours", "budget": budget} | _ours(model, prompt, case, budget))
-                for by in ("bm25", "bm25 best last"):
-                    row = real.measure(model, case, budget, by, answered=True)
-                    rows.append({"task": task, "by": by, "budget": budget} | row)
+                row = real.measure(model, case, budget, "bm25 best last", answered=True)
+                rows.append({"task": task, "by": "bm25 best last", "budget": budget} | row)
         print(task, len(cases), "prompts of", len(written[-1]["ids"]), "tokens", flush=True)
     facts = {"machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d")}
     facts |= {name: getattr(options, name) for name in ("passages", "seed", "samples", "needles")}
@@ -213,9 +212,11 @@ def _go_on(model: Any, cache: Any, ids: Tensor, first: int) -> Tensor:
 
 
 def _greedy(model: Any, cache: Any, ids: Tensor, place: int) -> list[int]:
-    """The likeliest tokens, one by one."""
+    """The likeliest tokens, one by one, up to the end of the answer."""
     said: list[int] = []
-    for _ in range(NEW_TOKENS):
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    while len(said) < NEW_TOKENS and not (said and said[-1] in ends):
         ids = _go_on(model, cache, ids, place + len(said))[-1:].argmax(-1, keepdim=True)
         said.append(int(ids))
     return said

@@ -100,7 +100,7 @@ class HarnessModel:
         """Token ids; control tokens only by the chat template, and a BOS at the beginning where the model has one."""
         ids: list[int]
         if self._chat:
-            ids = self._tokenizer(text, add_special_tokens=False).input_ids
+            ids = self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         else:
             ids = self.model.tokenize(text) if text else []
         return self._leading(ids) if first else ids
