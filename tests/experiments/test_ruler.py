@@ -82,7 +82,19 @@ def test_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     small, out = asked_small(tmp_path / "model", window=512), tmp_path / "out"
     benchmark = load_benchmark("ruler")
     monkeypatch.setattr(benchmark.HomerModel, "from_pretrained", lambda *_, **__: small)
-    small = ["--tasks", "single", "multi-value", "--lengths", "300", "900", "--samples", "1", "--repeat"]
+    small = [
+        "--tasks",
+        "single",
+        "multi-value",
+        "--lengths",
+        "300",
+        "900",
+        "--samples",
+        "1",
+        "--repeat",
+        "--target",
+        "200",
+    ]
     benchmark.main(["--model", "small", "--haystack", str(DOCUMENTS), "--out", str(out), *small])
     rows = json.loads((out / "ruler.json").read_text())["rows"]
     assert [(row["method"], row["length"]) for row in rows] == 2 * [("plain", 300), ("homer", 300), ("homer", 900)]
