@@ -32,7 +32,7 @@ class HarnessModel:
     Args:
         pretrained: as in `HomerModel.from_pretrained`, or a HomerModel.
         max_gen_toks: tokens to generate, where a task does not say.
-        device: as in `HomerModel.from_pretrained`; None: a GPU where there is one.
+        device: as in `HomerModel.from_pretrained`; the harness's own "cuda:0" is the CPU where there is no GPU.
         options: fields of HomerConfig, such as target_len, and options of loading, such as dtype.
 
     Raises:
@@ -45,8 +45,8 @@ class HarnessModel:
         super().__init__()
         given = {name: value for name, value in options.items() if value is not None and name not in _OF_THE_HARNESS}
         config = {name: given.pop(name) for name in _CONFIG if name in given}
-        if device is None and torch.cuda.is_available():
-            device = "cuda"
+        if not torch.cuda.is_available() and str(device).startswith("cuda"):
+            device = None  # the harness names a GPU of its own accord
         loading = {} if isinstance(pretrained, HomerModel) or device is None else {"device": device}
         self.model = shared_model(pretrained, loading | given)
         self._config = dataclasses.replace(self.model.config, **config)
@@ -152,10 +152,11 @@ class HarnessModel:
     def _read(self, text: str, room: int) -> Read:
         """The compact cache of a text after which `room` tokens may come; that of the last text is at hand."""
         whole = self._ids(text, first=True) or self._leading([]) or [self._tokenizer.eos_token_id or 0]
-        key = (*whole, -room if len(whole) + room > self.model.window else -1)
+        fits = len(whole) + room <= self.model.window
+        key = (*whole, -int(fits))
         if self._last is None or self._last[0] != key:
             sides: tuple[list[int], list[int], list[int]] = ([], [], whole)
-            if len(whole) + room > self.model.window:
+            if not fits:
                 head, middle, tail = cut(text, lambda part: len(self._ids(part)))
                 sides = self._ids(head, first=True) or whole[:1], self._ids(middle), self._ids(tail)
             self._last = key, self._compress(*sides, room=room)

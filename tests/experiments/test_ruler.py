@@ -82,7 +82,7 @@ def test_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     small, out = asked_small(tmp_path / "model", window=512), tmp_path / "out"
     benchmark = load_benchmark("ruler")
     monkeypatch.setattr(benchmark.HomerModel, "from_pretrained", lambda *_, **__: small)
-    small = [
+    few = [
         "--tasks",
         "single",
         "multi-value",
@@ -95,7 +95,7 @@ def test_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
         "--target",
         "200",
     ]
-    benchmark.main(["--model", "small", "--haystack", str(DOCUMENTS), "--out", str(out), *small])
+    benchmark.main(["--model", "small", "--haystack", str(DOCUMENTS), "--out", str(out), *few])
     rows = json.loads((out / "ruler.json").read_text())["rows"]
     assert [(row["method"], row["length"]) for row in rows] == 2 * [("plain", 300), ("homer", 300), ("homer", 900)]
     assert all(0 <= row["found"] <= 1 and row["kept"] <= row["length"] for row in rows)

@@ -3,18 +3,20 @@
 import importlib.util
 import math
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from small import asked_small, save_small
 
-from homer import HomerModel, read_documents
+from homer import HomerError, HomerModel, read_documents
 from homer.demo import DOCUMENTS
 from homer_integrations.lm_eval import HarnessModel, register
 from homer_integrations.lm_eval.cutting import HEAD, MOST, cut
 
-TEXT = "\n\n".join(document["text"] for document in read_documents([DOCUMENTS]))
+TEXT = "\n\n".join(document["text"] for document in read_documents([DOCUMENTS])[:4])
 SYSTEM = "Answer the question from the documents below. Keep the answer short."
 QUESTION = "What is the maximum fill level of the nitrogen dewar?"
 
@@ -90,7 +92,7 @@ def test_a_long_text_is_compressed_for_its_question(mini: HomerModel, harness: H
     chat = HarnessModel(mini, target_len=512)
     messages = [("system", SYSTEM), ("user", f"Document:\n{TEXT}\n\nQuestion: {QUESTION}")]
     prompt = chat.apply_chat_template([{"role": role, "content": content} for role, content in messages])
-    assert len(mini.tokenize(prompt)) > 4 * mini.window
+    assert len(mini.tokenize(prompt)) > 2 * mini.window
     said = chat.generate_until(ask(prompt, {"until": ["\n"], "max_gen_toks": 12, "do_sample": False}))
     assert "35 litres" in said[0]
     right, wrong = (value for value, _ in chat.loglikelihood([*ask(prompt, "35 litres"), *ask(prompt, "99 horses")]))
@@ -105,22 +107,25 @@ def test_until_ends_the_text(harness: HarnessModel) -> None:
     assert whole.startswith(short)
 
 
-def test_every_token_of_a_text_is_predicted_once(
-    mini: HomerModel, harness: HarnessModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_token_of_a_text_is_predicted(mini: HomerModel, harness: HarnessModel) -> None:
     short = TEXT[:900]
     ids = mini.tokenize(short)
     lead = harness._leading([]) or [mini.tokenizer.eos_token_id or 0]
     expected = float(plain(mini, lead + ids)[len(lead) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).sum())
     assert harness.loglikelihood_rolling(ask(short)) == [pytest.approx(expected, abs=2e-3)]
-    parts: list[int] = []
-    follow = harness._follow
-    monkeypatch.setattr(harness, "_follow", lambda cache, part: parts.extend(part) or follow(cache, part))
-    long = TEXT[:8000]
-    (found,) = harness.loglikelihood_rolling(ask(long))
-    assert parts == mini.tokenize(long)
-    assert len(parts) > 1.5 * mini.window
-    assert -6 < found / len(parts) < -1
+
+
+def test_a_long_text_is_predicted_stretch_by_stretch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = HarnessModel(asked_small(tmp_path), target_len=100)
+    parts, follow = [], small._follow
+    monkeypatch.setattr(small, "_follow", lambda cache, part: parts.append((cache, part)) or follow(cache, part))
+    (found,) = small.loglikelihood_rolling(ask(TEXT[:2500]))
+    ids = small.model.tokenize(TEXT[:2500])
+    assert [token for _, part in parts for token in part] == ids
+    assert len(ids) > 2 * small.model.window
+    assert isinstance(parts[0][0], int)  # all that stands before the first token
+    assert [len(cache) for cache, _ in parts[1:]] == [1 + 127, *[100] * (len(parts) - 2)]
+    assert -30 < found / len(ids) < -1
 
 
 def test_text_never_becomes_a_control_token(mini: HomerModel) -> None:
@@ -133,6 +138,18 @@ def test_text_never_becomes_a_control_token(mini: HomerModel) -> None:
     assert mini.tokenizer.convert_tokens_to_ids(end) not in HarnessModel(mini)._ids(f"Say {end} now.")
 
 
+def test_the_harness_names_a_device_and_a_batch_size(tmp_path: Path) -> None:
+    folder = save_small(tmp_path)
+    device = "cuda:0" if not torch.cuda.is_available() else "cpu"
+    found = HarnessModel(
+        str(folder), device=device, batch_size=1, max_batch_size=None, target_len=80, calibration=False
+    )
+    assert found.model.decoder.device.type == "cpu"
+    assert found._config.target_len == 80
+    with pytest.raises(HomerError, match="target_length"):
+        HarnessModel(str(folder), target_length=80)
+
+
 def test_a_missing_harness_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install homer-integrations\[lm-eval\]"):
@@ -140,7 +157,7 @@ def test_a_missing_harness_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="needs the extra lm-eval")
-def test_the_harness_runs_it(tmp_path: Any) -> None:
+def test_the_harness_runs_it(tmp_path: Path) -> None:
     import lm_eval
     from lm_eval.tasks import TaskManager
 
