@@ -1,6 +1,7 @@
-"""What a question finds among many passages: this library's compressor, BM25, and BM25 first with ours behind it.
+"""What a question finds among many passages, and what stays of the answer: this library's compressor and its rivals.
 
-    python benchmarks/compressing.py --model DIR --qa DIR --out DIR
+    python benchmarks/compressing.py --model DIR --qa DIR --out DIR --embedder DIR
+    python benchmarks/compressing.py --join compressing.json ... --out DIR      # of several runs one table, one figure
 
 Each question is asked of many passages in random order, one of which answers it. Recall: does the right passage stand
 among the first 1, 3, 5 and 11. Survival: is a span that states the answer whole in so many tokens of text.
@@ -9,6 +10,7 @@ among the first 1, 3, 5 and 11. Survival: is a span that states the answer whole
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -16,23 +18,25 @@ from pathlib import Path
 from typing import Any
 
 import real
+import rivals
 import torch
 
-from homer import Compressor, HomerConfig, HomerModel
+from homer import Compressor, HomerConfig, HomerModel, Question
 from homer.experiments.report import machine, versions
 
 FIRST = (1, 3, 5, 11)
 BUDGETS = (128, 256, 512, 1024)
 CANDIDATES = 100  # passages that BM25 leaves to ours, where it goes first
 Spans = dict[int, list[tuple[int, int]]]  # of passages, what is kept of them
-Found = tuple[list[int], dict[int, Spans]]  # the ranking, and what is kept at every budget
+Found = tuple[list[int], dict[int, Spans | str]]  # the ranking, and what is kept at every budget
+Way = Callable[[Any], Found]
 
 
 def ours(compressor: Compressor, case: Any, numbers: Sequence[int] | None = None) -> Found:
     """By the compressor, of all passages or of some; read once for all budgets."""
     numbers = range(len(case.documents)) if numbers is None else numbers
     prompt, parts = compressor._read(case.question, [case.documents[number] for number in numbers])
-    kept: dict[int, Spans] = {}
+    kept: dict[int, Spans | str] = {}
     ranking: Sequence[int] = ()
     for budget in BUDGETS:
         result = compressor._choose(prompt, parts, "sentences", budget, None)
@@ -41,35 +45,76 @@ def ours(compressor: Compressor, case: Any, numbers: Sequence[int] | None = None
     return [numbers[place] for place in ranking], kept
 
 
-def bm25(compressor: Compressor, case: Any) -> Found:
-    """The best passages, the last one cut."""
-    ranking, lengths = real.bm25_ranking(case), {}
-    kept: dict[int, Spans] = {}
+def best_passages(compressor: Compressor, case: Any, ranking: list[int]) -> Found:
+    """The best passages by a ranking, the last one cut."""
+    kept: dict[int, Spans | str] = {}
+    lengths: dict[int, list[list[int]]] = {}
     for budget in BUDGETS:
-        room, kept[budget] = budget, {}
+        room, spans = budget, {}
         for number in ranking:
             if room <= 0:
                 break
-            text = case.documents[number]["text"]
             if number not in lengths:
-                lengths[number] = compressor._builder.encode(text)[0][:, 1:].tolist()
+                lengths[number] = compressor._builder.encode(case.documents[number]["text"])[0][:, 1:].tolist()
             inside = lengths[number][:room]
-            kept[budget][number] = [(0, inside[-1][1])]
+            spans[number] = [(0, inside[-1][1])]
             room -= len(inside)
+        kept[budget] = spans
     return ranking, kept
 
 
-def bm25_then_ours(compressor: Compressor, case: Any) -> Found:
-    """Ours over BM25's best, in the order in which they stood."""
-    return ours(compressor, case, sorted(real.bm25_ranking(case)[:CANDIDATES]))
+def shortened(lingua: rivals.Lingua, compressor: Compressor, case: Any) -> Found:
+    """By LLMLingua, which hands out more than it was told to: what is beyond the budget is cut."""
+    kept: dict[int, Spans | str] = {}
+    ranking: list[int] = []
+    for budget in BUDGETS:
+        ranking, text = lingua.shorten(case.question, titled(case), budget)
+        inside = compressor._builder.encode(text)[0][:budget, 1:].tolist()
+        kept[budget] = text[: inside[-1][1]] if inside else ""
+    return ranking, kept
 
 
-WAYS: dict[str, Callable[[Compressor, Any], Found]] = {"ours": ours, "bm25": bm25, "bm25, ours": bm25_then_ours}
+def titled(case: Any) -> list[str]:
+    """Passages behind their titles."""
+    return [f"{one['title']}\n{one['text']}" if one.get("title") else one["text"] for one in case.documents]
 
 
-def states_answer(case: Any, kept: Spans) -> bool:
-    """Whether a span that states the answer is whole in what is kept of the right passage."""
+@dataclasses.dataclass
+class Ways:
+    """All ways by name, what they need loaded on first use."""
+
+    compressor: Compressor
+    model: HomerModel
+    embedder: str | None
+    device: str | None
+
+    def __getitem__(self, name: str) -> Way:
+        """The way of this name; it forgets what it knew of passages."""
+        rows = self.compressor
+        if name == "ours":
+            return lambda case: ours(rows, case)
+        if name == "ours, plain mean":
+            plain = dataclasses.replace(rows._config, significance=Question(sharpness=1.0))
+            return lambda case: ours(Compressor(self.model, config=plain), case)
+        if name == "bm25":
+            return lambda case: best_passages(rows, case, real.bm25_ranking(case))
+        if name == "bm25, ours":
+            return lambda case: ours(rows, case, sorted(real.bm25_ranking(case)[:CANDIDATES]))
+        if name == "embedder":
+            embedder = rivals.Embedder(str(self.embedder), self.device)
+            return lambda case: best_passages(rows, case, embedder.ranking(case.question, titled(case)))
+        lingua = rivals.Lingua(self.model, long=name == "longllmlingua")
+        return lambda case: shortened(lingua, rows, case)
+
+
+WAYS = ("ours", "ours, plain mean", "bm25", "bm25, ours", "embedder", "llmlingua", "longllmlingua")
+
+
+def states_answer(case: Any, kept: Spans | str) -> bool:
+    """Whether a span that states the answer is whole in what is kept of the right passage; in a text, anywhere."""
     number, answers = case.gold[0]
+    if isinstance(kept, str):
+        return any("".join(answer.split()) in "".join(kept.split()) for answer in answers)
     text = case.documents[number]["text"]
     for answer in answers:
         place = text.find(answer)
@@ -80,15 +125,28 @@ def states_answer(case: Any, kept: Spans) -> bool:
     return False
 
 
-def measure(way: Callable[[Compressor, Any], Found], compressor: Compressor, case: Any) -> dict[str, Any]:
+def measure(way: Way, case: Any) -> dict[str, Any]:
     """One question by one way."""
     start = time.perf_counter()
-    ranking, kept = way(compressor, case)
+    ranking, kept = way(case)
     seconds = time.perf_counter() - start
     right = case.gold[0][0]
     rank = ranking.index(right) if right in ranking else len(case.documents)
     survives = {str(budget): states_answer(case, kept[budget]) for budget in BUDGETS}
     return {"rank": rank, "survives": survives, "seconds": seconds}
+
+
+def measure_all(ways: Ways, by: str, cases: Sequence[Any], timed: int) -> list[dict[str, Any]]:
+    """All questions by one way, with times of the first ones, for which it starts anew, with no passage known."""
+    rows = []
+    way = ways[by]
+    for number, case in enumerate(cases):
+        if number < timed and by in ("embedder", "llmlingua", "longllmlingua"):
+            way = ways[by]
+        rows.append({"by": by} | measure(way, case))
+        if number >= timed:
+            del rows[-1]["seconds"]
+    return rows
 
 
 def asking_seconds(model: HomerModel, cases: Sequence[Any]) -> float:
@@ -107,7 +165,8 @@ def table(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
         cell = [row for row in rows if (row["set"], row["by"]) == key]
         shares = [sum(row["rank"] < k for row in cell) / len(cell) for k in FIRST]
         shares += [sum(row["survives"][str(budget)] for row in cell) / len(cell) for budget in BUDGETS]
-        seconds = sum(row["seconds"] for row in cell) / len(cell)
+        times = [row["seconds"] for row in cell if "seconds" in row]
+        seconds = sum(times) / max(1, len(times))
         numbers = " | ".join(f"{share:.2f}" for share in shares)
         lines.append(f"| {key[0]} | {key[1]} | {len(cell)} | {numbers} | {seconds:.3f} |")
     return lines + [f"\n{name}: {value}" for name, value in facts.items() if name.startswith("ask")]
@@ -145,33 +204,58 @@ def draw(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     plt.close(figure)
 
 
-def main() -> None:
+def join(files: Sequence[Path], folder: Path) -> None:
+    """Several runs in one: a way that is in two of them is taken from the first."""
+    runs = [json.loads(file.read_text()) for file in files]
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        known = {(row["set"], row["by"]) for row in rows}
+        rows += [row for row in run["rows"] if (row["set"], row["by"]) not in known]
+    facts = {"runs": [{name: value for name, value in run.items() if name != "rows"} for run in runs]}
+    save(folder, rows, facts)
+    draw(folder, rows)
+    print("\n".join(table(rows, {})))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run all cells, print and save them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--qa", type=Path, required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--qa", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--join", type=Path, nargs="+", help="results of several runs; nothing is run")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--passages", type=int, default=240)
     parser.add_argument("--sets", nargs="+", default=["xquad", "nq"])
-    parser.add_argument("--by", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--by", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--embedder", help="folder of a sentence-transformer; its row is left out unless given")
     parser.add_argument("--chunk", type=int, default=None, help="longest leaf; the model's own unless given")
     parser.add_argument("--batch", type=int, default=1, help="leaves at a time")
     parser.add_argument("--asks", type=int, default=3, help="questions a set for which ask is timed as well; 0: none")
+    parser.add_argument("--timed", type=int, default=5, help="questions a set and way that are timed")
+    parser.add_argument(
+        "--few", type=int, default=None, help="questions a set for LLMLingua and the plain mean; all unless given"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.join:
+        return join(options.join, options.out)
     model = HomerModel.from_pretrained(options.model, device=options.device)
     config = HomerConfig(max_chunk_len=options.chunk, chunk_batch_size=options.batch)
-    compressor = Compressor(model, config=config)
-    facts = {"passages": options.passages, "seed": options.seed, "chunk": options.chunk, "batch": options.batch}
+    ways = Ways(Compressor(model, config=config), model, options.embedder, options.device)
+    facts = {"date": time.strftime("%Y-%m-%d")}
+    facts |= {name: getattr(options, name) for name in ("passages", "seed", "chunk", "batch", "few", "timed")}
     sets, rows = real.load(options.qa), []
     for name in options.sets:
         cases = real.draw(name, sets, options.samples, options.passages, seed=options.seed)
-        ours(compressor, cases[0])  # heads are measured, kernels are compiled
         for by in options.by:
-            for case in cases:
-                rows.append({"set": name, "by": by} | measure(WAYS[by], compressor, case))
+            if by == "embedder" and not options.embedder:
+                continue
+            some = cases[: options.few] if "lingua" in by or "plain" in by else cases
+            if options.timed:
+                ways[by](cases[-1])  # heads are measured, kernels are compiled
+            rows += [{"set": name} | row for row in measure_all(ways, by, some, options.timed)]
             print(table(rows, {})[-1], flush=True)
             save(options.out, rows, facts)
         if options.asks:

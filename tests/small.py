@@ -43,11 +43,11 @@ def save_small(folder: Path, layers: int = 6, window: int = 256, hidden: int = 3
     return folder
 
 
-def asked_small(folder: Path) -> HomerModel:
+def asked_small(folder: Path, window: int = 256) -> HomerModel:
     """The same with question heads, which need not find anything."""
     heads = Calibration(torch.zeros(6, 0), {"team": [[3, 1], [1, 0]]}, question_heads=torch.eye(6, 2) + 0.1)
     config = HomerConfig(max_chunk_len=240, target_len=64)
-    return HomerModel.from_pretrained(save_small(folder), config=config, calibration=heads)
+    return HomerModel.from_pretrained(save_small(folder, window=window), config=config, calibration=heads)
 
 
 def assert_same(ours: CompactCache, one: CompactCache) -> None:

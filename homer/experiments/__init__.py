@@ -13,10 +13,12 @@ from homer.experiments.passkey import passkey, passkey_cases
 from homer.experiments.perplexity import Segments, perplexity
 from homer.experiments.presets import PRESETS, Preset
 from homer.experiments.report import Report
+from homer.experiments.ruler import RULER_TASKS, ruler_cases
 
 __all__ = [
     "METHODS",
     "PRESETS",
+    "RULER_TASKS",
     "Case",
     "Needles",
     "Preset",
@@ -33,6 +35,7 @@ __all__ = [
     "passkey_cases",
     "perplexity",
     "read_cases",
+    "ruler_cases",
     "save_calibration",
     "write_cases",
 ]

@@ -23,11 +23,15 @@ _TRIES = 6
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question, the facts to hide with the first at the depth asked for, and the values that answer it."""
+    """A question, the facts to hide with the first at the depth asked for, and the values that answer it.
+
+    Facts `in_order` stand in the text as they are given, none at a depth of its own.
+    """
 
     question: str
     facts: tuple[str, ...]
     targets: tuple[str, ...]
+    in_order: bool = False
 
 
 def depths_of(count: int) -> list[float]:
@@ -73,6 +77,8 @@ class Haystack:
             )
         first = random.randrange(len(self.sentences))
         places = [depth, *(random.random() for _ in facts[1:])]
+        if question.in_order:
+            places.sort()
 
         def fill(room: int) -> Case:
             context = Document(_hide(facts, places, self._stretch(first, room))).render()

@@ -46,8 +46,8 @@ class Compressor:
         model: a model with its tokenizer; it is not changed.
         marker: stands where something was left out; "" for nothing.
         config: in place of the model's own: `max_chunk_len` is the longest leaf, and `chunk_batch_size` of them run at
-            a time; a `Question` as significance says how many heads look, what a passage's votes weigh, and what
-            documents' scores by a retriever do.
+            a time; a `Question` as significance says how many heads look, what a passage's votes weigh, how sharp the
+            votes are, and what documents' scores by a retriever do.
 
     Raises:
         InputError: no HomerModel, one without a tokenizer, or a marker that is no text.
@@ -126,7 +126,7 @@ class Compressor:
         """The prompt that asks, and what the question's votes make of its documents."""
         prompt = self._builder.build(question, documents)
         found = self._question.weighed(self._look(prompt, progress, tick), prompt.document_ranks)
-        return prompt, Parts.of(prompt, found)
+        return prompt, Parts.of(prompt, found, self._question.sharpness)
 
     def _choose(self, prompt: Prompt, parts: Parts, keep: Keep, room: int | None, top_k: int | None) -> Compressed:
         """The best parts within a budget."""
@@ -140,7 +140,7 @@ class Compressor:
         return given if isinstance(given, Question) else Question()
 
     def _look(self, prompt: Prompt, progress: bool, tick: Callable[[], None]) -> Tensor:
-        """(context,) votes of the question, each head's and each stretch's the same."""
+        """(stretches, context) votes of the question, each head's the same."""
         first, end = prompt.question_span or (0, len(prompt.suffix_ids))
         leaves = self._leaves(prompt)
         heads = self._question.question_heads(self._model._calibrated(self._question))
@@ -157,11 +157,14 @@ class Compressor:
                     self._model.decoder, prompt.parts, look, leaves, batch_size=size, tick=step,
                     replicas=self._model._replicas,
                 )  # fmt: skip
-        seen = torch.stack([votes(one, 0, 0).mean(0) for one in attention]).mean(0)
+        seen = torch.stack([votes(one, 0, 0) for one in attention]).mean(0)
         return seen * self._likelier(prompt, range(first, end))
 
     def _likelier(self, prompt: Prompt, asking: range) -> Tensor | float:
-        """(context,) factors of at most 1, by the words that documents share with the question."""
+        """(context,) factors of at most 1, by the words that documents share with the question.
+
+        They count as much as in `Question.rank`, which weighs them against a sum of powers: here its root is taken.
+        """
         if not self._question.reads_words:
             return 1.0
         tokenizer, before = self._model.tokenizer, len(prompt.prefix_ids)
@@ -169,8 +172,8 @@ class Compressor:
         context, parts = range(before, len(ids) - len(prompt.suffix_ids)), number_parts(tokenizer, ids)
         assert parts is not None  # there is a tokenizer
         question = range(context.stop + asking.start, context.stop + asking.stop)
-        told = self._question.words * shared_words(tokenizer, ids, context, question, *parts)[before : context.stop]
-        return (told - told.max()).exp()
+        told = shared_words(tokenizer, ids, context, question, *parts)[before : context.stop]
+        return ((told - told.max()) * self._question.words / self._question.sharpness).exp()
 
     def _leaves(self, prompt: Prompt) -> list[Leaf]:
         longest = self._model._settings.resolve(self._config).max_chunk_len

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -27,10 +28,9 @@ class Parts:
         owners: (units,), the number of each one's document.
         passages: (units,), the number of each one's passage.
         tokens: (units,), how many each one has.
-        votes: (units,), what each one got of the question's votes.
-        passage_scores: (passages,), votes over the square root of the length, each one's own title included, which
-            says what it is about.
-        scores: (documents,), of the best passage each; of long documents the sum of all is noise.
+        density: (stretches, units), each stretch's votes over the square root of the length.
+        passage_density: (stretches, passages), the same, each one's own title included, which says what it is about.
+        sharpness: the power by which the stretches of the question are averaged, as `Question` has it.
     """
 
     units: tuple[list[Unit], ...]
@@ -38,25 +38,37 @@ class Parts:
     owners: Tensor
     passages: Tensor
     tokens: Tensor
-    votes: Tensor
-    passage_scores: Tensor
-    scores: Tensor
+    density: Tensor
+    passage_density: Tensor
+    sharpness: float
 
     @classmethod
-    def of(cls, prompt: Prompt, votes: Tensor) -> Parts:
-        """The parts of a prompt whose context tokens got `votes` (context,)."""
+    def of(cls, prompt: Prompt, votes: Tensor, sharpness: float = 1.0) -> Parts:
+        """The parts of a prompt whose context tokens got `votes` (stretches, context)."""
         units = tuple(split_units(document.text) for document in prompt.documents)
         counts = torch.tensor([len(each) for each in units])
         firsts = (0, *counts.cumsum(0).tolist())
         owners = torch.arange(len(units)).repeat_interleave(counts)
         place, inside = unit_places(prompt.documents, units, prompt.origins)
-        tokens = torch.bincount(place, minlength=len(owners))
-        sums = torch.bincount(place, votes[inside].double(), minlength=len(owners))
-        passages = _passages(units, tokens.tolist())
-        scores = _density(*(_with_titles(prompt, inside, passages, owners, *side) for side in
-                            ((votes.double(), sums), (torch.ones_like(votes).double(), tokens.double()))))  # fmt: skip
-        best = torch.zeros(len(units), dtype=scores.dtype).scatter_reduce_(0, owners, scores[passages], "amax")
-        return cls(units, firsts, owners, passages, tokens, sums, scores, best)
+        votes, ones = votes.double(), torch.ones(1, votes.shape[1], dtype=torch.float64)
+        sums, tokens = (_sums(each[:, inside], place, len(owners)) for each in (votes, ones))
+        passages = _passages(units, tokens[0].long().tolist())
+        whole = (_with_titles(prompt, inside, passages, owners, *side) for side in ((votes, sums), (ones, tokens)))
+        return cls(
+            units, firsts, owners, passages, tokens[0].long(), _density(sums, tokens), _density(*whole), sharpness
+        )  # fmt: skip
+
+    @functools.cached_property
+    def passage_scores(self) -> Tensor:
+        """(passages,), of the whole question."""
+        return self._mean(self.passage_density)
+
+    @functools.cached_property
+    def scores(self) -> Tensor:
+        """(documents,), of the best passage each; of long documents the sum of all is noise."""
+        scores = self.passage_scores
+        best = torch.zeros(len(self.units), dtype=scores.dtype)
+        return best.scatter_reduce_(0, self.owners, scores[self.passages], "amax")
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -73,8 +85,12 @@ class Parts:
             return _grouped(self.owners, self.scores)
         if keep == "passages":
             return _grouped(self.passages, self.passage_scores)
-        worth = _density(self.votes, self.tokens) + passage_weight * self.passage_scores[self.passages]
+        worth = self._mean(self.density + passage_weight * self.passage_density[:, self.passages])
         return [[unit] for unit in worth.argsort(descending=True, stable=True).tolist()]
+
+    def _mean(self, each: Tensor) -> Tensor:
+        """(n,) power mean over the stretches of (stretches, n): what a few favour stands its ground."""
+        return each.pow(self.sharpness).mean(0).pow(1 / self.sharpness)
 
 
 def unit_places(
@@ -114,11 +130,17 @@ def _passages(units: Sequence[list[Unit]], tokens: Sequence[int]) -> Tensor:
 def _with_titles(
     prompt: Prompt, inside: Tensor, passages: Tensor, owners: Tensor, of_tokens: Tensor, of_units: Tensor
 ) -> Tensor:
-    """Sums over passages, each with what the header of its document has: of tokens (context,), and of units."""
-    titles = torch.bincount(prompt.origins[~inside, 0], of_tokens[~inside], minlength=len(prompt.documents))
+    """Sums over passages, each with what its document's header has: of tokens (n, context), and of units (n, units)."""
+    titles = _sums(of_tokens[:, ~inside], prompt.origins[~inside, 0], len(prompt.documents))
     count = int(passages[-1]) + 1
-    sums = torch.bincount(passages, of_units, minlength=count)
-    return sums + titles[torch.zeros(count, dtype=torch.long).scatter_(0, passages, owners)]
+    return (
+        _sums(of_units, passages, count) + titles[:, torch.zeros(count, dtype=torch.long).scatter_(0, passages, owners)]
+    )
+
+
+def _sums(values: Tensor, place: Tensor, count: int) -> Tensor:
+    """(n, count) sums of values (n, length) that have the same `place` (length,)."""
+    return values.new_zeros(len(values), count).index_add_(1, place, values)
 
 
 def _density(votes: Tensor, tokens: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import homer_integrations
 
 FOLDER = Path(homer_integrations.__file__).parent
 FILES = sorted(FOLDER.rglob("*.py"))
-FRAMEWORKS = ("langchain", "llama_index")
+FRAMEWORKS = ("langchain", "llama_index", "lm_eval")
 SERVING = {"fastapi": ("serve/",), "starlette": ("serve/",), "uvicorn": ("serve/",), "ray": ("serve/cluster", "batch/")}
 
 

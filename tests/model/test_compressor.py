@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import asked_small
 
-from homer import CalibrationError, Compressed, Compressor, HomerModel, InputError
+from homer import CalibrationError, Compressed, Compressor, HomerModel, InputError, Question
 from homer.demo import DOCUMENTS
 from homer.merging.looking import look_at
 from homer.model.parts import Parts
@@ -180,9 +180,31 @@ def test_threads_and_progress(small: HomerModel, capfd: pytest.CaptureFixture[st
 
 def test_long_passages_are_parted(small: HomerModel) -> None:
     prompt = small.build_prompt(QUESTION, ["It is as it is, and so it stays. " * 60])
-    parts = Parts.of(prompt, torch.ones(len(prompt.context_ids)))
+    parts = Parts.of(prompt, torch.ones(1, len(prompt.context_ids)))
     assert int(parts.passages.max()) >= 2
     assert int(parts.tokens.sum()) == int((prompt.origins[:, 2] > prompt.origins[:, 1]).sum())
+
+
+def test_what_one_stretch_favours_stands_its_ground(small: HomerModel) -> None:
+    prompt = small.build_prompt(QUESTION, ["One.\n\nTwo.\n\nAll."])
+    votes = torch.zeros(4, len(prompt.context_ids))
+    _, starts, ends = prompt.origins.unbind(1)
+    for place, row, vote in ((2, 0, 0.5), (7, 1, 0.5), (12, slice(4), 0.2)):
+        votes[row, ((starts <= place) & (place < ends)).nonzero()[0]] = vote
+    best = {}
+    for sharpness in (1.0, 8.0):
+        parts = Parts.of(prompt, votes, sharpness)
+        best[sharpness] = [parts.groups(keep, 2.0)[0][0] for keep in ("passages", "sentences")]
+    assert best == {1.0: [2, 2], 8.0: [0, 0]}
+    assert sum(Parts.of(prompt, votes, 8.0).shares) == pytest.approx(1)
+
+
+def test_sharpness_is_the_questions_own(small: HomerModel) -> None:
+    shares = [
+        Compressor(small, config=dataclasses.replace(small.config, significance=given)).score(QUESTION, TEXTS)
+        for given in ("question", Question(), Question(sharpness=1.5), Question(sharpness=4.0))
+    ]
+    assert shares[0] == shares[1] == shares[2] != shares[3]
 
 
 def test_what_is_asked_for_is_found(mini: HomerModel) -> None:
