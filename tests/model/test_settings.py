@@ -8,6 +8,7 @@ from conftest import random_ids, tiny_llama
 
 from homer import ConfigError, HomerConfig, HomerModel
 from homer.calibrating.base import Measurable
+from homer.model.citing import CitingModel
 from homer.model.contexts import ContextModel
 from homer.model.settings import Settings, asks_for_heads
 from homer.model.tokens import TokenModel
@@ -51,7 +52,7 @@ def test_ids_alone_need_only_a_token_model() -> None:
     encoded = keeping.encode(context, prefix=prefix, suffix_budget=5)
     found = keeping.compress_encoded(encoded, suffix)
     assert found.kept_tokens.tolist() == keeping.compress(prefix, context, suffix).kept_tokens.tolist()
-    assert list(inspect.getmro(HomerModel)[1:3]) == [ContextModel, TokenModel]
+    assert list(inspect.getmro(HomerModel)[1:4]) == [CitingModel, ContextModel, TokenModel]
 
 
 def test_a_model_is_all_that_measuring_asks_for(tiny: HomerModel) -> None:
