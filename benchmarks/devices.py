@@ -53,7 +53,7 @@ CELLS = (
 )
 TOY = {"max_chunk_len": 64, "target_len": 64, "layers_warmup": 3}
 TINY = tuple(
-    Cell(n, name, TOY | {"significance": name}) for n, name in ((700, "paper"), (900, "question"))
+    Cell(n, name, TOY | {"significance": name}) for n, name in ((300, "paper"), (400, "question"))
 )  # fmt: skip
 COLUMNS = (
     ("one_s", "one s", ".3f"), ("host_s", "host s", ".3f"), ("all_s", "all s", ".3f"), ("times", "times", ".2f"),

@@ -1,6 +1,7 @@
 """Copies of a model on several devices: how they are made, and what is refused."""
 
 import copy
+import dataclasses
 import os
 import threading
 from typing import Any
@@ -24,7 +25,9 @@ QUESTION = "What is the maximum fill level of the nitrogen dewar?"
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
+    small = asked_small(tmp_path_factory.mktemp("small"))
+    small.config = dataclasses.replace(small.config, significance="question")
+    return small
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +39,8 @@ def test_a_model_is_loaded_once_for_each_device(mini: HomerModel) -> None:
     several = HomerModel.from_pretrained("mini", devices=["cpu", "cpu"])
     assert several._replicas is not None
     assert several._replicas.devices == (torch.device("cpu"),) * 2
-    parts = random_ids(8, 4000, 12, vocabulary=4000)
-    config = HomerConfig(max_chunk_len=512, target_len=256)
+    parts = random_ids(8, 900, 12, vocabulary=4000)
+    config = HomerConfig(max_chunk_len=256, target_len=128)
     ours, theirs = (model.compress(*parts, config=config) for model in (several, mini))
     assert ours.config.significance == "standardized"
     assert_same(ours, theirs)

@@ -84,6 +84,12 @@ def test_auto_is_a_device_like_any_other(monkeypatch: pytest.MonkeyPatch) -> Non
     ]
 
 
+def test_devices_are_named_in_one_text() -> None:
+    for name, given in (("ask", ["--question", "?"]), ("serve", []), ("batch", ["a", "--out", "b"]), ("index", ["a"])):
+        more = ["--out", "c"] if name == "index" else []
+        assert taken(name, *given, *more, "--devices", "0,1")["devices"] == "0,1"
+
+
 def test_several_values_stand_in_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     given = taken(
         "needle", "--method", "plain", "homer", "--seed", "3", "--context-lengths", "5", "6", "--data=a", "--data", "b"

@@ -17,8 +17,8 @@ def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = [json.loads(line) for line in out.read_text().splitlines()]
     assert written[0]["devices"] == ["cpu", "cpu"]
     assert [(row["length"], row["same"], row["one_is_itself"]) for row in rows] == [
-        (700, True, True),
-        (900, True, True),
+        (300, True, True),
+        (400, True, True),
     ]
     assert written[1:] == json.loads(json.dumps(rows))
     for row in rows:
@@ -32,7 +32,7 @@ def test_a_cell_that_fails_is_a_row() -> None:
     load_benchmark("speed")
     bench = load_benchmark("devices")
     made = bench.Bench(bench.parse(["--tiny"]))
-    row = made.measure(bench.Cell(700, "impossible", {"max_chunk_len": 100_000}))
+    row = made.measure(bench.Cell(300, "impossible", {"max_chunk_len": 100_000}))
     assert row["note"].startswith("ConfigError")
     assert "impossible" in bench.line(row)
     cache = made.one.compress([1], list(range(90)), [2])
