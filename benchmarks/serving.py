@@ -42,7 +42,8 @@ from transformers import AutoTokenizer, DynamicCache
 
 import homer
 from homer import CompactCache, HomerConfig, HomerModel, Prompt
-from homer.backends.base import Decoder, Steps, entries
+from homer.backends.base import Decoder, Steps
+from homer.backends.entries import Entries
 from homer.backends.loading import MINI
 from homer.backends.slots import Entry, Slots
 from homer.generation.stream import Stream
@@ -78,8 +79,8 @@ class Alone(Slots):
         """As `Slots.join`."""
         for entry in given:
             go_on = getattr(entry, "go_on", None)
-            go_on = go_on or self._decoder.steps(entry.keys, entry.values, entry.position, entry.room)
-            self._rows.append(Running(entry.keys, entry.values, entry.logits, entry.position, entry.room, go_on))
+            go_on = go_on or self._decoder.steps(entry.entries, entry.position, entry.room)
+            self._rows.append(Running(entry.entries, entry.logits, entry.position, entry.room, go_on))
 
     def leave(self, row: int) -> None:
         """As `Slots.leave`."""
@@ -112,7 +113,7 @@ class Plain(HomerModel):
             output = forward(ids[None].to(self.model.device), past_key_values=DynamicCache(), logits_to_keep=1)
         places = torch.arange(len(ids))
         return CompactCache(
-            *entries(output.past_key_values),
+            Entries.of_cache(output.past_key_values),
             *(places[None], places, ids[None], torch.zeros(len(ids)), output.logits[:, -1].float(), len(ids)),
             *(len(prompt.prefix_ids), len(prompt.suffix_ids), self.name, "", self.config),
         )

@@ -35,8 +35,8 @@ def test_nothing_changes_by_pausing(name: str) -> None:
     with pausing(tick):
         paused = model.compress(*PARTS)
     assert len(ticks) > len(at_once.plan.spans)
-    for field in ("keys", "values"):
-        assert all(map(torch.equal, getattr(at_once, field), getattr(paused, field)))
+    for side in ("keys", "values"):
+        assert all(map(torch.equal, getattr(at_once.entries, side), getattr(paused.entries, side)))
     for field in ("logits", "kept_tokens", "relevance", "position_ids"):
         assert torch.equal(getattr(at_once, field), getattr(paused, field))
 
