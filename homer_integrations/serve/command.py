@@ -15,7 +15,6 @@ from homer import ConfigError
 from homer_integrations.serve.server import make_server
 from homer_integrations.serve.settings import ServeSettings
 
-
 _ARENA_MAX = -8  # of glibc's mallopt
 
 
