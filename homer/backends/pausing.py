@@ -33,7 +33,7 @@ def stretches(first: int, end: int, tokens: int) -> list[tuple[int, int]]:
     The fewer tokens, the more layers in a stretch: to begin one costs about what some tokens of a small model cost.
     """
     step = max(end - first, 1) if _TICK.get() is None else max(_LAYERS, _WORK // tokens)
-    return [(start, min(start + step, end)) for start in range(first, end, step)]
+    return [(start, min(start + step, end)) for start in range(first, end, step)] or [(first, end)]
 
 
 _LAYERS, _WORK = 2, 4096  # of a stretch: layers at least, and layers x tokens about

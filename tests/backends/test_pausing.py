@@ -65,6 +65,7 @@ def test_layers_run_at_once_where_nobody_pauses_and_in_longer_stretches_where_to
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert stretches(3, 9, 1000) == [(3, 9)]
+    assert stretches(0, 0, 1000) == [(0, 0)]  # the embeddings
     with pausing(lambda: None):
         assert stretches(3, 8, 1000) == [(3, 5), (5, 7), (7, 8)]
         monkeypatch.setattr(module, "_WORK", 40)
