@@ -286,7 +286,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16", help="of a shape")
     parser.add_argument("--services", nargs="+", choices=["together", "alone", "plain"])
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--clients", type=int, nargs="+")
     parser.add_argument(
         "--lengths", type=int, nargs="+", help="tokens of documents; one named twice comes twice as often"
     )
@@ -300,7 +300,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="a folder; serving.jsonl there grows by a line a row")
     loads.add_options(parser)
     gpu = parser.parse_known_args(arguments)[0].device != "cpu"
-    parser.set_defaults(seconds=10.0, drain=10.0, max_tokens=64 if gpu else 32, limit=230.0 if gpu else 170.0)
+    parser.set_defaults(seconds=10.0, drain=10.0, pause=30.0 if gpu else 60.0, max_tokens=128 if gpu else 32)
+    parser.set_defaults(clients=[1, 16, 64] if gpu else [1, 32, 64], limit=230.0 if gpu else 185.0)
     options = parser.parse_args(arguments)
     options.services = options.services or ["together", "alone", "plain"]
     options.lengths = options.lengths or (
