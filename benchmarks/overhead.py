@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 
 import homer
 from homer import CompactCache, HomerConfig, Prompt, read_documents
+from homer.backends.entries import Entries
 from homer.backends.loading import MINI
 from homer.demo import DOCUMENTS
 from homer.plan.schedule import plan_for
@@ -94,7 +95,7 @@ def made_up_cache(prompt: Prompt, kept: int = KEPT) -> CompactCache:
     ids = torch.cat(prompt.parts)
     states = (torch.zeros(1, 1, len(places), 1),) * LAYERS
     return CompactCache(
-        *(states, states, torch.arange(len(places))[None], places, ids[places][None]),
+        *(Entries(states, states), torch.arange(len(places))[None], places, ids[places][None]),
         *(torch.rand(len(places), generator=draw), torch.zeros(1, 5), len(prompt), before, after),
         *("a model", "its digest", HomerConfig(**config.to_dict()), survived),
     )

@@ -42,7 +42,8 @@ from transformers import AutoTokenizer, DynamicCache
 
 import homer
 from homer import CompactCache, HomerConfig, HomerModel, Prompt
-from homer.backends.base import Decoder, Steps, entries
+from homer.backends.base import Decoder, Steps
+from homer.backends.entries import Entries
 from homer.backends.loading import MINI
 from homer.backends.slots import Entry, Slots
 from homer.generation.stream import Stream
@@ -78,8 +79,8 @@ class Alone(Slots):
         """As `Slots.join`."""
         for entry in given:
             go_on = getattr(entry, "go_on", None)
-            go_on = go_on or self._decoder.steps(entry.keys, entry.values, entry.position, entry.room)
-            self._rows.append(Running(entry.keys, entry.values, entry.logits, entry.position, entry.room, go_on))
+            go_on = go_on or self._decoder.steps(entry.entries, entry.position, entry.room)
+            self._rows.append(Running(entry.entries, entry.logits, entry.position, entry.room, go_on))
 
     def leave(self, row: int) -> None:
         """As `Slots.leave`."""
@@ -112,7 +113,7 @@ class Plain(HomerModel):
             output = forward(ids[None].to(self.model.device), past_key_values=DynamicCache(), logits_to_keep=1)
         places = torch.arange(len(ids))
         return CompactCache(
-            *entries(output.past_key_values),
+            Entries.of_cache(output.past_key_values),
             *(places[None], places, ids[None], torch.zeros(len(ids)), output.logits[:, -1].float(), len(ids)),
             *(len(prompt.prefix_ids), len(prompt.suffix_ids), self.name, "", self.config),
         )
@@ -285,7 +286,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16", help="of a shape")
     parser.add_argument("--services", nargs="+", choices=["together", "alone", "plain"])
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--clients", type=int, nargs="+")
     parser.add_argument(
         "--lengths", type=int, nargs="+", help="tokens of documents; one named twice comes twice as often"
     )
@@ -299,7 +300,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="a folder; serving.jsonl there grows by a line a row")
     loads.add_options(parser)
     gpu = parser.parse_known_args(arguments)[0].device != "cpu"
-    parser.set_defaults(seconds=10.0, drain=10.0, max_tokens=64 if gpu else 32, limit=230.0 if gpu else 170.0)
+    parser.set_defaults(seconds=10.0, drain=10.0, pause=30.0 if gpu else 60.0, max_tokens=128 if gpu else 32)
+    parser.set_defaults(clients=[1, 16, 64] if gpu else [1, 32, 64], limit=230.0 if gpu else 185.0)
     options = parser.parse_args(arguments)
     options.services = options.services or ["together", "alone", "plain"]
     options.lengths = options.lengths or (

@@ -28,10 +28,12 @@ def pause() -> None:
 
 
 def stretches(first: int, end: int, tokens: int) -> list[tuple[int, int]]:
-    """Layers first..end-1 in stretches with a pause after each; all at once where nobody pauses or tokens are few."""
-    if _TICK.get() is None or tokens < _FEW:
-        return [(first, end)]
-    return [(start, min(start + _LAYERS, end)) for start in range(first, end, _LAYERS)]
+    """Layers first..end-1 in stretches with a pause after each; all at once where nobody pauses.
+
+    The fewer tokens, the more layers in a stretch: to begin one costs about what some tokens of a small model cost.
+    """
+    step = max(end - first, 1) if _TICK.get() is None else max(_LAYERS, _WORK // tokens)
+    return [(start, min(start + step, end)) for start in range(first, end, step)] or [(first, end)]
 
 
-_FEW, _LAYERS = 256, 2  # a view of some layers costs about as much as this many tokens of a small model
+_LAYERS, _WORK = 2, 4096  # of a stretch: layers at least, and layers x tokens about

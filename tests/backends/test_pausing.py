@@ -19,7 +19,7 @@ CONFIG = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=3, chunk_bat
 
 @pytest.fixture(autouse=True)
 def short_runs_pause_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FEW", 2)
+    monkeypatch.setattr(module, "_WORK", 1)
 
 
 def counter() -> tuple[list[int], Callable[[], None]]:
@@ -35,8 +35,8 @@ def test_nothing_changes_by_pausing(name: str) -> None:
     with pausing(tick):
         paused = model.compress(*PARTS)
     assert len(ticks) > len(at_once.plan.spans)
-    for field in ("keys", "values"):
-        assert all(map(torch.equal, getattr(at_once, field), getattr(paused, field)))
+    for side in ("keys", "values"):
+        assert all(map(torch.equal, getattr(at_once.entries, side), getattr(paused.entries, side)))
     for field in ("logits", "kept_tokens", "relevance", "position_ids"):
         assert torch.equal(getattr(at_once, field), getattr(paused, field))
 
@@ -61,10 +61,15 @@ def test_what_a_tick_raises_ends_the_run(tiny: HomerModel) -> None:
     pause()  # outside, nobody is asked
 
 
-def test_layers_run_at_once_where_nobody_pauses_or_tokens_are_few() -> None:
+def test_layers_run_at_once_where_nobody_pauses_and_in_longer_stretches_where_tokens_are_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert stretches(3, 9, 1000) == [(3, 9)]
+    assert stretches(0, 0, 1000) == [(0, 0)]  # the embeddings
     with pausing(lambda: None):
         assert stretches(3, 8, 1000) == [(3, 5), (5, 7), (7, 8)]
+        monkeypatch.setattr(module, "_WORK", 40)
+        assert stretches(3, 8, 10) == [(3, 7), (7, 8)]
         assert stretches(3, 8, 1) == [(3, 8)]
 
 

@@ -74,7 +74,7 @@ def test_rows_that_step_by_themselves_say_what_each_says_alone(tiny: HomerModel)
         load_benchmark(name)
     slots = load_benchmark("serving", "serving_benchmark").Alone(tiny.decoder)
     caches = [tiny.compress(*random_ids(4, n, 6)) for n in (20, 90, 40)]
-    slots.join([Entry(c.keys, c.values, c.logits, c.next_position, 9) for c in caches])
+    slots.join([Entry(c.entries, c.logits, c.next_position, 9) for c in caches])
     said: list[list[int]] = [[], [], []]
     for _ in range(9):
         tokens = slots.logits.argmax(-1)

@@ -11,6 +11,7 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from homer import Answer, CompactCache, HomerConfig, HomerModel, Prompt, Usage
+from homer.backends.entries import Entries
 from homer.backends.loading import MINI
 from homer.plan.schedule import plan_for
 from homer.text.conversation import Limits, build_conversation
@@ -66,7 +67,7 @@ def fake_cache(prompt: Prompt) -> CompactCache:
     ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
     states = (torch.zeros(1, 1, len(kept), 1),) * LAYERS
     return CompactCache(
-        *(states, states, torch.arange(len(kept))[None], kept, ids[kept][None]),
+        *(Entries(states, states), torch.arange(len(kept))[None], kept, ids[kept][None]),
         *(torch.full((len(kept),), 1 / len(kept)), torch.zeros(1, 5), len(prompt), before, after),
         *("a model", "its digest", HomerConfig(**config.to_dict()), survived),
     )

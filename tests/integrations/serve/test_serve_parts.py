@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from homer import CompactCache, Document, HomerModel, InputError
+from homer_integrations.serve.command import share_one_pool
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import ServeError
 from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, check_values, parse
@@ -428,3 +430,17 @@ def test_roads_that_disagree_roles_and_bad_documents() -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match="document 1"):
             to_conversation([{"role": "user", "content": "a"}], [bad])
+
+
+def test_threads_of_a_server_share_one_pool_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    library = types.SimpleNamespace(mallopt=lambda *given: told.append(given))
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    share_one_pool()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # another C library
+    share_one_pool()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    share_one_pool()
+    assert told == [(-8, 1)]
