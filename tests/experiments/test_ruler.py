@@ -81,6 +81,7 @@ def test_what_is_refused(mini: HomerModel, task: str, length: int, error: type[E
 def test_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     small, out = asked_small(tmp_path / "model", window=512), tmp_path / "out"
     benchmark = load_benchmark("ruler")
+    monkeypatch.setattr(benchmark, "RULER_NEW_TOKENS", 4)
     monkeypatch.setattr(benchmark.HomerModel, "from_pretrained", lambda *_, **__: small)
     few = [
         "--tasks",

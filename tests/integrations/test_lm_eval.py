@@ -16,7 +16,7 @@ from homer.demo import DOCUMENTS
 from homer_integrations.lm_eval import HarnessModel, register
 from homer_integrations.lm_eval.cutting import HEAD, MOST, cut
 
-TEXT = "\n\n".join(document["text"] for document in read_documents([DOCUMENTS])[:4])
+TEXT = "\n\n".join(document["text"] for document in read_documents([DOCUMENTS])[2:4])
 SYSTEM = "Answer the question from the documents below. Keep the answer short."
 QUESTION = "What is the maximum fill level of the nitrogen dewar?"
 
@@ -92,7 +92,7 @@ def test_a_long_text_is_compressed_for_its_question(mini: HomerModel, harness: H
     chat = HarnessModel(mini, target_len=512)
     messages = [("system", SYSTEM), ("user", f"Document:\n{TEXT}\n\nQuestion: {QUESTION}")]
     prompt = chat.apply_chat_template([{"role": role, "content": content} for role, content in messages])
-    assert len(mini.tokenize(prompt)) > 2 * mini.window
+    assert len(mini.tokenize(prompt)) > mini.window
     said = chat.generate_until(ask(prompt, {"until": ["\n"], "max_gen_toks": 12, "do_sample": False}))
     assert "35 litres" in said[0]
     right, wrong = (value for value, _ in chat.loglikelihood([*ask(prompt, "35 litres"), *ask(prompt, "99 horses")]))
