@@ -76,8 +76,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         told += [("what was said", "by what was said", there), ("the right answer", "by the right answer", there)]
         told += [("what was said, survived or not", "by what was said", cell)]
         for name, key, some in told:
-            shares = [sum(row[key][each] for row in some) / max(1, len(some)) for each in RIGHT]
-            lines.append(f"| {task} | {name} | {len(some)} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
+            shares = [f"{sum(row[key][each] for row in some) / len(some):.2f}" if some else "-" for each in RIGHT]
+            lines.append(f"| {task} | {name} | {len(some)} | " + " | ".join(shares) + " |")
     return lines
 
 
