@@ -6,7 +6,8 @@
     python benchmarks/structured.py --tiny                                                      # seconds
 
 Cost: milliseconds a step of 1 and of 16 streams, free and held to three grammars; the rounds go through all of them in
-turn. `cpu_ms` is the time of the process alone, for machines that do other work too. Validity: ten schemas, so many texts each, drawn at a temperature, 16 at a time, each streamed and whole.
+turn. `cpu_ms` is the time of the process alone, for machines that do other work too. Validity: ten schemas, so many
+texts each, drawn at a temperature, 16 at a time, each streamed and whole.
 """
 
 from __future__ import annotations
