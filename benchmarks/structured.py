@@ -6,7 +6,8 @@
     python benchmarks/structured.py --tiny                                                      # seconds
 
 Cost: milliseconds a step of 1 and of 16 streams, free and held to three grammars; the rounds go through all of them in
-turn. Validity: ten schemas, so many texts each, drawn at a temperature, 16 at a time, each streamed and whole.
+turn. `cpu_ms` is the time of the process alone, for machines that do other work too. Validity: ten schemas, so many
+texts each, drawn at a temperature, 16 at a time, each streamed and whole.
 """
 
 from __future__ import annotations
@@ -56,21 +57,23 @@ def cost(name: str, model: HomerModel, options: argparse.Namespace) -> Iterator[
     made: dict[str, Grammar | None] = {"free": None} | {key: make() for key, make in GRAMMARS.items()}
     batch = Batch(model.decoder)
     for size in options.batches:
-        times: dict[str, list[float]] = {key: [] for key in made}
+        times: dict[str, list[tuple[float, float]]] = {key: [] for key in made}
         for _ in range(options.repeats + 1):
             for key, grammar in made.items():
                 times[key].append(step_ms(batch, grammars, cache, grammar, size, options.new))
-        free = statistics.median(times["free"][1:])
-        for key, runs in times.items():
-            median = statistics.median(runs[1:])
-            row = {"part": "cost", "model": name, "streams": size, "grammar": key, "step_ms": median}
-            yield row | {"more": median / free - 1, "runs": runs[1:]}
+        medians = {
+            key: [statistics.median(side) for side in zip(*runs[1:], strict=True)] for key, runs in times.items()
+        }
+        for key, (wall, work) in medians.items():
+            row = {"part": "cost", "model": name, "streams": size, "grammar": key, "step_ms": wall, "cpu_ms": work}
+            more = {"more": wall / medians["free"][0] - 1, "more_cpu": work / medians["free"][1] - 1}
+            yield row | more | {"runs": times[key][1:]}
 
 
 def step_ms(
     batch: Batch, grammars: Grammars, cache: CompactCache, grammar: Grammar | None, size: int, new: int
-) -> float:
-    """Milliseconds a token of so many threads that read together."""
+) -> tuple[float, float]:
+    """Milliseconds a token of so many threads that read together: of the clock, and of this process on any core."""
     sampling = Sampling(max_new_tokens=new + _AHEAD, grammar=grammar)
     ready = threading.Barrier(size + 1)
 
@@ -87,12 +90,12 @@ def step_ms(
     with ThreadPoolExecutor(size) as pool:
         reading = [pool.submit(read) for _ in range(size)]
         ready.wait()
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         ready.wait()
-        seconds = time.perf_counter() - start
+        seconds, work = time.perf_counter() - start, time.process_time() - worked
         for each in reading:
             each.result()
-    return 1000 * seconds / new
+    return 1000 * seconds / new, 1000 * work / new
 
 
 def validity(name: str, model: HomerModel, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
