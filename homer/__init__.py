@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from homer.generation.answer_stream import AnswerStream, AnswerStreams
     from homer.generation.sampling import Sampling
     from homer.generation.stream import Generation, Stream
+    from homer.generation.thoughts import Thought
     from homer.merging.cache import CompactCache
     from homer.model import HomerModel
     from homer.model.compressor import Compressor
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from homer.text.files import read_documents
     from homer.text.prompt import Prompt
     from homer.text.readers import decode_text
+    from homer.text.thinking import Thinking
     from homer.view.answer import Answer, show
     from homer.view.citations import Citation, Cited
     from homer.view.compressed import Compressed
@@ -92,6 +94,8 @@ __all__ = [
     "StoreError",
     "StoreFolder",
     "Stream",
+    "Thinking",
+    "Thought",
     "TimeoutExceededError",
     "TokenLogprob",
     "Tool",
@@ -125,6 +129,7 @@ _PLACES = {
     "generation.answer_stream": "AnswerStream AnswerStreams",
     "generation.sampling": "Sampling",
     "generation.stream": "Generation Stream",
+    "generation.thoughts": "Thought",
     "merging.cache": "CompactCache",
     "model": "HomerModel",
     "model.compressor": "Compressor",
@@ -142,6 +147,7 @@ _PLACES = {
     "text.files": "read_documents",
     "text.prompt": "Prompt",
     "text.readers": "decode_text",
+    "text.thinking": "Thinking",
     "view.answer": "Answer show",
     "view.citations": "Citation Cited",
     "view.compressed": "Compressed",

@@ -23,7 +23,10 @@ from tests.serving import running
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md"))
 READ = [ROOT / "README.md", *PAGES]
-OWN = {'"Qwen/Qwen3-4B"': "HomerModel.from_pretrained('mini').name", '"/models/qwen3-4b"': "'mini'"}
+OWN = {
+    '"Qwen/Qwen3-4B"': "HomerModel.from_pretrained('mini').name", '"/models/qwen3-4b"': "'mini'",
+    'chat_template_kwargs={"enable_thinking": False}': "chat_template_kwargs={}",
+}  # fmt: skip
 
 WORDS = (
     '--strict file_data align="documents" homer-store rope_scaling quantization_config text-plain '

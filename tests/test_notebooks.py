@@ -12,7 +12,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from notebooks.run import FOLDER, NOTEBOOKS, run
 
-NAMES = ["1-langchain", "2-llama-index", "3-inside-homer", "4-your-own-model", "5-your-own-folder"]
+NAMES = [
+    "1-langchain", "2-llama-index", "3-inside-homer", "4-your-own-model", "5-your-own-folder", "6-agent-that-reads",
+]  # fmt: skip
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -70,6 +72,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_it_runs_top_to_bottom(path: Path, tmp_path: Path) -> None:
     if path.stem == "5-your-own-folder" and not list((FOLDER.parent / ".real").glob("*.gguf")):
         pytest.skip("the real model is not there: make real-model fetches it")
+    if path.stem == "6-agent-that-reads":
+        pytest.importorskip("langchain.agents")
     copy = Path(shutil.copy(path, tmp_path))
     saved, now = read(path), run(read(copy), tmp_path)
     for before, after in zip(code(saved), code(now), strict=True):

@@ -12,6 +12,7 @@ from typing import Any
 from homer.base.arguments import check_real, check_whole
 from homer.errors import GenerationError, TimeoutExceededError
 from homer.generation.stream import Generation, Stream
+from homer.generation.thoughts import Thought
 from homer.merging.cache import CompactCache
 from homer.merging.node import Node
 from homer.text.prompt import Prompt
@@ -26,6 +27,8 @@ Cite = Callable[[Prompt, CompactCache, str], tuple[Citation, ...]]
 
 class AnswerStream(Iterator[str]):
     """Text of an answer as it is generated, without white space at either end.
+
+    What the model thinks before it answers is left out; `parts` gives it too, as `Thought`s.
 
     Nothing runs before the first text is asked for. `cancel` may be called from any thread: it takes effect
     after the next chunk that is compressed, or before the next token. Where log-probabilities are asked for, every text
@@ -46,11 +49,16 @@ class AnswerStream(Iterator[str]):
         self._stream: Stream | None = None
         self._cancelled = threading.Event()
         self._deadline, self._seconds = math.inf, math.inf
-        self._text = ""
         self._pieces = self._run()
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        while isinstance(piece := next(self._pieces), Thought):
+            pass
+        return piece
+
+    def parts(self) -> Iterator[str]:
+        """All pieces: those of the answer, and before them, as `Thought`s, those of what the model thinks."""
+        return self._pieces
 
     def cancel(self) -> None:
         """Stop compressing or generating as soon as possible."""
@@ -122,16 +130,23 @@ class AnswerStream(Iterator[str]):
         return self._stream
 
     def _stripped(self, stream: Stream) -> Iterator[str]:
-        held, told = "", 0
+        held: dict[type[str], str] = {}  # white space that may be the last, once there was something else
+        told = 0
         for piece in stream:
             self._check_time()
-            held = held + piece if self._text else (held + piece).lstrip()
-            solid = len(held.rstrip())
+            kind = Thought if isinstance(piece, Thought) else str
+            text = held[kind] + piece if kind in held else piece.lstrip()
+            solid = len(text.rstrip())
             if solid:
-                self._text += held[:solid]
+                held[kind] = text[solid:]
                 logprobs = stream.logprobs
-                yield held[:solid] if logprobs is None else Piece(held[:solid], logprobs[told:])
-                held, told = held[solid:], len(logprobs or ())
+                if kind is Thought or logprobs is None:
+                    yield kind(text[:solid])
+                else:
+                    yield Piece(text[:solid], logprobs[told:])
+                    told = len(logprobs)
+            elif kind in held:
+                held[kind] = text
 
     def _check_time(self) -> None:
         if time.monotonic() > self._deadline:
@@ -160,7 +175,13 @@ class AnswerStreams(Iterator[Piece]):
         self._pieces = self._run()
 
     def __next__(self) -> Piece:
-        return next(self._pieces)
+        while isinstance(piece := next(self._pieces), Thought):
+            pass
+        return piece
+
+    def parts(self) -> Iterator[str]:
+        """All pieces, thoughts as well; see AnswerStream.parts."""
+        return self._pieces
 
     def cancel(self) -> None:
         """Stop compressing or generating as soon as possible."""
@@ -198,11 +219,12 @@ class AnswerStreams(Iterator[Piece]):
         going = dict(enumerate(self._streams))
         while going:
             for index, stream in list(going.items()):
-                piece = next(stream, None)
+                piece = next(stream.parts(), None)
                 if piece is None:
                     del going[index]
                 else:
-                    yield Piece(piece, piece.logprobs if isinstance(piece, Piece) else (), index)
+                    kind = Thought if isinstance(piece, Thought) else Piece
+                    yield kind(piece, piece.logprobs if isinstance(piece, Piece) else (), index)
 
 
 class _Once:
@@ -224,12 +246,19 @@ def make_answer(prompt: Prompt, cache: CompactCache, generation: Generation, cit
     return Answer(
         text=text,
         sources=trace_sources(prompt, cache),
-        usage=Usage(cache.input_tokens, len(cache), len(generation.token_ids), cache.cached_tokens),
+        usage=Usage(
+            cache.input_tokens,
+            len(cache),
+            len(generation.token_ids),
+            cache.cached_tokens,
+            generation.reasoning_tokens,
+        ),
         finish_reason=generation.finish_reason,
         question=prompt.question,
         trace=Traceable.of(prompt, cache),
         citations=() if cite is None else cite(prompt, cache, text),
         logprobs=generation.logprobs,
+        reasoning=generation.reasoning.strip(),
     )
 
 

@@ -20,7 +20,7 @@ from homer.generation.sampling import Sampling
 from homer.generation.scores import Score, measure, told
 from homer.generation.seat import AHEAD, Row, Seat
 from homer.merging.cache import CompactCache
-from homer.text.constraining.matching import Matcher, mask_rows
+from homer.text.constraining.matching import Guide, mask_rows
 
 _BATCHES: weakref.WeakSet[Batch] = weakref.WeakSet()
 
@@ -54,7 +54,7 @@ class Batch:
         cache: CompactCache,
         sampling: Sampling,
         end_ids: frozenset[int] = frozenset(),
-        matcher: Matcher | None = None,
+        matcher: Guide | None = None,
     ) -> Seat:
         """A seat from which the tokens that follow a cache come; nothing runs before the first is asked for.
 

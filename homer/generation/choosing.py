@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from homer.generation.sampling import Sampling
-from homer.text.constraining.matching import Matcher
+from homer.text.constraining.matching import Guide
 
 
 class Chooser:
@@ -28,7 +28,7 @@ class Chooser:
     """
 
     def __init__(
-        self, sampling: Sampling, token_ids: Tensor, device: torch.device, matcher: Matcher | None = None
+        self, sampling: Sampling, token_ids: Tensor, device: torch.device, matcher: Guide | None = None
     ) -> None:
         self.matcher, self.logprobs = matcher, sampling.logprobs
         self._processors: Any = sampling.processors()

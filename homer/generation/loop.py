@@ -26,8 +26,9 @@ from homer.generation.sampling import (
 )
 from homer.generation.stream import Stream
 from homer.generation.telling import Teller
+from homer.generation.thoughts import ThoughtMatcher
 from homer.merging.cache import CompactCache
-from homer.text.constraining.matching import Grammars, Matcher
+from homer.text.constraining.matching import Grammars, Guide
 from homer.text.spelling import Spelling
 
 
@@ -65,7 +66,7 @@ class Streams:
         chosen |= {"do_sample": sampling.samples, "repetition_penalty": sampling.repetition_penalty} | dict(others)
         try:
             sequences = generate_with_transformers(
-                self._decoder, cache, max_new_tokens=sampling.max_new_tokens, **chosen
+                self._decoder, cache, max_new_tokens=sampling.room(self._decoder.window, cache.next_position), **chosen
             )
         except (ValueError, TypeError) as error:  # what only transformers' own processors check
             raise GenerationError(
@@ -73,17 +74,27 @@ class Streams:
             ) from error
         sequence = sequences[0].tolist()
         stopped = next((i + 1 for i, token in enumerate(sequence) if token in self._end_ids), None)
-        return Stream(iter(sequence[:stopped]), self._end_ids, self._tokenizer, ())
+        return Stream(iter(sequence[:stopped]), self._end_ids, self._tokenizer, (), thinking=sampling.thinking)
 
     def own(self, cache: CompactCache, sampling: Sampling) -> Stream:
         """A stream by the library's own loop, token by token, together with all others of this model."""
         cache.check_made_by(self._decoder.fingerprint, self._name)
         room = sampling.room(self._decoder.window, cache.next_position)
-        matcher = self._grammars.matcher(sampling.grammar, room) if sampling.grammar else None
-        tokens = self.batch.open(cache, sampling, self._end_ids, matcher)
-        whole = (lambda: matcher.whole) if matcher else (lambda: False)
+        guide = self._guide(sampling, room)
+        tokens = self.batch.open(cache, sampling, self._end_ids, guide)
+        whole = (lambda: guide.whole) if guide else (lambda: False)
         teller = None if sampling.logprobs is None else Teller(tokens.scores, self._spelling)
-        return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops, whole, teller)
+        return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops, whole, teller, sampling.thinking)
+
+    def _guide(self, sampling: Sampling, room: int) -> Guide | None:
+        """What says which tokens may come: a grammar, behind a thought where there is one, which must end in time."""
+        matcher = self._grammars.matcher(sampling.grammar, room) if sampling.grammar else None
+        bounded = matcher is not None or sampling.max_new_tokens is None
+        if sampling.thinking is None or self._tokenizer is None or not bounded:
+            return matcher
+        vocabulary = max(self._decoder.vocabulary, len(self._tokenizer))  # as of grammars
+        facts = self._tokenizer, sampling.thinking, matcher, vocabulary
+        return ThoughtMatcher(*facts, room, self._end_ids, DEFAULT_NEW_TOKENS)
 
     def check(self, max_new_tokens: int | None, options: Mapping[str, Any]) -> tuple[Sampling, dict[str, Any]]:
         """The settings of Sampling, and the others. Raises GenerationError on what is out of range."""
@@ -106,7 +117,7 @@ class Streams:
 
 
 def generate_tokens(
-    decoder: Decoder, cache: CompactCache, sampling: Sampling, matcher: Matcher | None = None
+    decoder: Decoder, cache: CompactCache, sampling: Sampling, matcher: Guide | None = None
 ) -> Iterator[int]:
     """Tokens that go on from a cache, one at a time; they end with the window, with max_new_tokens, or with a grammar.
 

@@ -19,9 +19,10 @@ from transformers import (
 from homer.base.arguments import check_real, check_whole, shown
 from homer.errors import GenerationError
 from homer.text.constraining.grammar import Grammar, as_grammar
+from homer.text.thinking import Thinking
 from homer.view.logprobs import MOST_ALTERNATIVES
 
-DEFAULT_NEW_TOKENS = 256
+DEFAULT_NEW_TOKENS, THINKING_NEW_TOKENS = 256, 8192
 _COLDEST = 1e-4  # logits divided by less have no finite sums
 _SEEDS = 2**64
 _WHOLE = {
@@ -53,16 +54,18 @@ class Sampling:
     """How the next token is chosen; greedy unless a temperature, top_p, top_k or min_p asks for sampling.
 
     Attributes:
-        max_new_tokens: most tokens to generate. None: 256, or fewer where the window ends before.
+        max_new_tokens: most tokens to generate, thoughts included. None: 256, and 8,192 for a model that thinks before
+            it answers, or fewer where the window ends before; such a thought ends in time for 256 more.
         temperature: 0 is greedy; None is 1 where another sampling setting is given, else greedy.
         top_p, top_k, min_p: as in transformers.
         seed: makes sampling repeatable, in this call alone.
         stop: strings that end the text; they are not part of it.
         repetition_penalty: over the surviving prompt and the new tokens, as in transformers; 1 is none.
         grammar: what the text must look like. Only tokens that it allows are chosen from, at every step; the text ends
-            where the grammar does.
+            where the grammar does. A thought comes before it, and is free.
         logprobs: tell how likely the model held each token (see TokenLogprob), and so many of the likeliest beside
             it, 20 at most; 0: of the token alone. None: nothing is told.
+        thinking: how the model marks what it thinks before it answers, which is then read apart; see `Prompt.thinking`.
 
     Raises:
         GenerationError: a value out of range.
@@ -78,6 +81,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     grammar: Grammar | None = None
     logprobs: int | None = None
+    thinking: Thinking | None = None
 
     def __post_init__(self) -> None:
         for name, (least, most) in _WHOLE.items():
@@ -92,6 +96,8 @@ class Sampling:
                 f"likeliest token"
             )
         self._check_stops()
+        if not (self.thinking is None or isinstance(self.thinking, Thinking)):
+            raise GenerationError(f"thinking={shown(self.thinking)} is no Thinking: give Prompt.thinking, or None")
         if self.grammar is not None and not as_grammar(self.grammar).free and self.stops:
             raise GenerationError(
                 "stop and grammar cannot be combined: a grammar says where the text ends; leave stop out"
@@ -153,7 +159,8 @@ class Sampling:
                 f"max_new_tokens={self.max_new_tokens or 1} after position {next_position} would pass the model's "
                 f"window of {window}: {left} are left; lower max_new_tokens or max_chunk_len"
             )
-        return self.max_new_tokens or min(DEFAULT_NEW_TOKENS, left)
+        usual = DEFAULT_NEW_TOKENS if self.thinking is None else THINKING_NEW_TOKENS
+        return self.max_new_tokens or min(usual, left)
 
 
 SAMPLING_NAMES = {field.name for field in dataclasses.fields(Sampling)} - {"max_new_tokens"}

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from homer.errors import GenerationError
+from homer.generation.decoding import first_stop, partial_stop
 from homer.generation.seat import Seat
 from homer.generation.telling import Teller
+from homer.generation.thoughts import Thought, ThoughtReader
+from homer.text.thinking import Thinking
 from homer.view.logprobs import TokenLogprob
 
 
@@ -23,23 +26,31 @@ class Generation:
         finish_reason: "stop" (end of text, a stop string, or the end of a grammar), "length" or "cancelled". What a
             grammar was to shape is whole only where it is "stop".
         logprobs: of the tokens of the text, the last end-of-text token excepted; None where they were not asked for.
+        reasoning: what the model thought before, where that was to be read apart; it is among the tokens.
+        reasoning_tokens: how many of them went into it.
     """
 
     text: str | None
     token_ids: list[int]
     finish_reason: str
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
+    reasoning_tokens: int = 0
 
 
 class Stream(Iterator[str]):
     """Text as it is generated. Iterate over it; afterwards `result` says how it ended.
+
+    Pieces of what a model thinks before it answers are `Thought`s, where `thinking` says how to tell them. Stop strings
+    end the answer, and no thought.
 
     `cancel` may be called from any thread and takes effect at the next token. What it holds is freed then, at its
     end, or when nobody holds it any more.
 
     Args:
         whole: asked where the tokens end by themselves: whether the text is complete, or was cut.
-        teller: what notes the log-probabilities of the tokens, where they are asked for.
+        teller: what notes the log-probabilities of the answer's tokens, where they are asked for; of thoughts, none.
+        thinking: how to tell what the model thinks before it answers.
     """
 
     def __init__(
@@ -50,14 +61,18 @@ class Stream(Iterator[str]):
         stops: Sequence[str],
         whole: Callable[[], bool] = lambda: False,
         teller: Teller | None = None,
+        thinking: Thinking | None = None,
     ) -> None:
         if stops and tokenizer is None:
             raise GenerationError("stop needs a tokenizer, and this model has none: leave it out, or give a tokenizer")
         self.token_ids: list[int] = []
-        self.text = ""
+        self.text = self.reasoning = ""
         self.finish_reason: str | None = None
         self._tokens, self._end_ids, self._stops = tokens, end_ids, stops
         self._tokenizer, self._whole, self._teller = tokenizer, whole, teller
+        self._reader = ThoughtReader(tokenizer, thinking if tokenizer is not None else None)
+        self._held, self._unread = "", list[tuple[int, int]]()  # tokens that may still be a mark's
+        self._stopped = False  # by a stop string
         self._cancelled = threading.Event()
         self._pieces = self._run()
 
@@ -84,7 +99,8 @@ class Stream(Iterator[str]):
         for _ in self:
             pass
         text = None if self._tokenizer is None else self.text
-        return Generation(text, self.token_ids, self.finish_reason or "cancelled", self._told())
+        thought = self.reasoning, self._reader.tokens
+        return Generation(text, self.token_ids, self.finish_reason or "cancelled", self._told(), *thought)
 
     def _told(self) -> tuple[TokenLogprob, ...] | None:
         return None if self.logprobs is None else tuple(self.logprobs)
@@ -96,8 +112,6 @@ class Stream(Iterator[str]):
             self._leave()  # nobody reads on
 
     def _pieces_of_tokens(self) -> Iterator[str]:
-        decoder = _TextDecoder(self._tokenizer)
-        held = ""
         for token in self._tokens:
             if self._cancelled.is_set():
                 break
@@ -105,28 +119,46 @@ class Stream(Iterator[str]):
             if token in self._end_ids:
                 self.finish_reason = "stop"
                 break
-            self._note(token, len(self.text) + len(held))
-            held += decoder.push(token)
-            place = _first_stop(held, self._stops)
-            if place is not None:
-                self.finish_reason = "stop"
-                yield from self._emit(held[:place])
+            for piece in self._push(token):
+                yield from self._take(piece)
+            if self.finish_reason is not None:  # at a stop string
                 return
-            safe = len(held) - _partial_stop(held, self._stops)
-            yield from self._emit(held[:safe])
-            held = held[safe:]
         if self.finish_reason is None:
             ended = "stop" if self._whole() else "length"
             self.finish_reason = "cancelled" if self._cancelled.is_set() else ended
-        held += decoder.flush()
-        place = _first_stop(held, self._stops)
-        if self._teller is not None and place is None:
+        for piece in self._reader.flush():
+            yield from self._take(piece)
+        if self._teller is not None and not self._stopped:
             self._teller.settle(None)
-        yield from self._emit(held[:place])
+        yield from self._emit(self._held)
 
-    def _note(self, token: int, start: int) -> None:
-        if self._teller is not None:
-            self._teller.note(len(self.token_ids) - 1, token, start)
+    def _push(self, token: int) -> list[str]:
+        """What a token adds; one of the answer, and not of a thought, is noted."""
+        state, start = self._reader.state, len(self.text) + len(self._held)
+        pieces = list(self._reader.push(token))
+        self._unread.append((len(self.token_ids) - 1, token))
+        if self._reader.state != "before":
+            if self._teller is not None and self._reader.state == "words" and state != "thought":
+                for number, read in self._unread:
+                    self._teller.note(number, read, start)
+            self._unread.clear()
+        return pieces
+
+    def _take(self, piece: str) -> Iterator[str]:
+        """One more piece: what of it and of those before can no longer become a stop string."""
+        if isinstance(piece, Thought):
+            self.reasoning += piece
+            yield piece
+            return
+        self._held += piece
+        place = first_stop(self._held, self._stops)
+        if place is not None:
+            self.finish_reason, self._stopped = "stop", True
+            ready, self._held = self._held[:place], ""
+        else:
+            safe = len(self._held) - partial_stop(self._held, self._stops)
+            ready, self._held = self._held[:safe], self._held[safe:]
+        yield from self._emit(ready)
 
     def _leave(self) -> None:
         if isinstance(self._tokens, Seat):
@@ -138,45 +170,3 @@ class Stream(Iterator[str]):
             if self._teller is not None:
                 self._teller.settle(len(self.text))
             yield text
-
-
-class _TextDecoder:
-    """Token ids to text, bit by bit: holds back what the next token may still change."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._start = self._done = 0
-
-    def push(self, token: int) -> str:
-        """The text that is certain once this token is there."""
-        self._ids.append(token)
-        text, known = self._text(), self._decode(self._ids[self._start : self._done])
-        if len(text) <= len(known) or text.endswith("\ufffd"):
-            return ""
-        self._start, self._done = self._done, len(self._ids)
-        return text[len(known) :]
-
-    def flush(self) -> str:
-        """The text still held back."""
-        return self._text()[len(self._decode(self._ids[self._start : self._done])) :]
-
-    def _text(self) -> str:
-        return self._decode(self._ids[self._start :])
-
-    def _decode(self, ids: list[int]) -> str:
-        if self._tokenizer is None or not ids:
-            return ""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
-
-
-def _first_stop(text: str, stops: Sequence[str]) -> int | None:
-    places = [text.find(stop) for stop in stops if stop in text]
-    return min(places) if places else None
-
-
-def _partial_stop(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` that may be the beginning of a stop string."""
-    longest = min(len(text), max(map(len, stops), default=1) - 1)
-    return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in stops)), 0)

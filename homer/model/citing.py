@@ -18,7 +18,7 @@ from homer.significance.evidence import QuestionLook
 from homer.significance.question import Question, votes
 from homer.significance.words import terms
 from homer.text.documents import Document
-from homer.text.prompt import Prompt, PromptBuilder
+from homer.text.prompt import Prompt
 from homer.text.units import Unit, split_units
 from homer.view.citations import Citation, Cited
 
@@ -37,7 +37,7 @@ class CitingModel(ContextModel):
             CacheError: a cache that another model made.
         """
         cache.check_made_by(self.decoder.fingerprint, self.name)
-        builder = PromptBuilder(self.require_tokenizer("cite"))
+        builder = self._builder("cite")
         return cite(self.decoder, self.check_cites(), prompt, cache, text, lambda given: builder.encode(given)[0])
 
     def check_cites(self) -> Mapping[int, tuple[int, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from homer.base.arguments import check_list
 from homer.config import HomerConfig
 from homer.errors import CacheError, InputError
+from homer.generation.sampling import as_sampling
 from homer.merging.cache import CompactCache
 from homer.merging.node import Watcher
 from homer.model.tokens import TokenModel
@@ -25,6 +26,7 @@ from homer.reuse.store import StateStore
 from homer.text.documents import DocumentLike
 from homer.text.ids import TokenIds, check_ids
 from homer.text.prompt import Prompt, PromptBuilder
+from homer.text.thinking import as_options
 
 
 class ContextModel(TokenModel):
@@ -42,6 +44,7 @@ class ContextModel(TokenModel):
         store: StateStore | None = None,
         pinned: bool = False,
         progress: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> EncodedContext:
         """Run a context through the leaves' layers, once for all questions of `suffix_budget` tokens at most.
 
@@ -60,6 +63,7 @@ class ContextModel(TokenModel):
             store: where states are looked for, and put.
             pinned: keep the states in the CPU's memory, pinned where there is a GPU.
             progress: show a progress bar, a step a leaf.
+            chat_template_kwargs: as in `ask`, where the template puts them before documents.
 
         Raises:
             InputError: no documents, none that holds text, bad ids, or a prefix for documents.
@@ -70,7 +74,7 @@ class ContextModel(TokenModel):
             align = "tokens" if documents_or_ids.document_lens is None else "documents"
             config = config or documents_or_ids.given
         else:
-            context = self._context(documents_or_ids, prefix, system)
+            context = self._context(documents_or_ids, prefix, system, chat_template_kwargs)
         return self._encode(
             context, suffix_budget, align, config, Where(store, pinned, progress, replicas=self._replicas)
         )
@@ -145,7 +149,16 @@ class ContextModel(TokenModel):
         )  # fmt: skip
         return dataclasses.replace(cache, cached_tokens=cached)
 
-    def _context(self, given: Any, prefix: TokenIds | None, system: str | None) -> Context:
+    def _builder(
+        self, purpose: str, options: Mapping[str, Any] | None = None, tick: Callable[[], None] = lambda: None
+    ) -> PromptBuilder:
+        """What builds prompts, by variables of the chat template: a call's over the model's."""
+        tokenizer = self.require_tokenizer(purpose)
+        return PromptBuilder(tokenizer, self.chat_template_kwargs | as_options(tokenizer, options), tick)
+
+    def _context(
+        self, given: Any, prefix: TokenIds | None, system: str | None, options: Mapping[str, Any] | None
+    ) -> Context:
         if not isinstance(given, Tensor):
             given = check_list("documents_or_ids", given, "documents, or of token ids")
         if isinstance(given, Tensor) or (given and isinstance(given[0], numbers.Integral)):
@@ -156,8 +169,49 @@ class ContextModel(TokenModel):
             return Context(prefix_ids, context_ids)
         if prefix is not None:
             raise InputError("prefix is for token ids: what stands before documents is made of system=")
-        prompt = PromptBuilder(self.require_tokenizer("encode documents")).build("?", given, system)
-        return Context.of(prompt, system)
+        return Context.of(self._builder("encode documents", options).build("?", given, system), system)
+
+    def _prompt_of_encoded(
+        self, question: str, encoded: EncodedContext, system: str | None, options: Mapping[str, Any] | None
+    ) -> Prompt:
+        """The prompt that asks a question of encoded documents.
+
+        Raises:
+            InputError: a context of token ids, which knows no prompt, an empty question, or another system message.
+        """
+        encoded.check_settings(system=None if system == encoded.system else system)
+        if not encoded.documents or encoded.origins is None:
+            raise InputError("this context was encoded from token ids: give compress_encoded the suffix")
+        builder = self._builder("ask", options)
+        prefix_ids, suffix_ids, span = builder.build_affix(question, encoded.system)
+        if not torch.equal(prefix_ids, encoded.prefix_ids):
+            raise InputError(
+                "this context was encoded behind another prefix than the chat template now makes: encode it"
+            )
+        parts = prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins
+        return Prompt(*parts, question, span, builder.thinking)
+
+    def _fitting(
+        self,
+        prompt: Prompt,
+        config: HomerConfig | None,
+        max_new_tokens: int | None,
+        store: StateStore | None,
+        encoded: EncodedContext | None,
+    ) -> HomerConfig | None:
+        """The settings by which a prompt is compressed; None where states of its documents settle them.
+
+        Raises:
+            GenerationError: the window would end before max_new_tokens.
+        """
+        if store is not None:  # leaves end with documents and are as long or shorter
+            return None
+        if encoded is None:
+            return self._settings.fitting_with_room(config or self.config, prompt, max_new_tokens)
+        encoded.check_settings(config=config)
+        plan = plan_for(encoded.config, self.decoder.layers, prompt.lengths, encoded.document_lens)
+        as_sampling(max_new_tokens, {}).room(self.window, plan.next_position)
+        return None
 
     def _encode(
         self, context: Context, suffix_budget: int, align: str, config: HomerConfig | None, where: Where
@@ -168,20 +222,3 @@ class ContextModel(TokenModel):
         resolved, plan, lens = self._settings.plan_encoding(given, context, document_lens)
         made = self.decoder, self.name, context, plan, resolved, where
         return encode(*made, given=given, document_lens=lens)
-
-    def _prompt_of_encoded(self, question: str, encoded: EncodedContext, system: str | None = None) -> Prompt:
-        """The prompt that asks a question of encoded documents.
-
-        Raises:
-            InputError: a context of token ids, which knows no prompt, an empty question, or another system message.
-        """
-        encoded.check_settings(system=None if system == encoded.system else system)
-        if not encoded.documents or encoded.origins is None:
-            raise InputError("this context was encoded from token ids: give compress_encoded the suffix")
-        builder = PromptBuilder(self.require_tokenizer("ask"))
-        prefix_ids, suffix_ids, span = builder.build_affix(question, encoded.system)
-        if not torch.equal(prefix_ids, encoded.prefix_ids):
-            raise InputError(
-                "this context was encoded behind another prefix than the chat template now makes: encode it"
-            )
-        return Prompt(prefix_ids, encoded.context_ids, suffix_ids, encoded.documents, encoded.origins, question, span)

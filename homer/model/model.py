@@ -10,18 +10,16 @@ from homer.backends.pausing import pausing
 from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig
 from homer.generation.answer_stream import AnswerStream
-from homer.generation.sampling import as_sampling
 from homer.merging.cache import CompactCache
 from homer.merging.node import Watcher
 from homer.model.citing import CitingModel
 from homer.model.structured import Turn, held_to, make_turn, told_of_schema, with_parsed
-from homer.plan.schedule import plan_for
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
 from homer.significance.calibration import Calibration
 from homer.text.conversation import Limits, build_conversation
 from homer.text.documents import DocumentLike
-from homer.text.prompt import Prompt, PromptBuilder
+from homer.text.prompt import Prompt
 from homer.text.template import Message
 from homer.view.answer import Answer
 
@@ -42,6 +40,7 @@ class HomerModel(CitingModel):
             where the model allows it. False: always by the model's own code. True: or an error that says why not.
             "fp8": the products of long chunks in 8-bit floats as well, for cards that have them; tokens may differ.
         devices: several, [0, 1] or "auto", that read one context together; each holds the weights, its own comes first.
+        chat_template_kwargs: variables of the chat template, such as enable_thinking; a call may give others.
 
     Raises:
         UnsupportedModelError, ConfigError, CalibrationError: saying what does not fit.
@@ -58,11 +57,13 @@ class HomerModel(CitingModel):
         progress: bool = False,
         max_new_tokens: int | None = None,
         cite: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **generation: Any,
     ) -> Answer:
         """Answer a question from documents of any length.
 
-        What fits the model's window is simply answered, as the plain model would.
+        What fits the model's window is simply answered, as the plain model would. What a model thinks before it
+        answers is `answer.reasoning`; max_new_tokens counts it, and a schema holds for what comes after it.
 
         Args:
             documents: strings, or mappings with `text`, maybe `title` and `score`; or what `encode` made of them, which
@@ -75,16 +76,18 @@ class HomerModel(CitingModel):
             config, progress: as in `compress`; max_new_tokens, generation: as in `generate`.
             cite: say of each sentence of the answer which parts of the documents it rests on, for one more pass of
                 the answer's tokens.
+            chat_template_kwargs: variables of the chat template, such as `{"enable_thinking": False}`, over the
+                model's own.
 
         Raises:
-            InputError: no documents, none that holds text, or an empty question.
+            InputError: no documents, none that holds text, an empty question, or a variable nobody reads.
             GenerationError: a schema that cannot be held to; names the keyword.
         """
         encoded = documents if isinstance(documents, EncodedContext) else None
         if schema is not None:
             generation = held_to(schema, generation)
             system = told_of_schema(system, schema) if encoded is None else system
-        prompt = self.build_prompt(question, documents, system=system)
+        prompt = self.build_prompt(question, documents, system=system, chat_template_kwargs=chat_template_kwargs)
         options = {"config": config, "progress": progress, "max_new_tokens": max_new_tokens, "cite": cite} | generation
         answer = self.stream_prompt(prompt, encoded=encoded, **options).answer()
         return answer if schema is None else with_parsed(answer, schema)
@@ -110,6 +113,7 @@ class HomerModel(CitingModel):
         Raises:
             GenerationError, CalibrationError: as `check_prompt`.
         """
+        generation = {"thinking": prompt.thinking} | generation
         options: dict[str, Any] = {"config": config, "max_new_tokens": max_new_tokens}
         options |= {"store": store, "encoded": encoded}
         sampling, others = self._streams.check(max_new_tokens, generation)
@@ -135,7 +139,7 @@ class HomerModel(CitingModel):
         **generation: Any,
     ) -> None:
         """Raise now, at no cost, the GenerationError of `stream_prompt`, or the CalibrationError of `cite`."""
-        self._streams.check(max_new_tokens, generation)
+        self._streams.check(max_new_tokens, {"thinking": prompt.thinking} | generation)
         if cite:
             self.check_cites()
         self._fitting(prompt, config, max_new_tokens, store, encoded)
@@ -160,7 +164,8 @@ class HomerModel(CitingModel):
             tick: called between layers, a few milliseconds apart on a GPU; what it raises ends the compression.
         """
         shown: dict[str, Any] = {"progress": progress, "watch": watch}
-        if store is not None and encoded is None and len(prompt) > self._settings.whole_len(max_new_tokens):
+        longest = self._settings.whole_len(max_new_tokens, prompt.thinking is not None)
+        if store is not None and encoded is None and len(prompt) > longest:
             with pausing(tick):
                 encoded = self.encode_prompt(prompt, store, config=config, progress=progress)
             config = None
@@ -172,12 +177,17 @@ class HomerModel(CitingModel):
         return self._compress_fitting(prompt, fitting, tick, **shown)
 
     def build_prompt(
-        self, question: str, documents: Sequence[DocumentLike] | EncodedContext, *, system: str | None = None
+        self,
+        question: str,
+        documents: Sequence[DocumentLike] | EncodedContext,
+        *,
+        system: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """The prompt that `ask` compresses, by the tokenizer's own chat template."""
         if isinstance(documents, EncodedContext):
-            return self._prompt_of_encoded(question, documents, system)
-        return PromptBuilder(self.require_tokenizer("ask")).build(question, documents, system)
+            return self._prompt_of_encoded(question, documents, system, chat_template_kwargs)
+        return self._builder("ask", chat_template_kwargs).build(question, documents, system)
 
     def build_chat_prompt(
         self,
@@ -189,6 +199,7 @@ class HomerModel(CitingModel):
         config: HomerConfig | None = None,
         max_new_tokens: int | None = None,
         tick: Callable[[], None] = lambda: None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """The prompt of a conversation, by the tokenizer's own chat template.
 
@@ -198,20 +209,21 @@ class HomerModel(CitingModel):
         most; beyond that, the oldest join the context.
 
         Args:
-            messages: mappings with `role` (system, user or assistant) and `content`; the last one is the user's.
+            messages: mappings with `role` (system, user or assistant) and `content`; the last one is the user's. An
+                assistant's `reasoning_content` is repeated where the template wants it.
             place: text that stands once in the messages, where the documents belong; None: before the question.
             documents_first: without a place, they stand before the user's first question, and turns that join the
                 context behind them, so that their states can be kept from turn to turn.
             config, max_new_tokens: as `compress_prompt` will get them.
             tick: called as much text is read; what it raises ends the work.
+            chat_template_kwargs: as in `ask`.
 
         Raises:
             InputError: messages that are no conversation, or a bad document.
         """
-        builder = PromptBuilder(self.require_tokenizer("chat"), tick=tick)
-        limits = Limits(
-            self._settings.whole_len(max_new_tokens), self._settings.resolve(config or self.config).max_chunk_len
-        )
+        builder = self._builder("chat", chat_template_kwargs, tick)
+        longest = self._settings.whole_len(max_new_tokens, builder.thinking is not None)
+        limits = Limits(longest, self._settings.resolve(config or self.config).max_chunk_len)
         return build_conversation(builder, messages, documents, limits, place, documents_first)
 
     def turn(
@@ -245,7 +257,7 @@ class HomerModel(CitingModel):
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which nothing is a control token."""
-        ids: list[int] = PromptBuilder(self.require_tokenizer("tokenize")).encode(text)[0][:, 0].tolist()
+        ids: list[int] = self._builder("tokenize").encode(text)[0][:, 0].tolist()
         return ids
 
     def measure(self) -> Calibration | None:
@@ -266,25 +278,3 @@ class HomerModel(CitingModel):
         shown |= {"document_numbers": prompt.document_numbers, "document_ranks": prompt.document_ranks}
         with pausing(tick):
             return self.compress(*prompt.parts, question_span=prompt.question_span, config=fitting, **shown)
-
-    def _fitting(
-        self,
-        prompt: Prompt,
-        config: HomerConfig | None,
-        max_new_tokens: int | None,
-        store: StateStore | None,
-        encoded: EncodedContext | None,
-    ) -> HomerConfig | None:
-        """The settings by which a prompt is compressed; None where states of its documents settle them.
-
-        Raises:
-            GenerationError: the window would end before max_new_tokens.
-        """
-        if store is not None:  # leaves end with documents and are as long or shorter
-            return None
-        if encoded is None:
-            return self._settings.fitting_with_room(config or self.config, prompt, max_new_tokens)
-        encoded.check_settings(config=config)
-        plan = plan_for(encoded.config, self.decoder.layers, prompt.lengths, encoded.document_lens)
-        as_sampling(max_new_tokens, {}).room(self.window, plan.next_position)
-        return None

@@ -9,7 +9,7 @@ from typing import Any
 from homer.backends.base import Decoder
 from homer.config import HomerConfig, ResolvedConfig, usual_target
 from homer.errors import ConfigError, UnsupportedModelError
-from homer.generation.sampling import as_sampling
+from homer.generation.sampling import DEFAULT_NEW_TOKENS, THINKING_NEW_TOKENS, as_sampling
 from homer.plan.schedule import MergePlan, plan_for
 from homer.reuse.encode import Context
 from homer.significance.calibration import Calibration
@@ -99,7 +99,7 @@ class Settings:
         """The settings, or those of one chunk where the prompt needs no compression."""
         resolved = self.resolve(given)
         reserved = max(0, resolved.suffix_budget - len(prompt.suffix_ids))
-        whole = self.whole(resolved, len(prompt) + reserved, max_new_tokens)
+        whole = self.whole(resolved, len(prompt) + reserved, max_new_tokens, prompt.thinking is not None)
         return self.cutting(given) if whole is resolved else whole
 
     def fitting_with_room(self, given: HomerConfig, prompt: Prompt, max_new_tokens: int | None) -> HomerConfig:
@@ -116,18 +116,21 @@ class Settings:
         resolved = self.resolve(config)
         return dataclasses.replace(config, max_chunk_len=resolved.max_chunk_len, target_len=resolved.target_len)
 
-    def whole(self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None) -> ResolvedConfig:
+    def whole(
+        self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None, thinks: bool = False
+    ) -> ResolvedConfig:
         """The settings for a prompt of a length: one chunk where it needs no compression."""
-        if length > self.whole_len(max_new_tokens):
+        if length > self.whole_len(max_new_tokens, thinks):
             return config
         whole = max(length, config.max_chunk_len)
         return dataclasses.replace(config, max_chunk_len=whole, target_len=whole, max_initial_chunk_len=None)
 
-    def whole_len(self, max_new_tokens: int | None) -> int:
-        """The longest prompt that needs no compression."""
+    def whole_len(self, max_new_tokens: int | None, thinks: bool = False) -> int:
+        """The longest prompt that needs no compression; a model that thinks before it answers needs more room."""
         as_sampling(max_new_tokens, {})  # an error now costs nothing
         window = self._decoder.window
-        return window - (max_new_tokens or min(256, window // 8))
+        usual = min(THINKING_NEW_TOKENS, window // 4) if thinks else min(DEFAULT_NEW_TOKENS, window // 8)
+        return window - (max_new_tokens or usual)
 
     def _check_slides(self, config: ResolvedConfig, lengths: Sequence[int]) -> None:
         """Refuse a sliding attention window in which chunks would be hardly more than what they share."""

@@ -34,7 +34,8 @@ from homer.significance.calibration import Calibration, load_calibration
 from homer.significance.choosing import as_significance, settled
 from homer.significance.scoring import Scoring, scoring_for
 from homer.text.ids import TokenIds, check_ids, check_of_documents
-from homer.text.prompt import PromptBuilder
+from homer.text.prompt import span_that_asks
+from homer.text.thinking import as_options
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,10 @@ class TokenModel:
         *,
         fast: bool | str | None = None,
         devices: Devices = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self.chat_template_kwargs = {} if tokenizer is None else as_options(tokenizer, chat_template_kwargs)
         self.decoder = make_decoder(model, fast)
         self._replicas = make_replicas(model, self.decoder, devices, fast)
         self.config = config or HomerConfig()
@@ -82,6 +85,7 @@ class TokenModel:
         rope_scaling: float | Mapping[str, Any] | None = None,
         fast: bool | str | None = None,
         devices: Devices = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **model_kwargs: Any,
     ) -> Self:
         """Load a model and its tokenizer.
@@ -97,7 +101,8 @@ class TokenModel:
             model_kwargs: all else that transformers' from_pretrained takes, such as gguf_file, revision,
                 local_files_only or trust_remote_code; `model_config` stands for its `config`.
             rope_scaling: a factor for YaRN, or transformers' own RoPE settings; the window grows with it.
-            fast, devices: as in HomerModel itself; `devices` stands in place of `device` and `device_map`.
+            fast, devices, chat_template_kwargs: as in HomerModel itself; `devices` stands in place of `device` and
+                `device_map`.
 
         Raises:
             UnsupportedModelError: no such model, one that cannot work, or a missing package; says why.
@@ -109,7 +114,8 @@ class TokenModel:
         device = first_of(devices, device, options)
         loaded = load_model(name_or_path, dtype, rope_scaling, options, device)
         calibration = loaded.calibration if calibration is None else calibration
-        return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, fast=fast, devices=devices)
+        own: dict[str, Any] = {"fast": fast, "devices": devices, "chat_template_kwargs": chat_template_kwargs}
+        return cls(loaded.model, loaded.tokenizer, config or loaded.config, calibration, **own)
 
     @property
     def window(self) -> int:
@@ -274,21 +280,10 @@ class TokenModel:
     def _scoring(
         self, ids: Tensor, plan: MergePlan, config: ResolvedConfig, question_span: tuple[int, int] | None
     ) -> Scoring:
-        span = self._question_span(ids[len(ids) - plan.suffix_len :], question_span)
+        suffix_ids = ids[len(ids) - plan.suffix_len :]
+        span = span_that_asks(self.tokenizer, self.chat_template_kwargs, suffix_ids, question_span)
         significance = as_significance(config.significance)
         return scoring_for(significance, self.calibration, self.tokenizer, ids, plan, span)
-
-    def _question_span(self, suffix_ids: Tensor, given: tuple[int, int] | None) -> tuple[int, int]:
-        """(first, end) of the suffix tokens that ask."""
-        if given is None:
-            whole = (0, len(suffix_ids))
-            return whole if self.tokenizer is None else PromptBuilder(self.tokenizer).question_in(suffix_ids)
-        if not 0 <= given[0] < given[1] <= len(suffix_ids):
-            raise InputError(
-                f"question_span={given} is no part of a suffix of {len(suffix_ids)} tokens: give (first, end) with "
-                f"0 <= first < end <= {len(suffix_ids)}"
-            )
-        return given
 
 
 def _advance(bar: tqdm[Any], node: Node, plan: MergePlan, watch: Watcher | None) -> None:

@@ -12,6 +12,7 @@ from homer.errors import InputError
 from homer.text.documents import Document, DocumentLike, to_documents
 from homer.text.prompt import PLACE, Prompt, PromptBuilder, asking
 from homer.text.template import TRUSTED, Message
+from homer.text.thinking import KEY
 
 EARLIER_TITLE = "Earlier conversation"
 _MERGED = 8  # tokens that a message may lose to its neighbours, and more than any ever does
@@ -125,14 +126,19 @@ def check_messages(messages: Sequence[Message]) -> list[Message]:
             raise InputError(f"message {number} has no role among {', '.join(_SPEAKERS)}: give it one")
         if not isinstance(message.get("content"), str):
             raise InputError(f"message {number} has no string under 'content': give it one")
-        unknown = sorted(map(repr, set(message) - {"role", "content"}))
+        unknown = sorted(map(repr, set(message) - {"role", "content", KEY}))
         if unknown:
             raise InputError(f"message {number} has a key {unknown[0]}: only 'role' and 'content' are read")
+        if not (message.get(KEY) is None or (role == "assistant" and isinstance(message[KEY], str))):
+            raise InputError(f"message {number} has {KEY!r} that is no string of an assistant's: leave it out")
     if messages[-1]["role"] != "user":
         raise InputError(f"the last message is the {messages[-1]['role']}'s: it must be the user's, who asks")
     if not messages[-1]["content"].strip():
         raise InputError("the last message is empty: the user must ask something")
-    return [{"role": message["role"], "content": replace_surrogates(message["content"])} for message in messages]
+    return [
+        {name: replace_surrogates(message[name]) for name in ("role", "content", KEY) if message.get(name) is not None}
+        for message in messages
+    ]
 
 
 class _Layout:

@@ -16,6 +16,7 @@ from homer.errors import InputError
 from homer.text.documents import Document, DocumentLike, document_numbers, document_ranks, to_documents
 from homer.text.kept import ROW, pack, unpack
 from homer.text.template import ChatTemplate, Message
+from homer.text.thinking import Thinking
 from homer.text.tokenizing import Encoder, Piece
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
@@ -34,6 +35,7 @@ class Prompt:
             both are 0 for tokens of the header.
         question: what is asked, where that is known.
         question_span: (first, end) of the suffix tokens that ask: of the last message without the template around it.
+        thinking: how the model marks what it thinks before it answers; None: it answers at once.
     """
 
     prefix_ids: Tensor
@@ -43,6 +45,7 @@ class Prompt:
     origins: Tensor
     question: str = ""
     question_span: tuple[int, int] | None = None
+    thinking: Thinking | None = None
 
     @property
     def document_numbers(self) -> Tensor:
@@ -72,7 +75,7 @@ class PromptBuilder:
     """Builds prompts by a tokenizer's own chat template, or a plain one where it has none.
 
     Args:
-        template_options: variables of the template, such as enable_thinking.
+        template_options: variables of the template, such as enable_thinking. InputError on one that it does not read.
         tick: called now and then while much is read; what it raises ends the work.
     """
 
@@ -85,6 +88,12 @@ class PromptBuilder:
         self._template = ChatTemplate(tokenizer, template_options)
         self._encoder = Encoder(tokenizer, self._template.markers(), tick)
         self._leading = self._encoder.leading_ids() if self._template.plain else []
+
+    @property
+    def thinking(self) -> Thinking | None:
+        """As `Prompt.thinking`."""
+        found = self._template.thinking
+        return None if found is None or found.closed else found
 
     def build(self, question: str, documents: Sequence[DocumentLike], system: str | None = None) -> Prompt:
         """The prompt that asks `question` of `documents`.
@@ -124,7 +133,8 @@ class PromptBuilder:
         """
         prefix_ids, suffix_ids, span = self.affix(messages, place)
         context_ids, origins = self._context(documents, range(len(documents)) if order is None else order)
-        return Prompt(prefix_ids, context_ids, suffix_ids, tuple(documents), origins, question_span=span)
+        parts = prefix_ids, context_ids, suffix_ids, tuple(documents), origins
+        return Prompt(*parts, question_span=span, thinking=self.thinking)
 
     def affix(self, messages: Sequence[Message], place: str) -> Affix:
         """Prefix and suffix of messages in one of which `place` stands, once."""
@@ -149,7 +159,7 @@ class PromptBuilder:
         prefix_ids, context_ids, suffix_ids = map(_long, parts)
         document = Document(last.text, before="", after="")
         origins = torch.cat([torch.zeros(len(spans), 1, dtype=torch.long), spans], 1)
-        return Prompt(prefix_ids, context_ids, suffix_ids, (document,), origins)
+        return Prompt(prefix_ids, context_ids, suffix_ids, (document,), origins, thinking=self.thinking)
 
     def question_in(self, suffix_ids: Tensor) -> tuple[int, int]:
         """(first, end) of what asks in a suffix (n,) of ids: all but what the template puts around it."""
@@ -197,6 +207,25 @@ def asking(messages: Sequence[Message], place: str, first: bool = False) -> list
     if not any(message["role"] == "system" for message in messages):
         arranged.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
     return arranged
+
+
+def span_that_asks(
+    tokenizer: Any, options: Mapping[str, Any], suffix_ids: Tensor, given: tuple[int, int] | None
+) -> tuple[int, int]:
+    """(first, end) of the tokens of a suffix (n,) that ask; where it is not given, all but the template's.
+
+    Raises:
+        InputError: a span that is no part of the suffix.
+    """
+    if given is None:
+        whole = (0, len(suffix_ids))
+        return whole if tokenizer is None else PromptBuilder(tokenizer, options).question_in(suffix_ids)
+    if not 0 <= given[0] < given[1] <= len(suffix_ids):
+        raise InputError(
+            f"question_span={given} is no part of a suffix of {len(suffix_ids)} tokens: give (first, end) with "
+            f"0 <= first < end <= {len(suffix_ids)}"
+        )
+    return given
 
 
 def _check_question(question: str) -> str:

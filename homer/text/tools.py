@@ -11,7 +11,8 @@ from typing import Any
 from homer.base.arguments import shown
 from homer.errors import InputError
 from homer.text.constraining.calls import BEGIN, END, Call, Tool
-from homer.text.template import TRUSTED
+from homer.text.template import RESULT, TRUSTED
+from homer.text.thinking import KEY
 
 _TOLD = (
     '\n\nYou may call tools. To call one, write {begin}{{"name": ..., "arguments": {{...}}}}{end} and nothing else.\n'
@@ -19,7 +20,7 @@ _TOLD = (
 )
 _MARKS = "HOMERFIRST", "HOMERSECOND"
 _PROBE = Call("homer_probe", '{"a": "b"}')
-_KEYS = {"assistant": {"role", "content", "tool_calls"}, "tool": {"role", "content", "tool_call_id", "name"}}
+_KEYS = {"assistant": {"role", "content", "tool_calls", KEY}, "tool": {"role", "content", "tool_call_id", "name"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,8 @@ def in_words(messages: Sequence[Mapping[str, Any]], texts: ToolTexts | None = No
     """Messages of system, user and assistant alone, in which calls and what tools gave are written out.
 
     Args:
-        messages: with `role` and `content`; an assistant's may have `tool_calls` as in OpenAI's endpoints, and a
-            tool's role is "tool", with its `tool_call_id`.
+        messages: with `role` and `content`; an assistant's may have `tool_calls` as in OpenAI's endpoints, and
+            `reasoning_content`; a tool's role is "tool", with its `tool_call_id`.
         texts: what the system says of tools; None says nothing.
 
     Raises:
@@ -89,9 +90,10 @@ def in_words(messages: Sequence[Mapping[str, Any]], texts: ToolTexts | None = No
         elif role == "assistant":
             written = [_written(call, number) for call in message.get("tool_calls") or ()]
             words = [message.get("content") or ""] if message.get("content") or not written else []
-            arranged.append({"role": "assistant", "content": "\n".join([*words, *written])})
+            thought = {KEY: message[KEY]} if message.get(KEY) else {}
+            arranged.append({"role": "assistant", "content": "\n".join([*words, *written])} | thought)
         else:
-            _add_result(arranged, f"<tool_response>\n{message.get('content') or ''}\n</tool_response>")
+            _add_result(arranged, (message.get("content") or "").join(RESULT))
     return arranged if texts is None else _with_system(arranged, texts)
 
 

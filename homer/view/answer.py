@@ -48,6 +48,7 @@ class Answer:
         parsed: where a schema was asked for, what the text says: of a class of pydantic an instance, else JSON
             values. None where the answer was cut. `to_dict` leaves it to the text.
         logprobs: of the tokens of the text, in their order, where they were asked for.
+        reasoning: what the model thought before it answered; empty where it did not.
     """
 
     text: str
@@ -59,6 +60,7 @@ class Answer:
     citations: tuple[Citation, ...] = ()
     parsed: Any = dataclasses.field(default=None, repr=False, compare=False)
     logprobs: tuple[TokenLogprob, ...] | None = dataclasses.field(default=None, repr=False)
+    reasoning: str = dataclasses.field(default="", repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """As it travels to another process: with the trace, without what it is made of."""

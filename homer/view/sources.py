@@ -22,13 +22,15 @@ _BLANK_LINES = re.compile(rf"{_LINE_BREAK}[^\S\n\r\x85\u2028\u2029]*{_LINE_BREAK
 class Usage:
     """Token counts: of the whole prompt before compression, of the compact cache, and of the answer.
 
-    `cached_tokens` are those of the prompt whose states had been kept from before.
+    `cached_tokens` are those of the prompt whose states had been kept from before, `reasoning_tokens` those of the
+    answer that the model thought before it.
     """
 
     input_tokens: int
     kept_tokens: int
     output_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

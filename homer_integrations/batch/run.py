@@ -99,7 +99,7 @@ class Answerer:
         prompt = self._model.build_prompt(question, documents, system=self._batch.system)
         stream = self._model.stream_prompt(prompt, config=self._config, max_new_tokens=self._batch.max_tokens)
         with self._reads:
-            next(stream, "")
+            next(stream.parts(), "")  # maybe of a thought, which goes on with others
         return stream.answer()
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.caches import BaseCache
 from langchain_core.globals import get_llm_cache
-from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from pydantic import ConfigDict, SecretStr
 
 from homer import Answer
@@ -109,6 +109,8 @@ def usage_of(answer: Answer) -> UsageMetadata:
         output_tokens=usage.output_tokens,
         total_tokens=usage.input_tokens + usage.output_tokens,
     )
+    if usage.reasoning_tokens:
+        counts["output_token_details"] = OutputTokenDetails(reasoning=usage.reasoning_tokens)
     if usage.cached_tokens:
         counts["input_token_details"] = InputTokenDetails(cache_read=usage.cached_tokens)
     return counts

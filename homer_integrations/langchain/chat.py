@@ -23,7 +23,7 @@ from homer_integrations.langchain.citing import annotations_of, as_block, text_b
 from homer_integrations.langchain.messages import as_asked
 from homer_integrations.langchain.tools import Chunks, logprobs_of, structured, tool_arguments, words_and_calls
 from homer_integrations.shared.citing import citations_of
-from homer_integrations.shared.conversation import to_conversation
+from homer_integrations.shared.conversation import REASONING, to_conversation
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
 from homer_integrations.shared.tools import take_wanted
 
@@ -44,6 +44,9 @@ class ChatHomer(HomerChoices, BaseChatModel):
     With `cite=True`, of construction or of a call, each sentence of an answer says which parts of the documents it
     rests on: the content is one block of text, with LangChain's citations as its annotations, and response_metadata
     tells the same under "citations". Of a stream, both come at its end.
+
+    What a model thinks before it answers is a block of type reasoning in `content_blocks`, and "reasoning_content" in
+    additional_kwargs; max_tokens counts it.
 
     Raises:
         HomerError: in every call, where the input or a setting is bad; the message says what to change.
@@ -121,7 +124,7 @@ class ChatHomer(HomerChoices, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         self._drawn(kwargs).check_one()
         stream, chunks = self._open(messages, stop, kwargs), Chunks(_wants_calls(kwargs))
-        for message in itertools.chain((m for piece in stream for m in chunks.of(piece)), chunks.rest()):
+        for message in itertools.chain((m for piece in stream.parts() for m in chunks.of(piece)), chunks.rest()):
             chunk = self._chunk(message, kwargs)
             if run_manager is not None:
                 run_manager.on_llm_new_token(message.text, chunk=chunk)
@@ -222,8 +225,9 @@ class ChatHomer(HomerChoices, BaseChatModel):
             content = [text_block(words, annotations_of(answer, words))]
         metadata = self._metadata(answer, arguments, bool(calls), words) | logprobs_of(answer.logprobs)
         message = AIMessage(
-            content=content, tool_calls=calls, usage_metadata=usage_of(answer), response_metadata=metadata
-        )
+            content=content, tool_calls=calls, usage_metadata=usage_of(answer), response_metadata=metadata,
+            additional_kwargs={REASONING: answer.reasoning} if answer.reasoning else {},
+        )  # fmt: skip
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _chunk(self, message: AIMessageChunk, arguments: Mapping[str, Any]) -> ChatGenerationChunk:

@@ -14,10 +14,10 @@ from langchain_core.messages import HumanMessage
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.runnables import Runnable
 
-from homer import Answer, AnswerStream
+from homer import Answer, AnswerStream, Thought
 from homer_integrations.langchain.base import STRICT, HomerRunnable, metadata_of, usage_of
 from homer_integrations.shared.citing import citations_of
-from homer_integrations.shared.conversation import to_conversation
+from homer_integrations.shared.conversation import REASONING, to_conversation
 from homer_integrations.shared.documents import to_homer_documents
 from homer_integrations.shared.marks import KEY, MarkedText
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
@@ -107,6 +107,8 @@ class HomerLLM(HomerRunnable, BaseLLM):
                 if isinstance(item, Answer):
                     yield GenerationChunk(text="", generation_info=self._info(item, kwargs))
                     return
+                if isinstance(item, Thought):
+                    continue
                 chunk = GenerationChunk(text=item)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(item, chunk=chunk)
@@ -122,7 +124,8 @@ class HomerLLM(HomerRunnable, BaseLLM):
     def _info(self, answer: Answer, arguments: Mapping[str, Any]) -> dict[str, Any]:
         cited = citations_of(answer) if self.cites(arguments) else None
         facts = metadata_of(answer, self.named(arguments), self.traces(arguments), cited=cited)
-        return facts | {"usage": dict(usage_of(answer))}
+        thought = {REASONING: answer.reasoning} if answer.reasoning else {}
+        return facts | {"usage": dict(usage_of(answer))} | thought
 
     def _result(self, answers: Sequence[Answer], arguments: Mapping[str, Any]) -> LLMResult:
         generations = [[Generation(text=a.text, generation_info=self._info(a, arguments))] for a in answers]

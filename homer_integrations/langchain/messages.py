@@ -9,14 +9,14 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import tool_call
 
-from homer_integrations.shared.conversation import Asked, to_conversation
+from homer_integrations.shared.conversation import REASONING, Asked, to_conversation
 from homer_integrations.shared.marks import KEY, PLACE, make_mark
 
 _TYPES: dict[str, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
 
 
 def as_asked(messages: Sequence[BaseMessage], arguments: Mapping[str, Any]) -> tuple[list[BaseMessage], dict[str, Any]]:
-    """Messages of role and text alone, and the arguments of a call, to the same effect.
+    """Messages of role and text alone, thoughts and calls included, and the arguments of a call, to the same effect.
 
     Documents that have a place in the messages stand there in full, marked; others are homer's, under `documents`.
     Ids, names, and what earlier answers told of themselves stay out: no answer depends on them.
@@ -57,8 +57,10 @@ def _written(asked: Asked, place: str) -> list[BaseMessage] | None:
 
 
 def _plain(message: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> BaseMessage:
-    """A message of role, text and calls alone; which call a result is of does not change an answer."""
+    """A message of role, text, thought and calls alone; which call a result is of does not change an answer."""
     text, more = message["content"], dict(extra or {})
+    if message.get(REASONING):
+        more[REASONING] = message[REASONING]
     if message["role"] == "tool":
         return ToolMessage(text, tool_call_id="", additional_kwargs=more)
     if message.get("tool_calls"):

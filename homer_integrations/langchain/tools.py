@@ -14,7 +14,8 @@ from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, Runn
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from homer import Answer, CallPiece, CallReader, GenerationError, TokenLogprob, read_calls
+from homer import Answer, CallPiece, CallReader, GenerationError, Thought, TokenLogprob, read_calls
+from homer_integrations.shared.conversation import REASONING
 from homer_integrations.shared.logprobs import Untold, chat_logprobs
 from homer_integrations.shared.tools import new_call_id, read_choice
 
@@ -31,6 +32,9 @@ class Chunks:
 
     def of(self, piece: str) -> Iterator[AIMessageChunk]:
         """What is certain with one more piece; the first chunk of it tells of the tokens that came since the last."""
+        if isinstance(piece, Thought):
+            yield AIMessageChunk(content="", additional_kwargs={REASONING: str(piece)})
+            return
         self._untold.note(piece)
         for part in [piece] if self._reader is None else self._reader.feed(piece):
             chunk = AIMessageChunk(content=part) if isinstance(part, str) else self._chunk(part)

@@ -47,9 +47,10 @@ class HomerLLM(HomerSettings, FunctionCallingLLM):
         context_window: most tokens of one call, by which LlamaIndex's own synthesizers split.
 
     See HomerSettings for all others; temperature, top_p, top_k, min_p, seed, repetition_penalty, stop,
-    max_tokens, timeout, trace, cite and the fields of HomerConfig may be given to a call as well. With `cite=True` a
-    message holds a CitationBlock for each sentence and part that it rests on, and `raw["homer"]` the same, as
-    "citations"; of a stream, the last one does.
+    max_tokens, timeout, trace, cite, chat_template_kwargs and the fields of HomerConfig may be given to a call as well.
+    With `cite=True` a message holds a CitationBlock for each sentence and part that it rests on, and `raw["homer"]` the
+    same, as "citations"; of a stream, the last one does. What a model thinks before it answers stands in a
+    ThinkingBlock, and while it comes under "thinking_delta".
 
     Raises:
         HomerError: its children, when called; each says what to change.

@@ -18,7 +18,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, No
 
 from homer import Document, InputError
 from homer_integrations.llama_index.tools import written_calls
-from homer_integrations.shared.conversation import Asked, asked
+from homer_integrations.shared.conversation import REASONING, Asked, asked
 from homer_integrations.shared.documents import as_score, title_of, to_homer_document
 from homer_integrations.shared.once import items_of
 
@@ -32,7 +32,7 @@ _ROLES = {
     MessageRole.TOOL: "tool",
     MessageRole.FUNCTION: "tool",
 }
-# Calls stand beside the words, and no later prompt repeats thoughts or what an answer rested on.
+# Calls and thoughts stand beside the words, and no later prompt repeats what an answer rested on.
 _APART = (ToolCallBlock, ThinkingBlock, CitationBlock)
 
 
@@ -52,7 +52,8 @@ def to_conversation(messages: Sequence[ChatMessage], documents: Any = None, plac
             )
         role = _ROLES[message.role]
         calls = written_calls(message, number) if role == "assistant" else []
-        conversation.append({"role": role, "content": text_of(message)} | ({"tool_calls": calls} if calls else {}))
+        said = {"role": role, "content": text_of(message)} | ({"tool_calls": calls} if calls else {})
+        conversation.append(said | (_thought(message) if role == "assistant" else {}))
         blocks += [_from_block(block, number) for block in message.blocks if not _is_apart(block, role)]
     roads = (("documents=", to_documents(documents)), ("the messages' blocks", tuple(blocks)))
     return asked(messages, conversation, roads, place)
@@ -61,6 +62,12 @@ def to_conversation(messages: Sequence[ChatMessage], documents: Any = None, plac
 def text_of(message: ChatMessage) -> str:
     """The text of a message's blocks, one a line."""
     return "\n".join(block.text for block in message.blocks if isinstance(block, TextBlock))
+
+
+def _thought(message: ChatMessage) -> dict[str, str]:
+    """What the model thought before an earlier answer, which the chat template repeats or not."""
+    thought = "\n".join(block.content for block in message.blocks if isinstance(block, ThinkingBlock) and block.content)
+    return {REASONING: thought} if thought else {}
 
 
 def to_documents(documents: Any) -> tuple[Document, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from homer import Answer, AnswerStreams, Piece
+from homer import Answer, AnswerStreams
 
 
-class Counted(Iterator[Piece]):
+class Counted(Iterator[str]):
     """Counts as running from the first text asked for until the last one ends.
 
     Args:
@@ -15,21 +15,25 @@ class Counted(Iterator[Piece]):
     """
 
     def __init__(self, streams: AnswerStreams, count: Callable[[int], None]) -> None:
-        self._streams, self._count = streams, count
+        self._streams, self._parts, self._count = streams, streams.parts(), count
         self._begun = self._ended = False
 
-    def __next__(self) -> Piece:
+    def __next__(self) -> str:
         if self._ended:
             raise StopIteration
         if not self._begun:
             self._begun = True
             self._count(1)
         try:
-            return next(self._streams)
+            return next(self._parts)
         except BaseException:
             self._ended = True
             self._count(-1)
             raise
+
+    def parts(self) -> Iterator[str]:
+        """All pieces, those of thoughts as well."""
+        return self
 
     def cancel(self) -> None:
         """As AnswerStreams.cancel."""

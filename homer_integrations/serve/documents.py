@@ -11,6 +11,7 @@ from typing import Any
 from homer import Document, InputError, decode_text
 from homer_integrations.serve.lanes import Tick
 from homer_integrations.serve.pdf import read_pdf
+from homer_integrations.shared.conversation import REASONING
 from homer_integrations.shared.documents import agreed, to_homer_document
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -32,7 +33,9 @@ def to_conversation(
     for number, message in enumerate(messages, 1):
         texts, found = _content(message, number, tick)
         calls = {"tool_calls": message["tool_calls"]} if message.get("tool_calls") else {}
-        conversation.append({"role": _role(message, number), "content": "\n".join(texts)} | calls)
+        thought = message.get(REASONING) or message.get("reasoning")
+        said = {"role": _role(message, number), "content": "\n".join(texts)} | calls
+        conversation.append(said | ({REASONING: thought} if thought else {}))
         files += found
     given = tuple(to_document(document, number) for number, document in enumerate(documents, 1))
     return tuple(conversation), agreed((("documents", given), ("the messages' files", tuple(files))))

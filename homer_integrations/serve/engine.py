@@ -37,6 +37,7 @@ from homer_integrations.shared.loading import shared_store
 from homer_integrations.shared.settings import Call
 from homer_integrations.shared.threads import stream_in_thread
 
+_HELLO = {"role": "user", "content": "?"}
 _LONG = 100_000  # characters; reading fewer takes a fraction of a second
 
 
@@ -55,6 +56,7 @@ class Engine:
         self.settings = settings
         self.model: HomerModel = settings.load()
         self.model.require_tokenizer("serve")
+        self.model.build_chat_prompt([_HELLO], chat_template_kwargs=settings.chat_template_kwargs)  # or an error now
         self.model.prepare()  # else the first request would wait, beyond any timeout
         self.store = CacheStore(
             settings.store_bytes, settings.store_folder, settings.store_folder_bytes, str(self.model.decoder.device)
@@ -161,8 +163,9 @@ class Engine:
         }
         turn = job.wanted.turn(self.model, job.messages)
         asked = {"grammar": turn.grammar, "logprobs": job.logprobs}
-        call = dataclasses.replace(call, generation=call.generation | asked)
-        prompt = self.model.build_chat_prompt(turn.messages, job.documents, tick=tick, **places, **options)
+        laid: dict[str, Any] = {"chat_template_kwargs": call.template} | places
+        prompt = self.model.build_chat_prompt(turn.messages, job.documents, tick=tick, **laid, **options)
+        call = dataclasses.replace(call, generation={"thinking": prompt.thinking} | call.generation | asked)
         if len(prompt) > self.settings.max_prompt_tokens:
             raise too_long(f"{len(prompt)} tokens", f"{self.settings.max_prompt_tokens}")
         _check_room(call, prompt)

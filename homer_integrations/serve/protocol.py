@@ -25,7 +25,7 @@ _NO_MATTER = frozenset(
 )
 _READ = frozenset(["role", "content"])
 _OF_MESSAGES = _READ | _NO_MATTER | {"name", "user"}
-_OF_ROLES = {"assistant": {"tool_calls"}, "tool": {"tool_call_id"}}
+_OF_ROLES = {"assistant": {"tool_calls", "reasoning_content", "reasoning"}, "tool": {"tool_call_id"}}
 _MOST_STOPS, _LONGEST_STOP = 16, 1000
 # What may be given with these values only, since they ask for nothing.
 _NOTHING: dict[str, tuple[Any, ...]] = {
@@ -65,6 +65,13 @@ class GenerationRequest(SeveralChoices):
     documents: list[Any] | None = Field(
         default=None, description='Texts, {"title", "text"}, or {"id", "data"}: what to answer from.'
     )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="Variables of the chat template, such as enable_thinking."
+    )
+    reasoning_effort: str | None = Field(
+        default=None, max_length=100, description='Where the chat template knows it; "none" also where it can only be '
+        "told not to think.",
+    )  # fmt: skip
     user: Any = Field(default=None, description="Who asks; clients take turns by it.")
 
     @model_validator(mode="after")
@@ -110,7 +117,10 @@ class GenerationRequest(SeveralChoices):
     def options(self) -> dict[str, Any]:
         """The arguments of `HomerSettings.call` among the fields."""
         names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        template = {"chat_template_kwargs": (self.chat_template_kwargs or {}) | effort}
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return given | (template if template["chat_template_kwargs"] else {})
 
     def seconds(self, settings: ServeSettings) -> float | None:
         """The time that the request may take."""

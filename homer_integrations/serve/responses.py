@@ -9,10 +9,11 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from homer import Answer, Call, CallPiece, CallReader, Source, read_calls
+from homer import Answer, Call, CallPiece, CallReader, Source, Thought, read_calls
 from homer_integrations.serve.choices import Telling
 from homer_integrations.serve.citing import annotations_of
 from homer_integrations.serve.jobs import Finished
+from homer_integrations.shared.conversation import REASONING
 from homer_integrations.shared.tools import new_call_id
 
 
@@ -43,6 +44,7 @@ class Shape:
             called = {"tool_calls": [_call(call) for call in calls]} if calls else {}
             message = {"role": "assistant", "content": None if calls and not text else text, "refusal": None} | called
             message |= annotations_of(result, text)
+            message |= {REASONING: result.answer.reasoning} if result.answer.reasoning else {}
             said = {"message": message} if self._chat else {"text": text}
             reason = _reason(result.answer, bool(calls))
             logprobs = Telling(self._chat).of(result.answer.logprobs)
@@ -57,7 +59,10 @@ class Shape:
         return self._chunk(index, {"role": "assistant", "content": ""}, None) if self._chat else None
 
     def pieces(self, index: int, text: str) -> Iterator[dict[str, Any]]:
-        """Chunks with text, and with what is read of calls."""
+        """Chunks with text, with what is read of calls, and with thoughts, of which completions tell nothing."""
+        if isinstance(text, Thought):
+            yield from [self._chunk(index, {REASONING: str(text)}, None)] if self._chat else []
+            return
         self._telling[index].untold.note(text)
         parts = self._readers.setdefault(index, CallReader()).feed(text) if self._reads_calls else iter([text])
         yield from (self._part(index, part) for part in parts)
@@ -97,12 +102,13 @@ def usage(results: list[Finished]) -> dict[str, Any]:
     prompts = [result for result in results if result.choice == 0]
     prompt = sum(result.answer.usage.input_tokens for result in prompts)
     completion = sum(result.answer.usage.output_tokens for result in results)
+    thought = sum(result.answer.usage.reasoning_tokens for result in results)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(result.cached_tokens for result in prompts)},
-    }
+    } | ({"completion_tokens_details": {"reasoning_tokens": thought}} if thought else {})
 
 
 def compression(result: Finished) -> dict[str, Any]:

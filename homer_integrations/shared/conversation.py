@@ -12,6 +12,8 @@ from homer_integrations.shared.documents import agreed, to_homer_document, to_ho
 from homer_integrations.shared.marks import PLACE, mark_of, read_mark
 
 _CALLS = ("tool_use", "tool_call", "tool_call_chunk", "function_call")  # which the message itself holds too
+_THOUGHTS = {"reasoning": "reasoning", "thinking": "thinking"}  # blocks, and where their text stands
+REASONING = "reasoning_content"  # of an assistant's message: what it thought before
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -48,7 +50,8 @@ def to_conversation(messages: Sequence[Any], documents: Any = None, place: str |
     extras: list[Document] = []
     for number, message in enumerate(messages, 1):
         texts, found = _parts(message, number)
-        conversation.append({"role": _role(message, number), "content": "\n".join(texts)} | _calls(message))
+        said = {"role": _role(message, number), "content": "\n".join(texts)}
+        conversation.append(said | _calls(message) | _thought(message))
         blocks += found
         extras += to_homer_documents(message.additional_kwargs.get("documents"))
     roads = (
@@ -108,6 +111,16 @@ def _calls(message: Any) -> dict[str, Any]:
     return {"tool_calls": made} if made else {}
 
 
+def _thought(message: Any) -> dict[str, str]:
+    """What the model thought before an earlier answer, from the message's blocks or beside them."""
+    if message.type not in ("ai", "assistant"):
+        return {}
+    blocks = [block for block in message.content if isinstance(block, dict)]
+    found = [block.get(_THOUGHTS[block["type"]]) for block in blocks if block.get("type") in _THOUGHTS]
+    texts = [text for text in found or [message.additional_kwargs.get(REASONING)] if isinstance(text, str)]
+    return {REASONING: "\n".join(texts)} if any(texts) else {}
+
+
 def _parts(message: Any, number: int) -> tuple[list[str], list[Document]]:
     """Texts and documents of a message."""
     content = [message.content] if isinstance(message.content, str) else message.content
@@ -121,11 +134,18 @@ def _parts(message: Any, number: int) -> tuple[list[str], list[Document]]:
         elif block.get("type") == "text-plain" and isinstance(block.get("text"), str):
             given = {"text": block["text"]} | ({"title": block["title"]} if block.get("title") else {})
             documents.append(to_homer_document(given, len(documents) + 1))
-        elif block.get("type") in _CALLS and getattr(message, "tool_calls", None):
+        elif _is_apart(block, message):
             continue
         else:
             raise InputError(_refusal(block, number))
     return texts, documents
+
+
+def _is_apart(block: Any, message: Any) -> bool:
+    """Whether a block is a call or a thought of an assistant's, which are read elsewhere."""
+    if block.get("type") in _THOUGHTS:
+        return message.type in ("ai", "assistant")
+    return block.get("type") in _CALLS and bool(getattr(message, "tool_calls", None))
 
 
 def _refusal(block: Any, number: int) -> str:

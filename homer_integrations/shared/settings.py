@@ -8,7 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from homer import AnswerStream, Document, GenerationError, HomerConfig, HomerModel, Prompt, Sampling, StateStore
+from homer import (
+    AnswerStream,
+    Document,
+    GenerationError,
+    HomerConfig,
+    HomerModel,
+    InputError,
+    Prompt,
+    Sampling,
+    StateStore,
+)
 from homer_integrations.shared.identity import identity_of, plain, shown
 from homer_integrations.shared.loading import shared_model, shared_store
 from homer_integrations.shared.tools import Wanted
@@ -20,7 +30,8 @@ _LOADING = (
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")
 _CONFIG = tuple(field.name for field in dataclasses.fields(HomerConfig))
 _TOKEN_LIMITS = ("max_tokens", "max_new_tokens", "max_completion_tokens")
-_PER_CALL = ("model", *_TOKEN_LIMITS, *_SAMPLING, "stop", "timeout", "trace", "cite", *_CONFIG)
+_TEMPLATE = "chat_template_kwargs"
+_PER_CALL = ("model", *_TOKEN_LIMITS, *_SAMPLING, "stop", "timeout", "trace", "cite", _TEMPLATE, *_CONFIG)
 _DRAWN = ("temperature", "top_p", "top_k", "min_p", "seed")  # of no account where the likeliest token is taken
 
 _EMPTY = ("tools", "functions", "tool_choice", "function_call")  # which frameworks hand over where there are none
@@ -49,7 +60,7 @@ class LoadSettings(BaseModel):
 class HomerSettings(LoadSettings):
     """The model, how it is loaded, how it compresses and how it generates. None leaves a setting to the model."""
 
-    max_tokens: int | None = Field(default=None, description="Most new tokens; None: 256, or what the window leaves.")
+    max_tokens: int | None = Field(default=None, description="Most new tokens; None: 256, 8192 of a model that thinks.")
     temperature: float | None = Field(default=None, description="0 or None is greedy.")
     top_p: float | None = None
     top_k: int | None = None
@@ -58,6 +69,9 @@ class HomerSettings(LoadSettings):
     repetition_penalty: float | None = None
     stop: str | list[str] | None = None
     timeout: float | None = Field(default=None, description="Seconds for a whole answer.")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="Variables of the chat template, such as enable_thinking; those of a call go before."
+    )
 
     max_chunk_len: int | None = None
     target_len: int | None = None
@@ -92,7 +106,7 @@ class HomerSettings(LoadSettings):
 
     def settings(self) -> dict[str, Any]:
         """What was given, for those who read a trace; JSON values, and no model is loaded for it."""
-        names = (*_LOADING, "model_kwargs", "max_tokens", *_SAMPLING, "stop", "timeout", *_CONFIG, "reuse")
+        names = (*_LOADING, "model_kwargs", "max_tokens", *_SAMPLING, "stop", "timeout", _TEMPLATE, *_CONFIG, "reuse")
         values = {name: getattr(self, name) for name in names}
         empty = {name for name, value in values.items() if value is None or (name == "model_kwargs" and not value)}
         given = {name: shown(value) for name, value in values.items() if name not in empty}
@@ -126,6 +140,7 @@ class HomerSettings(LoadSettings):
             store=shared_store(self.reuse),
             trace=self.traces(arguments),
             cite=self.cites(arguments),
+            template=(self.chat_template_kwargs or {}) | as_mapping(_TEMPLATE, arguments.get(_TEMPLATE)),
         )
 
     def traces(self, arguments: Mapping[str, Any]) -> bool:
@@ -143,6 +158,13 @@ class HomerSettings(LoadSettings):
         return {name: value for name, value in found.items() if value is not None}
 
 
+def as_mapping(name: str, given: Any) -> dict[str, Any]:
+    """A mapping that may be missing, as a dict. Raises InputError on something else."""
+    if not (given is None or isinstance(given, Mapping)):
+        raise InputError(f"{name} is a {type(given).__name__}: give a mapping of names and values")
+    return dict(given or {})
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """One call, all settings resolved."""
@@ -156,6 +178,7 @@ class Call:
     store: StateStore | None = None
     trace: bool = False
     cite: bool = False
+    template: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """All that the answer to a prompt depends on, and what is told of it; JSON values, the same in every process.
@@ -179,6 +202,7 @@ class Call:
             "reuse": self.store is not None,
             "trace": self.trace,
             "cite": self.cite,
+            "template": plain(self.model.chat_template_kwargs | self.template),
         }
 
     def stream(
@@ -201,7 +225,9 @@ class Call:
     ) -> Prompt:
         """The prompt of a conversation; where states are kept, documents stand where they stay from turn to turn."""
         first: dict[str, Any] = {"documents_first": True} if self.store else {}
-        return self.model.build_chat_prompt(messages, documents, place=place, **first, **self._options)
+        return self.model.build_chat_prompt(
+            messages, documents, place=place, chat_template_kwargs=self.template, **first, **self._options
+        )
 
     @property
     def _options(self) -> dict[str, Any]:

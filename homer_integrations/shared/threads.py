@@ -18,8 +18,8 @@ Whole_co = TypeVar("Whole_co", covariant=True)
 class Streaming(Protocol[Whole_co]):
     """An AnswerStream, or what is like one."""
 
-    def __iter__(self) -> Iterator[str]:
-        """Pieces of text."""
+    def parts(self) -> Iterator[str]:
+        """Pieces of text, those of thoughts as well."""
 
     def cancel(self) -> None:
         """No more is wanted; from any thread."""
@@ -50,6 +50,8 @@ async def stream_in_thread(
     open_stream: Callable[[], Streaming[Whole]], workers: Executor | None = None
 ) -> AsyncGenerator[str | Whole, None]:
     """The pieces of an answer as they come, and then the whole; it waits until one of the workers is free.
+
+    What the model thinks before it answers is among them, as `Thought`s.
 
     Args:
         open_stream: called by the worker.
@@ -117,7 +119,7 @@ class _Work(Generic[Whole]):
                 self._stream = stream
                 if self._cancelled:
                     return
-            for piece in stream:
+            for piece in stream.parts():
                 self._put(piece)
             self._put(stream.answer())
         except BaseException as error:

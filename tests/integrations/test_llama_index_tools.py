@@ -98,12 +98,13 @@ def test_calls_results_and_thoughts_in_the_history() -> None:
         ChatMessage(role="tool", content="7", additional_kwargs={"tool_call_id": "1"}),
     ]
     call = {"function": {"name": "add", "arguments": '{"a": 3, "b": 4}'}}
-    expected = [
+    expected: list[dict[str, Any]] = [
         {"role": "user", "content": ASKED},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "hm"},
         {"role": "tool", "content": "7"},
     ]
     assert to_conversation(messages).messages == expected
+    del expected[1]["reasoning_content"]
     messages[1] = ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [call]})
     assert to_conversation(messages).messages == expected
     messages[1] = ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [{}]})

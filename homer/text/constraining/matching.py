@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import copy
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +17,42 @@ from homer.text.constraining.grammar import Grammar, library
 
 _WATCHED = 64  # the last tokens of a text, before each of which the way to its end is looked for
 _SPARE = 8  # by how much one token may make it longer
-_BITS = [1 << bit for bit in range(31)] + [-(1 << 31)]  # of 32 tokens, as int32
+BITS = [1 << bit for bit in range(31)] + [-(1 << 31)]  # of 32 tokens, as int32
 _KEPT = 64  # compiled grammars; a few hundred kB each
+
+
+class Guide(Protocol):
+    """What says, step by step, which tokens may come next: the way through a grammar, or through a thought before it.
+
+    Attributes:
+        words: how many words of 32 tokens `fill` writes.
+        finished: whether no more may come.
+        whole: whether the text came to its end by itself.
+        idle: whether any token may come next.
+    """
+
+    words: int
+
+    @property
+    def finished(self) -> bool:
+        """As above."""
+
+    @property
+    def whole(self) -> bool:
+        """As above."""
+
+    @property
+    def idle(self) -> bool:
+        """As above."""
+
+    def mask(self, logits: Tensor) -> Tensor:
+        """Logits (1, vocabulary) with -inf for every token that may not come next."""
+
+    def fill(self, words: Tensor) -> None:
+        """Write the tokens that may come next into words (vocabulary / 32,) of int32, a bit each, on the CPU."""
+
+    def accept(self, token: int) -> None:
+        """Go on by a token. Raises GenerationError where it is none of those that may come."""
 
 
 class Grammars:
@@ -91,9 +125,10 @@ class Matcher:
     open is closed. Where that takes more than there is, the text stays cut.
 
     Attributes:
-        finished: whether no more may come.
-        words: how many words of 32 tokens `fill` writes.
+        As of `Guide`.
     """
+
+    idle = False
 
     def __init__(self, compiled: Any, vocabulary: int, closer: Closer | None = None, room: int | None = None) -> None:
         self._compiled, self._closer, self._left = compiled, closer, room
@@ -105,6 +140,15 @@ class Matcher:
     def whole(self) -> bool:
         """Whether the text came to its end by itself."""
         return self.finished and self._closing is None
+
+    def least(self, room: int) -> int:
+        """How many tokens a short text takes, with a few to spare; `room` where it takes more than that."""
+        way = [] if self._closer is None else self._closer.way(self._compiled, room)
+        return room if way is None else len(way) + _SPARE
+
+    def limit(self, room: int) -> None:
+        """Only so many tokens may come from here on."""
+        self._left = room
 
     def mask(self, logits: Tensor) -> Tensor:
         """Logits (1, vocabulary) with -inf for every token that may not come next."""
@@ -133,7 +177,7 @@ class Matcher:
             self._close()
         if self._closing:
             words.zero_()
-            words[self._closing[0] // 32] = _BITS[self._closing[0] % 32]
+            words[self._closing[0] // 32] = BITS[self._closing[0] % 32]
         else:
             self._compiled.unsafe_compute_mask_ptr(words.data_ptr(), words.numel() * words.element_size())
 
@@ -145,11 +189,12 @@ class Matcher:
             self._closing = way
 
 
-def mask_rows(logits: Tensor, matchers: list[Matcher | None]) -> Tensor:
+def mask_rows(logits: Tensor, matchers: Sequence[Guide | None]) -> Tensor:
     """Logits (rows, vocabulary) with -inf for what each row's grammar does not allow; None: all is.
 
     One copy to the device and few kernels, however many rows there are.
     """
+    matchers = [None if matcher is None or matcher.idle else matcher for matcher in matchers]
     width = next((matcher.words for matcher in matchers if matcher is not None), 0)
     if not width:
         return logits
