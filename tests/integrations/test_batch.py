@@ -247,7 +247,7 @@ def test_questions_and_answers_are_no_documents_and_strict_is_strict(
     (folder / "photo.jpg").write_bytes(b"\xff")
     assert ask(folder, QUESTIONS, "--documents", str(folder)) == 0
     assert capsys.readouterr().err.strip().endswith("photo.jpg - is of a kind that is not read")
-    assert seen == [[f"documents/{gate}.txt" for gate in sorted(FACTS)]] * 2
+    assert seen == [[f"{gate}.txt" for gate in sorted(FACTS)]] * 2  # given by the first --documents, and once
     (folder / "a.jsonl").unlink()
     assert ask(folder, QUESTIONS, "--documents", str(folder), "--strict") == 2
     assert "without strict" in capsys.readouterr().err

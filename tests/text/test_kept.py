@@ -67,13 +67,15 @@ def test_a_second_question_tokenizes_only_what_is_new(monkeypatch: pytest.Monkey
     texts = encoded_by(PromptBuilder(tokenizer), monkeypatch)
     documents = [f"Fact {n}." for n in range(50)]
     first = PromptBuilder(tokenizer).build("Why?", documents)
-    assert len(texts) == 50
+    assert sum(text.startswith("Document") for text in texts) == 50
+    texts.clear()
     second = PromptBuilder(tokenizer).build("Who?", [*documents[::-1], "A new one."])
-    assert texts[50:] == ["Document:\nA new one.\n\n"]
+    assert [text for text in texts if text.startswith("Document")] == ["Document:\nA new one.\n\n"]
+    texts.clear()
     assert torch.equal(second.context_ids.sort().values[-1:], first.context_ids.sort().values[-1:])
     AutoTokenizer.from_pretrained(MINI)
     PromptBuilder(AutoTokenizer.from_pretrained(MINI)).build("Why?", documents)
-    assert len(texts) == 101  # another tokenizer has tokens of its own
+    assert sum(text.startswith("Document") for text in texts) == 50  # another tokenizer has tokens of its own
 
 
 def test_a_tokenizer_that_was_changed_finds_nothing_of_before() -> None:
