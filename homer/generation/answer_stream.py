@@ -97,6 +97,8 @@ class AnswerStream(Iterator[str]):
             GenerationError: a count that is no whole number from 1 on.
         """
         check_whole("n", count, 1, error=GenerationError)
+        if count == 1:
+            return AnswerStreams([self])
         compress = _Once(self._compress)
         opened = [functools.partial(self._generate, **({"number": n} if n else {})) for n in range(count)]
         streams = [AnswerStream(self.prompt, compress, generate, self._cite) for generate in opened]

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausa
 
 import homer.backends.packages
 from homer import ConfigError, HomerConfig, HomerModel, UnsupportedModelError
-from homer.cli.commands import _parser, main
+from homer.cli import main
+from homer.cli.commands import _HOMER
 from homer.compat import HomerForCausalLM
 from homer.experiments.methods import Setup
 from homer_integrations.serve.settings import ServeSettings
@@ -131,7 +132,9 @@ def test_commands_take_a_gguf_file(gguf_file: Path, tmp_path: Path, capsys: pyte
     batch = ["batch", str(tmp_path / "q.jsonl"), "--documents", str(tmp_path / "a.txt"), "--out", str(answers)]
     assert main([*batch, "--max-tokens", "3", "--no-progress", *model]) == 0
     assert capsys.readouterr().out.startswith(json.loads(answers.read_text())["answer"])
-    served = vars(_parser().parse_args(["serve", *model]))
+    serve = _HOMER.get_command(None, "serve")  # type: ignore[arg-type]
+    assert serve is not None
+    served = serve.make_context("serve", list(model)).params
     given = {name: served[name] for name in ("model", "gguf_file", "device")}
     assert ServeSettings(**given).load().window == 256
 

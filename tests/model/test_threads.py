@@ -57,7 +57,7 @@ def test_wrappers_answer_after_a_fork() -> None:
 class Said:
     """A stream that says one word."""
 
-    def __iter__(self) -> Any:
+    def parts(self) -> Any:
         return iter(["word"])
 
     def answer(self) -> Answer:

@@ -166,6 +166,9 @@ def test_offsets_are_of_characters_and_tokens_wait_for_their_chunk() -> None:
 
 def test_what_runs_is_counted_once_however_it_ends() -> None:
     class Ends:
+        def parts(self) -> "Ends":
+            return self
+
         def __next__(self) -> Piece:
             raise ValueError("over")
 
