@@ -25,7 +25,7 @@ from homer_integrations.langchain.tools import Chunks, logprobs_of, structured, 
 from homer_integrations.shared.citing import citations_of
 from homer_integrations.shared.conversation import REASONING, to_conversation
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
-from homer_integrations.shared.tools import take_wanted
+from homer_integrations.shared.tools import take_wanted, wants_calls
 
 _MAX_INPUT_TOKENS = 2**20  # far beyond any window: a longer prompt is compressed, and none is refused
 
@@ -123,7 +123,7 @@ class ChatHomer(HomerChoices, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         self._drawn(kwargs).check_one()
-        stream, chunks = self._open(messages, stop, kwargs), Chunks(_wants_calls(kwargs))
+        stream, chunks = self._open(messages, stop, kwargs), Chunks(wants_calls(kwargs))
         for message in itertools.chain((m for piece in stream.parts() for m in chunks.of(piece)), chunks.rest()):
             chunk = self._chunk(message, kwargs)
             if run_manager is not None:
@@ -139,7 +139,7 @@ class ChatHomer(HomerChoices, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         self._drawn(kwargs).check_one()
-        chunks = Chunks(_wants_calls(kwargs))
+        chunks = Chunks(wants_calls(kwargs))
         items = stream_in_thread(functools.partial(self._open, messages, stop, kwargs))
         async with contextlib.aclosing(items):
             async for item in items:
@@ -219,7 +219,7 @@ class ChatHomer(HomerChoices, BaseChatModel):
         return ChatResult(generations=[generation for result in results for generation in result.generations])
 
     def _result(self, answer: Answer, arguments: Mapping[str, Any]) -> ChatResult:
-        words, calls = words_and_calls(answer.text) if _wants_calls(arguments) else (answer.text, [])
+        words, calls = words_and_calls(answer.text) if wants_calls(arguments) else (answer.text, [])
         content: Any = words
         if self.cites(arguments) and words:
             content = [text_block(words, annotations_of(answer, words))]
@@ -248,7 +248,3 @@ class ChatHomer(HomerChoices, BaseChatModel):
     def _metadata(self, answer: Answer, arguments: Mapping[str, Any], called: bool, words: str) -> dict[str, Any]:
         cited = citations_of(answer, words) if self.cites(arguments) else None
         return metadata_of(answer, self.named(arguments), self.traces(arguments), called, cited)
-
-
-def _wants_calls(arguments: Mapping[str, Any]) -> bool:
-    return take_wanted(dict(arguments)).calls

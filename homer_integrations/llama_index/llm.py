@@ -32,7 +32,7 @@ from homer_integrations.llama_index.responses import CallResponses, Responses, c
 from homer_integrations.llama_index.tools import selections_of, tool_arguments
 from homer_integrations.shared.settings import HomerSettings
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
-from homer_integrations.shared.tools import take_wanted
+from homer_integrations.shared.tools import take_wanted, wants_calls
 
 
 class HomerLLM(HomerSettings, FunctionCallingLLM):
@@ -194,7 +194,7 @@ class HomerLLM(HomerSettings, FunctionCallingLLM):
 
     def _chats(self, kwargs: dict[str, Any]) -> Responses[ChatResponse]:
         told = self.named(kwargs), self.traces(kwargs), self.cites(kwargs)
-        return CallResponses(*told) if take_wanted(dict(kwargs)).calls else Responses(chat, *told)
+        return CallResponses(*told) if wants_calls(kwargs) else Responses(chat, *told)
 
     def _completions(self, kwargs: dict[str, Any]) -> Responses[CompletionResponse]:
         return Responses(completion, self.named(kwargs), self.traces(kwargs), self.cites(kwargs))

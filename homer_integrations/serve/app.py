@@ -24,15 +24,9 @@ from homer_integrations.serve.guard import Guard, check_json
 from homer_integrations.serve.hosts import Hosts
 from homer_integrations.serve.jobs import Backend, Job
 from homer_integrations.serve.lanes import Lane
+from homer_integrations.serve.limits import check_values, read_body
 from homer_integrations.serve.metrics import Metrics
-from homer_integrations.serve.protocol import (
-    ChatRequest,
-    CompletionRequest,
-    GenerationRequest,
-    check_values,
-    parse,
-    read_body,
-)
+from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest, parse
 from homer_integrations.serve.responses import Shape, model_card, model_list
 from homer_integrations.serve.schema import schema_of
 from homer_integrations.serve.settings import ServeSettings

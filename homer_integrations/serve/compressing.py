@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from homer import Compressed, Compressor
 from homer_integrations.serve.documents import to_document
 from homer_integrations.serve.jobs import Backend, CompressJob, Found
-from homer_integrations.serve.protocol import check_count
+from homer_integrations.serve.limits import check_count
 from homer_integrations.serve.settings import ServeSettings
 
 

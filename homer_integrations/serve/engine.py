@@ -17,7 +17,6 @@ from homer import (
     AnswerStream,
     Citation,
     CompactCache,
-    GenerationError,
     HomerModel,
     Prompt,
     Sampling,
@@ -28,6 +27,7 @@ from homer_integrations.serve.counted import Counted
 from homer_integrations.serve.errors import queue_full, too_long
 from homer_integrations.serve.jobs import Accepted, CompressJob, Event, Finished, Job
 from homer_integrations.serve.lanes import Lane, Tick
+from homer_integrations.serve.limits import check_room
 from homer_integrations.serve.looking import Looking
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
@@ -168,7 +168,7 @@ class Engine:
         call = dataclasses.replace(call, generation={"thinking": prompt.thinking} | call.generation | asked)
         if len(prompt) > self.settings.max_prompt_tokens:
             raise too_long(f"{len(prompt)} tokens", f"{self.settings.max_prompt_tokens}")
-        _check_room(call, prompt)
+        check_room(call, prompt)
         self.model.check_prompt(prompt, cite=call.cite, **options, **call.generation)
         return call, prompt
 
@@ -230,17 +230,6 @@ def _states(settings: ServeSettings) -> StateStore | None:
     return StateStore(
         settings.states_folder, memory_bytes=settings.states_bytes, disk_bytes=settings.states_folder_bytes
     )
-
-
-def _check_room(call: Call, prompt: Prompt) -> None:
-    """Raise GenerationError now where the window would end before max_new_tokens; later it would cost a compression."""
-    wanted, window = call.max_new_tokens or 1, call.model.window
-    longest = call.config.max_chunk_len or window // 2
-    if min(len(prompt), longest) + wanted > window:
-        raise GenerationError(
-            f"max_tokens={wanted} is beyond what the model's window of {window} leaves after a compressed prompt of "
-            f"up to {longest} tokens: ask for {window - longest} at most"
-        )
 
 
 async def _in_time(awaitable: Any, deadline: float | None, job: Job) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +12,7 @@ from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import Problem, ServeError
 from homer_integrations.serve.jobs import Job
 from homer_integrations.serve.lanes import Tick
+from homer_integrations.serve.limits import check_count
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.tagged import with_tagged
 from homer_integrations.shared.tools import NAMES, take_wanted
@@ -209,36 +209,6 @@ class CompletionRequest(CompletionLogprobs, GenerationRequest):
 
 
 Request = TypeVar("Request", bound=BaseModel)
-
-
-async def read_body(chunks: AsyncIterator[bytes], limit: int) -> bytes:
-    """The whole body. Raises ServeError, status 413, as soon as it is longer than the limit."""
-    parts, total = [], 0
-    async for chunk in chunks:
-        parts.append(chunk)
-        total += len(chunk)
-        if total > limit:
-            message = f"the body is longer than {limit} bytes, which is this server's limit: send fewer documents"
-            raise ServeError(Problem(413, message, code="body_too_large"))
-    return b"".join(parts)
-
-
-def check_count(name: str, found: int, limit: int) -> None:
-    """Raise ServeError, status 400, where there are more messages, documents or prompts than the server takes."""
-    if found > limit:
-        message = f"the request holds {found} {name}, and this server takes {limit}: send fewer"
-        raise ServeError(Problem(400, message, code="too_many", param=name.replace("prompts", "prompt")))
-
-
-def check_values(body: bytes, limit: int) -> None:
-    """Raise ServeError, status 413, where a body may hold so many values that only to read them stops all else.
-
-    Commas are counted, of which every value but one needs one; those of texts count as well, for what it matters.
-    """
-    found = body.count(b",")
-    if found > limit:
-        message = f"the body holds {found} values and commas, and this server takes {limit}: send fewer"
-        raise ServeError(Problem(413, message, code="body_too_large"))
 
 
 def parse(kind: type[Request], body: bytes) -> Request:

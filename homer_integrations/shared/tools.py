@@ -59,6 +59,11 @@ def take_wanted(arguments: MutableMapping[str, Any]) -> Wanted:
     return wanted
 
 
+def wants_calls(arguments: Mapping[str, Any]) -> bool:
+    """Whether by the arguments of a call tools may be called; nothing is taken out of them."""
+    return take_wanted(dict(arguments)).calls
+
+
 def read_choice(given: Any) -> str:
     """A tool_choice of any dialect as one word. Raises GenerationError on what is none."""
     if given is None or given is False:

@@ -37,7 +37,7 @@ def test_a_wrapper_imports_public_names_and_its_own_framework(path: Path) -> Non
                 assert path.parent.name == framework, f"{path} imports {module}"
         owners = SERVING.get(module.split(".")[0])
         assert owners is None or str(path.relative_to(FOLDER)).startswith(owners), f"{path} imports {module}"
-    assert len(path.read_text().splitlines()) <= 300
+    assert len(path.read_text().splitlines()) <= 250
 
 
 @pytest.mark.parametrize(
