@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import real
 import torch
 
 from homer import Citation, Cited, HomerModel
-from homer.experiments.report import machine, versions
 from homer.text.prompt import Prompt
 
 RIGHT = ("document first", "document any", "part first", "part any")
@@ -102,11 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = real.needles(*drawn[1:]) if task == "needle" else real.draw(*drawn, seed=options.seed)
         rows += [{"task": task} | measure(model, case, options.target, options.chunk) for case in cases]
         print("\n".join(table([row for row in rows if row["task"] == task])), flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = {name: getattr(options, name) for name in ("passages", "samples", "seed", "target", "chunk")}
-    content = {"machine": machine(), "versions": versions()} | facts | {"rows": rows}
-    (options.out / "citing.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (options.out / "citing.md").write_text("\n".join(table(rows)) + "\n", encoding="utf-8")
+    real.write(options.out, "citing", facts, rows, table(rows))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor
 
 from homer import Compressor, HomerConfig, HomerModel, Question
-from homer.experiments.report import machine, versions
 from homer.text.prompt import Prompt
 
 FIRST = (1, 3, 5, 11)
@@ -122,11 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     rows = run(options, HomerModel.from_pretrained(options.model, device=options.device))
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = {name: getattr(options, name) for name in ("passages", "samples", "seed", "chunk", "batch")}
-    content = {"machine": machine(), "versions": versions()} | facts | {"rows": rows}
-    (options.out / "priors.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (options.out / "priors.md").write_text("\n".join(table(rows)) + "\n", encoding="utf-8")
+    real.write(options.out, "priors", facts, rows, table(rows))
 
 
 if __name__ == "__main__":

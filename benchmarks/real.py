@@ -233,10 +233,15 @@ def main() -> None:
 
 def save(folder: Path, passages: int, rows: list[dict[str, Any]]) -> None:
     """All rows so far, with what they were measured on."""
+    write(folder, "real", {"passages": passages}, rows, report(rows))
+
+
+def write(folder: Path, name: str, facts: dict[str, Any], rows: Sequence[dict[str, Any]], lines: Sequence[str]) -> None:
+    """Rows as JSON, with the machine, the versions and other facts, and lines beside them."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"machine": machine(), "versions": versions(), "passages": passages, "rows": rows}
-    (folder / "real.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    (folder / "real.md").write_text("\n".join(report(rows)) + "\n", encoding="utf-8")
+    content = {"machine": machine(), "versions": versions()} | facts | {"rows": rows}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -124,10 +124,28 @@ def test_those_that_read_change_after_a_slice_and_not_after_every_step() -> None
     assert 2 <= changes <= (time.monotonic() - start) / SLICE + 1
 
 
-def test_a_program_keeps_its_pace_where_there_is_no_gpu_to_wait_for() -> None:
-    pace = Pace(torch.device("cpu"))
-    for _ in range(10):
+def test_a_program_waits_for_the_step_three_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, int]] = []
+
+    class Event:
+        def __init__(self) -> None:
+            self.recorded = 0
+
+        def synchronize(self) -> None:
+            done.append(("waited", self.recorded))
+
+        def record(self) -> None:
+            self.recorded = sum(kind == "recorded" for kind, _ in done) + 1
+            done.append(("recorded", self.recorded))
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    pace = Pace(torch.device("cuda"), steps=3)
+    for _ in range(5):
         pace.keep()
+    assert [step for kind, step in done if kind == "waited"] == [0, 0, 0, 1, 2]
+    done.clear()
+    Pace(torch.device("cpu")).keep()
+    assert not done
 
 
 def test_a_turn_is_given_back_when_its_step_fails() -> None:
