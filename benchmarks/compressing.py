@@ -55,7 +55,7 @@ def best_passages(compressor: Compressor, case: Any, ranking: list[int]) -> Foun
             if room <= 0:
                 break
             if number not in lengths:
-                lengths[number] = compressor._builder.encode(case.documents[number]["text"])[0][:, 1:].tolist()
+                lengths[number] = compressor._builder.tokenize(case.documents[number]["text"])[0][:, 1:].tolist()
             inside = lengths[number][:room]
             spans[number] = [(0, inside[-1][1])]
             room -= len(inside)
@@ -69,7 +69,7 @@ def shortened(lingua: rivals.Lingua, compressor: Compressor, case: Any) -> Found
     ranking: list[int] = []
     for budget in BUDGETS:
         ranking, text = lingua.shorten(case.question, titled(case), budget)
-        inside = compressor._builder.encode(text)[0][:budget, 1:].tolist()
+        inside = compressor._builder.tokenize(text)[0][:budget, 1:].tolist()
         kept[budget] = text[: inside[-1][1]] if inside else ""
     return ranking, kept
 

@@ -51,7 +51,7 @@ def sentences(seed: int) -> Iterator[str]:
 def characters_of(tokenizer: Any, tokens: int) -> int:
     """About how many characters of these sentences are so many tokens."""
     sample = " ".join(itertools.islice(sentences(99), 50))
-    return int(tokens * len(sample) / len(PromptBuilder(tokenizer).encode(sample)[0]))
+    return int(tokens * len(sample) / len(PromptBuilder(tokenizer).tokenize(sample)[0]))
 
 
 def told(characters: int, seed: int) -> list[str]:

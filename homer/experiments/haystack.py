@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from homer.errors import InputError
-from homer.experiments.cases import Case, CaseEncoder
+from homer.experiments.cases import Case, CaseTokenizer
 from homer.text.documents import Document
 from homer.text.prompt import PromptBuilder
 
@@ -50,12 +50,12 @@ class Haystack:
     """
 
     def __init__(self, text: str, tokenizer: Any, *, repeat: bool = False, system: str | None = None) -> None:
-        self.encoder = CaseEncoder(tokenizer)
+        self.tokenizer = CaseTokenizer(tokenizer)
         self._builder, self._system, self._repeat = PromptBuilder(tokenizer), system, repeat
         self.sentences = [sentence for sentence in split_sentences(text) if sentence.strip()]
         if not self.sentences:
             raise InputError("the haystack holds no text: give a file with running text")
-        self._counts = self.encoder.count(self.sentences)
+        self._counts = self.tokenizer.count(self.sentences)
         self.tokens = sum(self._counts)
 
     def case(self, question: Question, length: int, depth: float, random: Random) -> Case:
@@ -100,7 +100,7 @@ class Haystack:
         raise AssertionError("unreachable: the count has no end")
 
     def _tokens(self, case: Case) -> int:
-        return sum(map(len, self.encoder.encode(case)))
+        return sum(map(len, self.tokenizer.tokenize(case)))
 
     def _stretch(self, first: int, room: int) -> list[str]:
         """Sentences of at most `room` tokens together, counted one by one, from sentence `first` on."""

@@ -22,7 +22,7 @@ from homer.experiments.methods import FilePath, Method, Setup, open_methods
 from homer.experiments.report import Report
 from homer.experiments.retrieval import default_lengths, read_text
 from homer.model import HomerModel
-from homer.text.tokenizing import Encoder, Piece
+from homer.text.tokenizing import Piece, PieceTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -215,10 +215,10 @@ def _documents(setup: Setup, texts: Sequence[FilePath], length: int, samples: in
         raise InputError("0 text files: give at least one")
     if samples is not None and samples < 1:
         raise ConfigError(f"samples={samples} is too small: it must be at least 1")
-    encoder = Encoder(setup.tokenizer())
-    leading = encoder.leading_ids()
+    tokenizer = PieceTokenizer(setup.tokenizer())
+    leading = tokenizer.leading_ids()
     wanted = length - len(leading)
-    files = [torch.tensor(encoder.encode(Piece(read_text(path))).ids) for path in texts]
+    files = [torch.tensor(tokenizer.tokenize(Piece(read_text(path))).ids) for path in texts]
     for path, ids in zip(texts, files, strict=True):
         if len(ids) < wanted:
             raise InputError(

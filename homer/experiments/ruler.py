@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from homer.errors import ConfigError, InputError
-from homer.experiments.cases import Case, CaseEncoder
+from homer.experiments.cases import Case, CaseTokenizer
 from homer.experiments.haystack import Haystack, Question
 from homer.experiments.methods import FilePath, Setup
 from homer.experiments.needle import Needles
@@ -98,7 +98,7 @@ class _Lists:
 
     def __init__(self, text: str, setup: Setup) -> None:
         tokenizer = setup.tokenizer()
-        self._words, self._encoder = sorted(set(_WORD.findall(text))), CaseEncoder(tokenizer)
+        self._words, self._tokenizer = sorted(set(_WORD.findall(text))), CaseTokenizer(tokenizer)
         self._prefix, self._postfix = PromptBuilder(tokenizer).affix_texts(_ASKS_WORDS)
 
     def case(self, length: int, seed: str) -> Case:
@@ -131,4 +131,4 @@ class _Lists:
         return Case(self._prefix, context, self._postfix, tuple(common), length, 0.5)
 
     def _tokens(self, case: Case) -> int:
-        return sum(map(len, self._encoder.encode(case)))
+        return sum(map(len, self._tokenizer.tokenize(case)))

@@ -38,7 +38,7 @@ class CitingModel(ContextModel):
         """
         cache.check_made_by(self.decoder.fingerprint, self.name)
         builder = self._builder("cite")
-        return cite(self.decoder, self.check_cites(), prompt, cache, text, lambda given: builder.encode(given)[0])
+        return cite(self.decoder, self.check_cites(), prompt, cache, text, lambda given: builder.tokenize(given)[0])
 
     def check_cites(self) -> Mapping[int, tuple[int, ...]]:
         """Layer -> the heads that `cite` goes by; measured where they are not known yet. Raises CalibrationError."""
@@ -51,7 +51,7 @@ def cite(
     prompt: Prompt,
     cache: CompactCache,
     text: str,
-    encode: Callable[[str], Tensor],
+    tokenize: Callable[[str], Tensor],
 ) -> tuple[Citation, ...]:
     """For each sentence of an answer the parts of the documents that its tokens look at most.
 
@@ -61,15 +61,15 @@ def cite(
 
     Args:
         heads: layer -> heads.
-        encode: gives the tokens (n, 3) of a text from outside: id, first and end character.
+        tokenize: gives the tokens (n, 3) of a text from outside: id, first and end character.
     """
-    sentences, encoded = split_units(text), encode(text)
-    if not len(encoded) or not sentences:
+    sentences, tokens = split_units(text), tokenize(text)
+    if not len(tokens) or not sentences:
         return ()
     units, places = _kept_units(prompt, cache)
     if not units:
         return ()
-    shares = _looks(decoder, heads, cache, encoded, sentences)
+    shares = _looks(decoder, heads, cache, tokens, sentences)
     lengths = torch.bincount(places[places >= 0], minlength=len(units))
     words = _Words(prompt, units, lengths)
     found = []
@@ -96,15 +96,15 @@ def _kept_units(prompt: Prompt, cache: CompactCache) -> tuple[list[tuple[int, Un
 
 
 def _looks(
-    decoder: Decoder, heads: Mapping[int, tuple[int, ...]], cache: CompactCache, encoded: Tensor, sentences: list[Unit]
+    decoder: Decoder, heads: Mapping[int, tuple[int, ...]], cache: CompactCache, tokens: Tensor, sentences: list[Unit]
 ) -> Tensor:
     """(sentences, kept context): the share of what its tokens look at in the context that falls on each token."""
-    ends = encoded[:, 2].long()
+    ends = tokens[:, 2].long()
     starts = torch.tensor([sentence.start for sentence in sentences])
     number = (torch.searchsorted(starts, ends - 1, right=True) - 1).clamp(min=0)
     rows = (number == torch.arange(len(sentences))[:, None]).float()
     look = QuestionLook(heads, 0, rows / rows.sum(1, keepdim=True).clamp(min=1))
-    ids = encoded[:, 0].long().to(decoder.device)[None]
+    ids = tokens[:, 0].long().to(decoder.device)[None]
     positions = cache.next_position + torch.arange(ids.shape[1], device=decoder.device)[None]
     end = max(heads) + 1
     past = cache.entries.layers(0, end).to_cache()

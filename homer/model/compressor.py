@@ -187,7 +187,7 @@ class Compressor:
         return windows(len(prompt.context_ids), longest - affix, borders)
 
     def _count(self, text: str) -> int:
-        return len(self._builder.encode(text)[0])
+        return len(self._builder.tokenize(text)[0])
 
     def _hand_out(self, prompt: Prompt, parts: Parts, picker: Picker, room: int | None) -> Compressed:
         """What was picked as text; where that takes more tokens than its parts did, what came last goes again."""

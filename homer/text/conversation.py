@@ -79,7 +79,7 @@ def _beyond(builder: PromptBuilder, messages: Sequence[Message], limit: int) -> 
     """
     texts = [message["content"].replace(TRUSTED, "").strip() for message in messages if message["role"] == "user"]
     most = limit + _MERGED * len(texts)
-    return sum(map(len, texts)) > most and sum(map(len, builder.encode(*texts))) > most
+    return sum(map(len, texts)) > most and sum(map(len, builder.tokenize(*texts))) > most
 
 
 def _around(
@@ -203,11 +203,11 @@ def _split_longest(
     last = len(messages) - 1  # which is never blank
     systems = [n for n, message in enumerate(messages[:-1]) if message["role"] == "system"]
     candidates = [*(n for n in systems if messages[n]["content"].strip()), last]
-    texts = builder.encode(*(messages[number]["content"] for number in candidates))
-    encoded = dict(zip(candidates, texts, strict=True))
-    number = max(candidates, key=lambda n: len(encoded[n]))
+    tokenized = builder.tokenize(*(messages[number]["content"] for number in candidates))
+    tokens = dict(zip(candidates, tokenized, strict=True))
+    number = max(candidates, key=lambda n: len(tokens[n]))
     text = messages[number]["content"]
-    start, end = split_text(text, encoded[number][:, 1].tolist(), limits.max_chunk_len)
+    start, end = split_text(text, tokens[number][:, 1].tolist(), limits.max_chunk_len)
     if not text[start:end].strip():
         raise InputError(
             f"{len(systems) + 1} system and user messages are longer together than half of "

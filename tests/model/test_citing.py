@@ -69,8 +69,8 @@ def test_the_sentence_that_is_looked_at_is_cited(small: HomerModel, monkeypatch:
         return output
 
     monkeypatch.setattr(small.decoder, "run_after", looking)
-    encode = lambda text: __import__("homer").text.prompt.PromptBuilder(small.tokenizer).encode(text)[0]  # noqa: E731
-    (found,) = cite(small.decoder, {1: (0,)}, prompt, cache, "48213", encode)
+    tokenize = lambda text: __import__("homer").text.prompt.PromptBuilder(small.tokenizer).tokenize(text)[0]  # noqa: E731
+    (found,) = cite(small.decoder, {1: (0,)}, prompt, cache, "48213", tokenize)
     (part,) = found.cited
     assert DOCUMENTS[1]["text"][part.start : part.end] == FACT
     assert part.share > 0.95
