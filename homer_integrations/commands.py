@@ -52,7 +52,7 @@ def _serve(shared: Any, *model: Any) -> Any:
         option("--chat-template-kwargs", metavar="JSON", help='for the chat template: {"enable_thinking": false}'),
         option("--ray", is_flag=True, help="run under Ray Serve, on this machine or a cluster"),
         option("--replicas", type=int, help="with --ray: copies of the model"),
-        option("--max-replicas", type=int, help="with --ray: add copies by load, up to so many"),
+        option("--max-replicas", type=int, help="with --ray: add copies as they get busy, up to so many"),
         option("--gpus-per-replica", type=float, help="with --ray"),
         option("--cpus-per-replica", type=float, help="with --ray"),
         *model,

@@ -112,7 +112,7 @@ class _Server:
 
     async def health(self) -> JSONResponse:
         """Figures of the moment; without a key."""
-        return JSONResponse({"status": "ok", **self._backend.load()})
+        return JSONResponse({"status": "ok", **self._backend.busyness()})
 
     async def measure(self) -> Response:
         """What Prometheus reads."""

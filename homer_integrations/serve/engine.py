@@ -72,7 +72,7 @@ class Engine:
         self._busy = 0
         self._seconds = 0.1  # between the ends of two requests of late, on average
 
-    def load(self) -> dict[str, float]:
+    def busyness(self) -> dict[str, float]:
         """Figures of the moment, by name."""
         return {
             "requests_running": self._busy,

@@ -103,5 +103,5 @@ class Backend(Protocol):
             HomerError: see `problem_of`.
         """
 
-    def load(self) -> dict[str, float]:
+    def busyness(self) -> dict[str, float]:
         """Figures of the moment, by name, for /metrics."""

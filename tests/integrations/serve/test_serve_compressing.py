@@ -110,7 +110,7 @@ def test_chats_and_rankings_share_the_model(server: Server) -> None:
     assert post(server, "rerank", documents=["It rained all day. " * 100] * 3).status_code == 200
     thread.join(60)
     assert answers == [200]
-    wait_until(lambda: server.engine.load()["requests_running"] == 0)
+    wait_until(lambda: server.engine.busyness()["requests_running"] == 0)
     assert 'endpoint="rerank"' in httpx.get(f"{server.url.removesuffix('/v1')}/metrics").text
 
 

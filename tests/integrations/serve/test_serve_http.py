@@ -45,8 +45,8 @@ def server(mini: HomerModel) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def _nothing_is_left_running(server: Server) -> Iterator[None]:
     yield
-    wait_until(lambda: server.engine.load()["requests_running"] == 0)
-    assert server.engine.load()["requests_waiting"] == 0
+    wait_until(lambda: server.engine.busyness()["requests_running"] == 0)
+    assert server.engine.busyness()["requests_waiting"] == 0
 
 
 @pytest.fixture
@@ -294,7 +294,7 @@ def _check_freed(server: Server) -> None:
         gc.collect()
         return sum(isinstance(thing, Chunk) for thing in gc.get_objects())
 
-    wait_until(lambda: server.engine.load()["requests_running"] == 0, 4)
+    wait_until(lambda: server.engine.busyness()["requests_running"] == 0, 4)
     wait_until(lambda: chunks() == 0, 5)
 
 
@@ -342,7 +342,7 @@ def test_a_long_prompt_holds_up_nobody(server: Server) -> None:
     start = time.monotonic()
     long = threading.Thread(target=ask, args=("long", chat_body([LONG[:40_000]], max_tokens=4)))
     long.start()
-    wait_until(lambda: server.engine.load()["requests_running"] == 1)
+    wait_until(lambda: server.engine.busyness()["requests_running"] == 1)
     ask("short", chat_body(DOCUMENTS_OF_FACT, question="What is the door code?", max_tokens=4))
     long.join()
     assert ends["short"] - start < 0.6 * (ends["long"] - start)

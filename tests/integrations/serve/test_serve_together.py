@@ -62,7 +62,7 @@ async def test_streams_that_generate_go_together(mini: HomerModel, steps: list[i
         assert await asyncio.gather(*(answered(engine, asked) for asked in jobs)) == alone
         assert max(steps) > 1
         assert len(steps) < single
-        assert engine.load()["requests_running"] == 0
+        assert engine.busyness()["requests_running"] == 0
 
 
 async def test_a_prompt_that_is_read_lets_streams_step(mini: HomerModel, steps: list[int]) -> None:
@@ -103,7 +103,7 @@ async def test_a_client_that_leaves_ends_what_is_read_within_some_layers(mini: H
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         start = time.monotonic()
-        while engine.load()["requests_running"]:
+        while engine.busyness()["requests_running"]:
             await asyncio.sleep(0.002)
         assert time.monotonic() - start < 2
 
