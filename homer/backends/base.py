@@ -112,7 +112,7 @@ class Decoder(abc.ABC):
         Args:
             ids, position_ids: (batch, n).
             keep: how many last rows of logits are wanted; 0 means all.
-            mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
+            mask: (batch, cached + n), 0 where a cached column is padding; None where none is.
 
         Returns:
             Logits (batch, n or keep, vocabulary) in the model's dtype.
@@ -134,7 +134,7 @@ class Decoder(abc.ABC):
         Args:
             ids, position_ids: (batch, n).
             cache: grows as its layers please; the output's entries are what it holds afterwards.
-            mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
+            mask: (batch, cached + n), 0 where a cached column is padding; None where none is.
             question: as in `run`.
         """
 

@@ -28,11 +28,11 @@ class Projection(NamedTuple):
 
     def into(self, x: Tensor, out: Tensor) -> None:
         """The same, written to `out`, which may split the features in several dimensions."""
-        rows, place = x.flatten(0, -2), out.view(-1, self.weight.shape[0])
+        rows, target = x.flatten(0, -2), out.view(-1, self.weight.shape[0])
         if self.bias is None:
-            torch.mm(rows, self.weight.t(), out=place)
+            torch.mm(rows, self.weight.t(), out=target)
         else:
-            torch.addmm(self.bias, rows, self.weight.t(), out=place)
+            torch.addmm(self.bias, rows, self.weight.t(), out=target)
 
 
 @dataclasses.dataclass(frozen=True)

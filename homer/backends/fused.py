@@ -188,8 +188,8 @@ class FusedDecoder(Decoder):
         rotary = self.parts.rotary(residual, position_ids)
         delta: Tensor | None = None  # what a layer adds waits for the next norm: addition and norm are one kernel
         kept: Tensor | None = None
-        for place, number in enumerate(numbers):
-            block, (key, value) = self.parts.chunked[number], room[2 * place : 2 * place + 2]
+        for index, number in enumerate(numbers):
+            block, (key, value) = self.parts.chunked[number], room[2 * index : 2 * index + 2]
             residual, x = self.parts.norm(residual, delta, block.input_norm, block.eps)
             query = self.parts.project(block, x, rotary, key, value)
             if earlier is None:

@@ -27,9 +27,9 @@ class _Row:
 
 
 class GraphSlots(Slots):
-    """Rows with places of their own in tensors of (rows, capacity): as long as the longest may become.
+    """Rows with columns of their own in tensors of (rows, capacity): as long as the longest may become.
 
-    A graph serves any rows up to its number: the spare ones run as well, at place 0, and never move on. Graphs are
+    A graph serves any rows up to its number: the spare ones run as well, at column 0, and never move on. Graphs are
     made anew where the tensors grow.
     """
 
@@ -105,11 +105,11 @@ class GraphSlots(Slots):
 
     def _run(self, size: int) -> None:
         """Run the tokens that wait in the first rows, and move those on that are in use."""
-        tokens, positions, places, used = self._state[:, :size]
+        tokens, positions, columns, used = self._state[:, :size]
         keys, values = ([side[i, :size] for side in self._sides] for i in (0, 1))
-        self._logits[:size].copy_(decode(self._layers, tokens[:, None], positions[:, None], places, keys, values))
+        self._logits[:size].copy_(decode(self._layers, tokens[:, None], positions[:, None], columns, keys, values))
         positions += used
-        places += used
+        columns += used
 
     def _grow(self, size: int, capacity: int, like: Entry) -> None:
         """Larger tensors with the old rows in them; graphs go first, since they know where the old ones are."""
@@ -141,7 +141,7 @@ class GraphSlots(Slots):
         free += self._size * self._capacity * token - torch.cuda.memory_allocated(device)
         if size * capacity * token > _SHARE * free:
             raise torch.OutOfMemoryError(
-                f"{size} rows of {capacity} places take {size * capacity * token:,} bytes, of {free:,} that are free"
+                f"{size} rows of {capacity} columns take {size * capacity * token:,} bytes, of {free:,} that are free"
             )
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:

@@ -110,11 +110,11 @@ class ReferenceDecoder(Decoder):
 
     def steps(self, entries: Entries, position: int, room: int) -> Steps:
         """As `Decoder.steps`."""
-        cache, places = entries.to_cache(), itertools.count(position)
+        cache, positions = entries.to_cache(), itertools.count(position)
 
         def step(token: Tensor) -> Tensor:
-            place = torch.tensor([[next(places)]], device=self.device)
-            return self.extend(token.view(1, 1).to(self.device), place, cache, keep=1)[:, -1].float()
+            position = torch.tensor([[next(positions)]], device=self.device)
+            return self.extend(token.view(1, 1).to(self.device), position, cache, keep=1)[:, -1].float()
 
         return step
 
@@ -162,7 +162,7 @@ class ReferenceDecoder(Decoder):
         view = copy_module(root)
         view._modules["layers"] = nn.ModuleList(list(root.layers)[first:end])
         view.config = copy.copy(root.config)
-        if getattr(root.config, "layer_types", None):  # some models look them up by the place in the loop
+        if getattr(root.config, "layer_types", None):  # some models look them up by their number in the loop
             view.config.layer_types = root.config.layer_types[first:end]
         if end < self.layers:
             view._modules[final_norm(root)] = nn.Identity()

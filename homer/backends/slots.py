@@ -31,7 +31,7 @@ class Entry:
 
     @property
     def length(self) -> int:
-        """Places that its keys take now."""
+        """Columns that its keys take now."""
         return self.entries.length
 
 
@@ -53,7 +53,7 @@ class Slots(abc.ABC):
 
     @abc.abstractmethod
     def leave(self, row: int) -> None:
-        """Take a row out; the last one moves to its place."""
+        """Take a row out; the last one becomes that row."""
 
     @abc.abstractmethod
     def take(self, row: int) -> Entry:

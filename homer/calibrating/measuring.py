@@ -49,7 +49,7 @@ def calibrate(
             None: text that the library has at hand.
         segments: how many to take for the bias, spread over all text; the paper takes 100 of WikiText-103.
         segment_len: tokens of a segment and of a prompt. None: the model's max_chunk_len.
-        prompts: how many to take for means and deviations, from random places of the text; 0 leaves them out.
+        prompts: how many to take for means and deviations, from anywhere in the text; 0 leaves them out.
         heads: find the evidence heads as well, by 100 prompts that state the answer.
 
     Returns:

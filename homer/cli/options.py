@@ -49,13 +49,13 @@ class Command(click.Command):
     def _one_by_one(self, args: Sequence[str], completing: bool) -> Iterator[str]:
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
         name, missing = "", False
-        for place, arg in enumerate(args):
+        for index, arg in enumerate(args):
             if arg.startswith("-") and arg != "-":
                 if missing:
                     break
                 name, missing = (arg, True) if arg in several else ("", False)
                 if arg == "--":
-                    yield from args[place:]
+                    yield from args[index:]
                     return
                 if not name:
                     yield arg
@@ -84,7 +84,7 @@ def command(name: str, purpose: str, run: str, *parameters: click.Parameter) -> 
 
 
 def argument(name: str, **given: Any) -> click.Argument:
-    """What is given by its place."""
+    """What is given without a name."""
     return click.Argument([name], **given)
 
 

@@ -76,12 +76,12 @@ class Haystack:
                 f"shortest sentence takes {min(self._counts)}: raise it"
             )
         first = random.randrange(len(self.sentences))
-        places = [depth, *(random.random() for _ in facts[1:])]
+        depths = [depth, *(random.random() for _ in facts[1:])]
         if question.in_order:
-            places.sort()
+            depths.sort()
 
         def fill(room: int) -> Case:
-            context = Document(_hide(facts, places, self._stretch(first, room))).render()
+            context = Document(_hide(facts, depths, self._stretch(first, room))).render()
             return dataclasses.replace(empty, context=context)
 
         return self._fit(fill, room, length)
@@ -129,8 +129,8 @@ def split_sentences(text: str) -> list[str]:
 def _hide(facts: Sequence[str], depths: Sequence[float], sentences: Sequence[str]) -> str:
     """Facts between sentences, each at its depth by characters."""
     ends = list(itertools.accumulate(map(len, sentences), initial=0))
-    places = [bisect.bisect_left(ends, depth * ends[-1]) for depth in depths]
+    indices = [bisect.bisect_left(ends, depth * ends[-1]) for depth in depths]
     pieces = list(sentences)
-    for place, fact in sorted(zip(places, facts, strict=True), key=lambda pair: -pair[0]):
-        pieces.insert(place, fact)
+    for index, fact in sorted(zip(indices, facts, strict=True), key=lambda pair: -pair[0]):
+        pieces.insert(index, fact)
     return "".join(pieces).strip()

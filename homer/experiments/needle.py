@@ -20,8 +20,8 @@ PLURAL_FACT = "One of the door codes for the {key} is {value}."
 PLURAL_QUESTION = "What are all the door codes for the {key}?"
 NEEDLE_NEW_TOKENS = 48
 _KINDS = "northern southern eastern western upper lower old new inner outer".split()
-_PLACES = "archive warehouse workshop laboratory gate tower depot library boathouse greenhouse".split()
-MOST_KEYS = len(_KINDS) * len(_PLACES)
+_SITES = "archive warehouse workshop laboratory gate tower depot library boathouse greenhouse".split()
+MOST_KEYS = len(_KINDS) * len(_SITES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Needles:
     def draw(self, random: Random) -> Question:
         """Keys and values at random; the statement asked for comes first."""
         fact, question = self.templates
-        keys = [f"{_KINDS[i % 10]} {_PLACES[i // 10]}" for i in random.sample(range(MOST_KEYS), self.keys)]
+        keys = [f"{_KINDS[i % 10]} {_SITES[i // 10]}" for i in random.sample(range(MOST_KEYS), self.keys)]
         numbers = [str(n) for n in random.sample(range(10000, 100000), self.keys - 1 + self.values)]
         asked, others = numbers[: self.values], numbers[self.values :]
         facts = [_fill(fact, keys[0], value) for value in asked]

@@ -81,7 +81,7 @@ def perplexity(
     Args:
         texts: text files.
         context_lengths: tokens. None: 1, 4, 8 and 16 times the model's own window.
-        samples: texts to take, from the files in turn; first from their beginnings, then from places that the seed
+        samples: texts to take, from the files in turn; first from their beginnings, then from where the seed
             draws. None: the beginning of every file.
 
     Raises:
@@ -161,9 +161,9 @@ def _plain_logits(model: HomerModel, ids: Tensor, length: int) -> Iterator[Tenso
     device = model.decoder.device
     for start in range(0, len(ids), length):
         part = ids[start : start + length].to(device)[None]
-        places = torch.arange(start, start + part.shape[1], device=device)[None]
+        positions = torch.arange(start, start + part.shape[1], device=device)[None]
         with torch.no_grad():
-            output: Any = model.model(part, past_key_values=cache, position_ids=places, use_cache=True)
+            output: Any = model.model(part, past_key_values=cache, position_ids=positions, use_cache=True)
         yield output.logits[0]
 
 

@@ -42,12 +42,12 @@ def make_cases(
     for name, value in (("samples", samples), ("depths", depths), ("context_lengths", min(lengths, default=0))):
         if value < 1:
             raise ConfigError(f"{name}={value} is too small: it must be at least 1")
-    places = depths_of(min(depths, samples))
+    spread = depths_of(min(depths, samples))
     cases = []
     for length in lengths:
         for sample in range(samples):
             random = Random(f"{setup.seed} {length} {sample}")
-            cases.append(haystack.case(ask(random), length, places[sample % len(places)], random))
+            cases.append(haystack.case(ask(random), length, spread[sample % len(spread)], random))
     return cases
 
 

@@ -39,8 +39,8 @@ class TextDecoder:
 
 def first_stop(text: str, stops: Sequence[str]) -> int | None:
     """Where the first stop string in a text begins."""
-    places = [text.find(stop) for stop in stops if stop in text]
-    return min(places) if places else None
+    starts = [text.find(stop) for stop in stops if stop in text]
+    return min(starts) if starts else None
 
 
 def partial_stop(text: str, stops: Sequence[str]) -> int:

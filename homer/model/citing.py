@@ -13,7 +13,7 @@ from torch import Tensor
 from homer.backends.base import Decoder
 from homer.merging.cache import CompactCache
 from homer.model.contexts import ContextModel
-from homer.model.parts import unit_places
+from homer.model.parts import unit_numbers
 from homer.significance.evidence import QuestionLook
 from homer.significance.question import Question, votes
 from homer.significance.words import terms
@@ -66,15 +66,15 @@ def cite(
     sentences, tokens = split_units(text), tokenize(text)
     if not len(tokens) or not sentences:
         return ()
-    units, places = _kept_units(prompt, cache)
+    units, numbers = _kept_units(prompt, cache)
     if not units:
         return ()
     shares = _looks(decoder, heads, cache, tokens, sentences)
-    lengths = torch.bincount(places[places >= 0], minlength=len(units))
+    lengths = torch.bincount(numbers[numbers >= 0], minlength=len(units))
     words = _Words(prompt, units, lengths)
     found = []
     for sentence, row in zip(sentences, shares, strict=True):
-        sums = torch.zeros(len(units)).index_add_(0, places[places >= 0], row[places >= 0])
+        sums = torch.zeros(len(units)).index_add_(0, numbers[numbers >= 0], row[numbers >= 0])
         worth = sums / lengths.clamp(min=1).sqrt() * (1 + WORDS * words.shared(text[sentence.start : sentence.end]))
         cited = _best(prompt, units, sums, worth)
         if cited:
@@ -90,9 +90,9 @@ def _kept_units(prompt: Prompt, cache: CompactCache) -> tuple[list[tuple[int, Un
     origins = prompt.origins[kept]
     there = set(origins[origins[:, 2] > origins[:, 1], 0].tolist())
     units = [split_units(document.text) if i in there else [] for i, document in enumerate(prompt.documents)]
-    place, inside = unit_places(prompt.documents, units, origins)
-    places = torch.full((len(kept),), -1).masked_scatter_(inside, place)
-    return [(number, unit) for number, each in enumerate(units) for unit in each], places
+    found, inside = unit_numbers(prompt.documents, units, origins)
+    numbers = torch.full((len(kept),), -1).masked_scatter_(inside, found)
+    return [(number, unit) for number, each in enumerate(units) for unit in each], numbers
 
 
 def _looks(
@@ -137,11 +137,11 @@ class _Words:
 def _best(prompt: Prompt, units: list[tuple[int, Unit]], sums: Tensor, worth: Tensor) -> tuple[Cited, ...]:
     """The parts of most worth, each with its share `sums`."""
     order = worth.argsort(descending=True, stable=True)[:MOST_CITED].tolist()
-    best = [place for place in order if worth[place] > 0 and worth[place] >= _NEARLY * worth[order[0]]]
+    best = [index for index in order if worth[index] > 0 and worth[index] >= _NEARLY * worth[order[0]]]
     return tuple(
-        _cited(prompt.documents[number], number, unit, float(sums[place]))
-        for place in best
-        for number, unit in (units[place],)
+        _cited(prompt.documents[number], number, unit, float(sums[index]))
+        for index in best
+        for number, unit in (units[index],)
     )
 
 

@@ -1,4 +1,4 @@
-"""Calibration: how loud a token is by its place alone, at each layer, head and distance; measured by `measuring`."""
+"""Calibration: how loud a token is by its distance alone, at each layer, head and distance; measured by `measuring`."""
 
 from __future__ import annotations
 

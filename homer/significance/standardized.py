@@ -105,7 +105,7 @@ def _at_least(shares: dict[int, list[float]], least: float) -> Heads:
 
 
 def _rows(x: Tensor, numbers: list[int], dim: int) -> Tensor:
-    """Some places of x along `dim`; x itself where that is all of it. Views, since an index would wait for the GPU."""
+    """Some rows of x along `dim`; x itself where that is all of it. Views, since an index would wait for the GPU."""
     if len(numbers) == x.shape[dim]:
         return x
     return torch.stack([x.select(dim, number) for number in numbers], dim)

@@ -60,8 +60,8 @@ TOKENS = TokenCache(1 << 26)  # of all tokenizers: about five million tokens
 
 def pack(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> bytes:
     """Token ids with the characters of each as bytes, in which Python's garbage collector finds no objects."""
-    rows, places = array("i", bytes(ROW * len(ids))), array("i", itertools.chain.from_iterable(offsets))
-    rows[0::3], rows[1::3], rows[2::3] = array("i", ids), places[0::2], places[1::2]
+    rows, edges = array("i", bytes(ROW * len(ids))), array("i", itertools.chain.from_iterable(offsets))
+    rows[0::3], rows[1::3], rows[2::3] = array("i", ids), edges[0::2], edges[1::2]
     return rows.tobytes()
 
 

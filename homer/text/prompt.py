@@ -182,7 +182,7 @@ class PromptBuilder:
         sides = _long([(number, len(document.header), len(document.text)) for number, document in filled])
         numbers, shifts, lengths = sides.view(-1, 3).repeat_interleave(counts, 0).unbind(1)
         ids, first, end = unpack(packed).unbind(1)
-        spans = [(places - shifts).clamp_(min=0).minimum(lengths) for places in (first, end)]
+        spans = [(edges - shifts).clamp_(min=0).minimum(lengths) for edges in (first, end)]
         return ids.contiguous(), torch.stack([numbers, *spans], 1)
 
 

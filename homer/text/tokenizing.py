@@ -170,23 +170,23 @@ class _Cutter:
         """
         if not self._starts or self._control_ids.isdisjoint(made.ids):
             return []
-        places = ((a + span[0], b + span[0]) for a, b in made.offsets)
-        found = (place for token, place in zip(made.ids, places, strict=True) if token in self._control_ids)
-        return sorted({self._middle(place) for place in found if self._is_untrusted(place)})
+        spans = ((a + span[0], b + span[0]) for a, b in made.offsets)
+        found = (each for token, each in zip(made.ids, spans, strict=True) if token in self._control_ids)
+        return sorted({self._middle(each) for each in found if self._is_untrusted(each)})
 
     def _cuts_of_names(self, span: Span) -> list[int]:
         if self._control is None or not self._starts:
             return []
         found = (match.span() for match in self._control.finditer(self.text, *span))
-        return [self._middle(place) for place in found if self._is_untrusted(place)]
+        return [self._middle(each) for each in found if self._is_untrusted(each)]
 
-    def _is_untrusted(self, place: Span) -> bool:
-        """Whether a place overlaps an untrusted piece."""
-        first = bisect.bisect_right(self._ends, place[0])
-        return first < len(self._starts) and self._starts[first] < place[1]
+    def _is_untrusted(self, span: Span) -> bool:
+        """Whether a span overlaps an untrusted piece."""
+        first = bisect.bisect_right(self._ends, span[0])
+        return first < len(self._starts) and self._starts[first] < span[1]
 
-    def _middle(self, place: Span) -> int:
-        start, end = place
+    def _middle(self, span: Span) -> int:
+        start, end = span
         if end - start < 2:
             raise InputError(
                 f"the character {self.text[start:end]!r} at {start} is a control token of this tokenizer and cannot be "

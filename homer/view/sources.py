@@ -59,7 +59,7 @@ class Source:
     """What was left of one document.
 
     Attributes:
-        index: its place among the documents given.
+        index: its number among the documents given, from 0.
         title: as given.
         tokens, kept: tokens of its text before and after compression.
         relevance: share of the model's last look at the whole prompt that fell on it.
@@ -82,9 +82,9 @@ class Source:
 def trace_sources(prompt: Prompt, cache: CompactCache) -> tuple[Source, ...]:
     """What of each document of a prompt survived in a cache, most relevant document first."""
     context = slice(cache.prefix_len, len(cache) - cache.suffix_len)
-    places = cache.kept_tokens[context].cpu() - cache.prefix_len
+    indices = cache.kept_tokens[context].cpu() - cache.prefix_len
     relevance = cache.relevance[context].cpu().float()
-    body = _Body(prompt, places, relevance)
+    body = _Body(prompt, indices, relevance)
     passages = body.passages()
     rows = zip(prompt.documents, body.tokens, body.survivors, body.shares, strict=True)
     sources = [
@@ -101,19 +101,19 @@ class _Body:
         tokens, survivors, shares: of every document, how many tokens it has, how many survived, and their relevance.
     """
 
-    def __init__(self, prompt: Prompt, places: Tensor, relevance: Tensor) -> None:
-        """Of a prompt, with the places (kept,) in its context of those that survived, and the relevance of each."""
+    def __init__(self, prompt: Prompt, indices: Tensor, relevance: Tensor) -> None:
+        """Of a prompt, with the indices (kept,) in its context of those that survived, and the relevance of each."""
         self._documents, size = prompt.documents, len(prompt.documents)
-        kept = torch.zeros(len(prompt.context_ids)).index_put_((places,), relevance)
-        survived = torch.zeros(len(prompt.context_ids), dtype=torch.bool).index_fill_(0, places, True)
+        kept = torch.zeros(len(prompt.context_ids)).index_put_((indices,), relevance)
+        survived = torch.zeros(len(prompt.context_ids), dtype=torch.bool).index_fill_(0, indices, True)
         rows = (prompt.origins[:, 2] > prompt.origins[:, 1]).nonzero().flatten()
         numbers = prompt.origins[rows, 0]
         if bool((numbers.diff() < 0).any()):  # documents that do not stand in their own order
             rows, numbers = (values[numbers.argsort(stable=True)] for values in (rows, numbers))
         ends = torch.tensor([len(document.text) for document in self._documents]).cumsum(0)
         self._shifts = [0, *ends.tolist()]
-        places_in_all = prompt.origins[rows, 1:] + torch.tensor(self._shifts)[numbers, None]
-        self._first, self._end = (column.contiguous() for column in places_in_all.unbind(1))
+        spans = prompt.origins[rows, 1:] + torch.tensor(self._shifts)[numbers, None]
+        self._first, self._end = (column.contiguous() for column in spans.unbind(1))
         survived, kept = survived[rows], kept[rows].double()
         self._kept = survived.nonzero().flatten()
         owners = numbers[self._kept]
@@ -136,8 +136,8 @@ class _Body:
         first, end = self._first[self._kept].tolist(), self._end[self._kept].tolist()
         relevance = self._relevance.tolist()
         ranges = zip(chosen.tolist(), inside[:, chosen].t().tolist(), survivors[:, chosen].t().tolist(), strict=True)
-        for place, (a, b), (low, high) in ranges:
-            number, start, stop = found[place]
+        for index, (a, b), (low, high) in ranges:
+            number, start, stop = found[index]
             spans = _stretches(first[low:high], end[low:high], start, stop, self._shifts[number])
             share = math.fsum(relevance[low:high])
             passage = Passage(start, stop, self._text(number)[start:stop], b - a, high - low, share, spans)
@@ -160,7 +160,7 @@ def _least_relevant(part: Source | Passage) -> float:
 def paragraphs(text: str) -> list[tuple[int, int]]:
     """(start, end) of the paragraphs of a text: parts between blank lines, or lines where it has none."""
     border = _BLANK_LINES if _BLANK_LINES.search(text.strip()) else _LINE
-    edges = [0, *(place for match in border.finditer(text) for place in match.span()), len(text)]
+    edges = [0, *(edge for match in border.finditer(text) for edge in match.span()), len(text)]
     return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
 
 

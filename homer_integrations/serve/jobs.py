@@ -54,7 +54,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Accepted:
-    """The first event: the request is sound and has its place in the queue."""
+    """The first event: the request is sound and stands in the queue."""
 
     prompt_tokens: int
 

@@ -221,9 +221,9 @@ def parse(kind: type[Request], body: bytes) -> Request:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(step) for step in first["loc"])
+        path = ".".join(str(step) for step in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise ServeError(Problem(400, f"{place}: {message}" if place else message, param=place or None)) from None
+        raise ServeError(Problem(400, f"{path}: {message}" if path else message, param=path or None)) from None
 
 
 def _is_parts(content: Any) -> bool:

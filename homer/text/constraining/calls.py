@@ -181,7 +181,7 @@ class CallReader:
             yield CallPiece(len(self.calls), self._name)
 
     def _value(self) -> Iterator[CallPiece]:
-        whole = next((place for place, letter in enumerate(self._held, 1) if self._closes(letter)), None)
+        whole = next((count for count, letter in enumerate(self._held, 1) if self._closes(letter)), None)
         part, self._held = self._held[:whole], "" if whole is None else self._held[whole:]
         self._arguments += part
         if whole is not None:

@@ -19,7 +19,7 @@ class Closer:
         self._preferred = [ids[0] for ids in tokenized if len(ids) == 1]
 
     def way(self, compiled: Any, limit: int) -> list[int] | None:
-        """Tokens from here to a place where the text may end; None where that takes more than `limit`.
+        """Tokens from here to where the text may end; None where that takes more than `limit`.
 
         It is short, though not the shortest there is: every string ends at once, and nothing begins that need not.
         """

@@ -161,29 +161,29 @@ async def test_of_those_who_wait_each_client_is_let_in_in_turn() -> None:
     queue, order = FairQueue(1), []
 
     async def ask(client: str) -> None:
-        async with queue.place(client):
+        async with queue.turn_of(client):
             order.append(client)
             await asyncio.sleep(0)
 
-    async with queue.place("first"):
+    async with queue.turn_of("first"):
         tasks = [asyncio.create_task(ask(client)) for client in ("many", "many", "many", "many", "one", "other")]
         await asyncio.sleep(0.01)
         tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == ["many", "one", "other", "many", "many"]
-    async with asyncio.timeout(1), queue.place("again"):
+    async with asyncio.timeout(1), queue.turn_of("again"):
         pass
 
 
 async def test_a_place_is_not_lost_on_one_who_leaves_as_he_is_let_in() -> None:
     queue = FairQueue(1)
-    async with queue.place("first"):
-        task = asyncio.create_task(queue.place("second").__aenter__())
+    async with queue.turn_of("first"):
+        task = asyncio.create_task(queue.turn_of("second").__aenter__())
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(1), queue.place("third"):
+    async with asyncio.timeout(1), queue.turn_of("third"):
         pass
 
 
