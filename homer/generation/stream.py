@@ -151,10 +151,10 @@ class Stream(Iterator[str]):
             yield piece
             return
         self._held += piece
-        start = first_stop(self._held, self._stops)
-        if start is not None:
+        place = first_stop(self._held, self._stops)
+        if place is not None:
             self.finish_reason, self._stopped = "stop", True
-            ready, self._held = self._held[:start], ""
+            ready, self._held = self._held[:place], ""
         else:
             safe = len(self._held) - partial_stop(self._held, self._stops)
             ready, self._held = self._held[:safe], self._held[safe:]
