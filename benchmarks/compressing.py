@@ -9,7 +9,6 @@ among the first 1, 3, 5 and 11. Survival: is a span that states the answer whole
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import time
@@ -19,13 +18,13 @@ from typing import Any
 
 import real
 import rivals
-import torch
+import shared
 
 from homer import Compressor, HomerConfig, HomerModel, Question
-from homer.experiments.report import machine, versions
 
 FIRST = (1, 3, 5, 11)
 BUDGETS = (128, 256, 512, 1024)
+HEADS = [f"right in first {k}" for k in FIRST] + [f"answer in {b}" for b in BUDGETS]
 CANDIDATES = 100  # passages that BM25 leaves to ours, where it goes first
 Spans = dict[int, list[tuple[int, int]]]  # of passages, what is kept of them
 Found = tuple[list[int], dict[int, Spans | str]]  # the ranking, and what is kept at every budget
@@ -42,7 +41,7 @@ def ours(compressor: Compressor, case: Any, numbers: Sequence[int] | None = None
         result = compressor._choose(prompt, parts, "sentences", budget, None)
         ranking = result.ranking
         kept[budget] = {numbers[i]: list(spans) for i, spans in zip(result.indices, result.spans, strict=True)}
-    return [numbers[place] for place in ranking], kept
+    return [numbers[index] for index in ranking], kept
 
 
 def best_passages(compressor: Compressor, case: Any, ranking: list[int]) -> Found:
@@ -116,13 +115,7 @@ def states_answer(case: Any, kept: Spans | str) -> bool:
     if isinstance(kept, str):
         return any("".join(answer.split()) in "".join(kept.split()) for answer in answers)
     text = case.documents[number]["text"]
-    for answer in answers:
-        place = text.find(answer)
-        while place >= 0:
-            if any(a <= place and place + len(answer) <= b for a, b in kept.get(number, [])):
-                return True
-            place = text.find(answer, place + 1)
-    return False
+    return any(answer in text[start:end] for answer in answers for start, end in kept.get(number, ()))
 
 
 def measure(way: Way, case: Any) -> dict[str, Any]:
@@ -159,8 +152,7 @@ def asking_seconds(model: HomerModel, cases: Sequence[Any]) -> float:
 
 def table(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
     """Markdown: a line a set and way."""
-    heads = [f"right in first {k}" for k in FIRST] + [f"answer in {b}" for b in BUDGETS]
-    lines = ["| set | by | n | " + " | ".join(heads) + " | s a question |", "|---" * (4 + len(heads)) + "|"]
+    lines = ["| set | by | n | " + " | ".join(HEADS) + " | s a question |", "|---" * (4 + len(HEADS)) + "|"]
     for key in dict.fromkeys((row["set"], row["by"]) for row in rows):
         cell = [row for row in rows if (row["set"], row["by"]) == key]
         shares = [sum(row["rank"] < k for row in cell) / len(cell) for k in FIRST]
@@ -174,10 +166,7 @@ def table(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
 
 def save(folder: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
     """Everything so far, with what it was measured on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "versions": versions()} | facts | {"rows": rows}
-    (folder / "compressing.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "compressing.md").write_text("\n".join(table(rows, facts)) + "\n", encoding="utf-8")
+    shared.write_results(folder, "compressing", facts | {"rows": rows}, table(rows, facts))
 
 
 def draw(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -219,14 +208,8 @@ def join(files: Sequence[Path], folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all cells, print and save them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model")
-    parser.add_argument("--qa", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = real.new_parser(__doc__)
     parser.add_argument("--join", type=Path, nargs="+", help="results of several runs; nothing is run")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
-    parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--passages", type=int, default=240)
     parser.add_argument("--sets", nargs="+", default=["xquad", "nq"])
     parser.add_argument("--by", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--embedder", help="folder of a sentence-transformer; its row is left out unless given")
@@ -237,15 +220,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--few", type=int, default=None, help="questions a set for LLMLingua and the plain mean; all unless given"
     )
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.join:
         return join(options.join, options.out)
     model = HomerModel.from_pretrained(options.model, device=options.device)
     config = HomerConfig(max_chunk_len=options.chunk, chunk_batch_size=options.batch)
     ways = Ways(Compressor(model, config=config), model, options.embedder, options.device)
-    facts = {"date": time.strftime("%Y-%m-%d")}
-    facts |= {name: getattr(options, name) for name in ("passages", "seed", "chunk", "batch", "few", "timed")}
+    facts = shared.chosen(options, "passages", "seed", "chunk", "batch", "few", "timed")
     sets, rows = real.load(options.qa), []
     for name in options.sets:
         cases = real.draw(name, sets, options.samples, options.passages, seed=options.seed)

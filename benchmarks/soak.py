@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import load
 import psutil
+import shared
 
 from homer import read_documents
 from homer.demo import DOCUMENTS
-from homer.experiments.report import machine, versions
 
 QUESTION = "What is the door code for the northern archive?"
 FACT = "The door code for the northern archive is 48213."
@@ -163,8 +164,7 @@ def _text(line: str) -> str:
     """The text in a line of a stream."""
     if not line.startswith("data: {"):
         return ""
-    choices = json.loads(line[6:]).get("choices") or [{}]
-    return choices[0].get("delta", {}).get("content") or ""
+    return load.text_of(json.loads(line[6:]))
 
 
 @contextmanager
@@ -219,8 +219,7 @@ def main() -> int:
         health = httpx.get(url.replace("/v1", "/healthz")).json()
     quarters = [statistics.median(part) for part in _quarters(readings)]
     flat = quarters[3] <= TOLERANCE * quarters[1]
-    report = {
-        "machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d"),
+    report = shared.facts() | {
         "minutes": options.minutes, "clients": options.clients, "clients_that_came": clients.came,
         "requests": clients.outcomes.total(), "texts_compared": clients.compared,
         "outcomes": dict(sorted(clients.outcomes.items())), "wrong": clients.wrong[:10], "afterwards": health,
@@ -228,8 +227,7 @@ def main() -> int:
         "memory_mb": [round(reading) for reading in readings],
     }  # fmt: skip
     print(json.dumps(report, indent=1))
-    if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    shared.write_json(options.out, report)
     return 0 if flat and not clients.wrong else 1
 
 

@@ -11,10 +11,14 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from homer import Calibration, CompactCache, HomerConfig, HomerModel
 from homer.backends.loading import MINI
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
 
 def load_benchmark(file: str, name: str = "") -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / f"{file}.py"
-    spec = importlib.util.spec_from_file_location(name or file, path)
+    """A script, which finds those that it imports beside it."""
+    if str(BENCHMARKS) not in sys.path:
+        sys.path.append(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location(name or file, BENCHMARKS / f"{file}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name or file] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
