@@ -164,14 +164,13 @@ class Bench:
     def cell(self, row: dict[str, Any], lengths: list[int]) -> None:
         """One service under one load."""
         load = loads.load_of(self.options, row["clients"], lengths, self.characters)
-        name = f"{row['mix']}-{row['service']}-{row['clients']}"
         with self.service(row["service"], max(lengths)) as model, self.served(model, row["service"]) as url:
             warm = dataclasses.replace(
                 load, rate=2.0, seconds=1.0, drain=90.0, lengths=(min(lengths),), chats=0, seed=99
             )
-            self.drive(url, warm, name)
+            self.drive(url, warm)
             busy = time.process_time()
-            records, seconds = self.drive(url, load, name)
+            records, seconds = self.drive(url, load)
         row |= {"rate": load.rate, "lengths": lengths, **loads.figures(records, seconds)}
         self.write(row | {"server_cpu_s": time.process_time() - busy}, [dataclasses.asdict(r) for r in records])
 
@@ -211,7 +210,7 @@ class Bench:
             thread.join()
             model.share_steps(contextlib.nullcontext())
 
-    def drive(self, url: str, load: loads.Load, name: str) -> tuple[list[loads.Record], float]:
+    def drive(self, url: str, load: loads.Load) -> tuple[list[loads.Record], float]:
         """What the clients saw, and how long it took."""
         told = json.dumps({"url": url, "load": dataclasses.asdict(load)})
         code = "import sys, json, load; load.drive(json.loads(sys.stdin.read()))"

@@ -221,7 +221,7 @@ class Bench:
             plan = self.homer.plan(*map(len, parts))
         refresh = self.homer.config.refresh_suffix
         floor = homer_floor(self.shape, self.ceilings, plan, refresh)
-        times, peak, cache = self._repeat(lambda: self.homer.compress(*parts), floor)
+        times, peak, cache = self._repeat(lambda: self.homer.compress(*parts))
         first, last = (self._stream(cache, n) for n in DECODED)
         row = {"decode_ms": 1000 * (last - first) / (DECODED[1] - DECODED[0]), "stream_s": last}
         row["decode_floor_ms"] = 1000 * decode_floor(self.shape, self.ceilings, len(cache) + DECODED[1] // 2)
@@ -242,7 +242,7 @@ class Bench:
         floor = homer_floor(self.shape, self.ceilings, plan, asked.config.refresh_suffix)
         batches = [next(runs) for _ in range(self.options.repeats + 1)]
         given = iter(batches)
-        times, peak, answer = self._repeat(lambda: asked.ask("What is remark 7?", next(given), max_new_tokens=1), floor)
+        times, peak, answer = self._repeat(lambda: asked.ask("What is remark 7?", next(given), max_new_tokens=1))
         row = self._row(times, peak, floor, answer.usage.kept_tokens)
         return row | {"tokens": answer.usage.input_tokens, "documents": count}
 
@@ -265,7 +265,7 @@ class Bench:
         if 2 * floor > self.left():
             return {"prefill_floor_s": floor, "note": f"left out: the floor alone is {floor:.0f} s"}
         ids = self._ids(length)[None].to(self.device)
-        times, peak, output = self._repeat(lambda: prefill(model, ids), floor)
+        times, peak, output = self._repeat(lambda: prefill(model, ids))
         row = self._row(times, peak, floor, length)
         tokens = 16
         seconds, _ = timed(lambda: decode(model, output, length, tokens), self.device)
@@ -273,7 +273,7 @@ class Bench:
         row["decode_floor_ms"] = 1000 * decode_floor(self.shape, self.ceilings, length + tokens // 2)
         return row
 
-    def _repeat(self, call: Callable[[], Any], floor: float) -> tuple[list[float], int | None, Any]:
+    def _repeat(self, call: Callable[[], Any]) -> tuple[list[float], int | None, Any]:
         """Times of a call, the first apart; fewer where time runs out. Also the peak of memory, and the last result."""
         cuda = self.device.type == "cuda"
         if cuda:

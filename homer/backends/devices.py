@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from homer.backends.architecture import unwrapped
+from homer.backends.architecture import not_plain, unwrapped
 from homer.backends.base import Decoder
 from homer.backends.fused import make_decoder
 from homer.backends.options import settle_device
@@ -187,11 +187,8 @@ def check_copies(model: PreTrainedModel) -> None:
         UnsupportedModelError: says what it is.
     """
     kinds = {type(weight).__name__ for weight in model.parameters() if type(weight) is not nn.Parameter}
-    where = {str(weight.device) for weight in model.parameters()}
-    if len(where) > 1 or "meta" in where:
-        raise UnsupportedModelError(_refusal(f"its weights lie on {len(where)} devices ({', '.join(sorted(where))})"))
-    if any(hasattr(module, "_hf_hook") for module in model.modules()):
-        raise UnsupportedModelError(_refusal("its modules carry hooks"))
+    if reason := not_plain(model):
+        raise UnsupportedModelError(_refusal(reason))
     if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False):
         raise UnsupportedModelError(_refusal("its weights are quantized"))
     if kinds or not all(weight.is_floating_point() for weight in model.parameters()):

@@ -58,6 +58,10 @@ class CaseTokenizer:
         context = self._tokenizer.tokenize(Piece(case.context)).ids
         return torch.tensor(prefix).long(), torch.tensor(context).long(), torch.tensor(self._affix(case.postfix)).long()
 
+    def length(self, case: Case) -> int:
+        """Tokens of the whole prompt."""
+        return sum(map(len, self.tokenize(case)))
+
     def count(self, texts: Iterable[str]) -> list[int]:
         """Tokens of each text by itself."""
         return [len(self._tokenizer.tokenize(Piece(text)).ids) for text in texts]
@@ -102,7 +106,7 @@ def read_cases(path: str | os.PathLike[str], tokenizer: CaseTokenizer) -> list[C
         raise InputError(f"{path} holds 0 cases: give at least one line")
     if all(case.length for case in cases):
         return cases
-    longest = max(sum(map(len, tokenizer.tokenize(case))) for case in cases)
+    longest = max(map(tokenizer.length, cases))
     return [dataclasses.replace(case, length=case.length or longest) for case in cases]
 
 

@@ -69,7 +69,7 @@ class Haystack:
         prefix, postfix = self._builder.affix_texts(question.question, self._system)
         facts = [fact if fact[-1:].isspace() else f"{fact} " for fact in question.facts]
         empty = Case(prefix, Document("".join(facts)).render(), postfix, question.targets, length, depth)
-        room = length - self._tokens(empty) - _SPARE
+        room = length - self.tokenizer.length(empty) - _SPARE
         if room < min(self._counts):
             raise InputError(
                 f"a context length of {length} tokens leaves {room} for the haystack beside question and facts, its "
@@ -91,16 +91,13 @@ class Haystack:
         fitting: list[tuple[int, Case]] = []
         for step in itertools.count():
             case = fill(room)
-            slack = length - self._tokens(case)
+            slack = length - self.tokenizer.length(case)
             if slack >= 0:
                 fitting.append((slack, case))
             if fitting and (0 <= slack <= max(self._counts) or step >= _TRIES):
                 return min(fitting, key=lambda pair: pair[0])[1]
             room += slack if slack >= 0 else slack - step
         raise AssertionError("unreachable: the count has no end")
-
-    def _tokens(self, case: Case) -> int:
-        return sum(map(len, self.tokenizer.tokenize(case)))
 
     def _stretch(self, first: int, room: int) -> list[str]:
         """Sentences of at most `room` tokens together, counted one by one, from sentence `first` on."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from homer.base.arguments import check_whole
 from homer.errors import ConfigError
 from homer.experiments.cases import Case
 from homer.experiments.haystack import Haystack, Question
@@ -45,10 +46,8 @@ class Needles:
     values: int = 1
 
     def __post_init__(self) -> None:
-        for name, most in (("keys", MOST_KEYS), ("values", 100)):
-            count = getattr(self, name)
-            if not 1 <= count <= most:
-                raise ConfigError(f"{name}={count} is out of range: it must be between 1 and {most}")
+        check_whole("keys", self.keys, 1, MOST_KEYS, ConfigError)
+        check_whole("values", self.values, 1, 100, ConfigError)
         if (self.fact is None) != (self.question is None):
             raise ConfigError("a needle and its question belong together: give both or neither")
         if self.fact is not None and "{value}" not in self.fact:

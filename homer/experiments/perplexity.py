@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
+from homer.base.arguments import check_whole
 from homer.errors import ConfigError, InputError
 from homer.experiments.methods import FilePath, Method, Setup, open_methods
 from homer.experiments.report import Report
@@ -98,7 +99,7 @@ def perplexity(
     settings |= {"texts": [os.path.basename(path) for path in texts], "resolved": resolved}
     rows = tuple(_row(name, length, losses[name]) for name in losses for length in lengths)
     points = sorted({*lengths, *(max(2, lengths[-1] * i // _POINTS) for i in range(1, _POINTS + 1))})
-    curves = {name: _curve(name, points, losses[name]) for name in losses}
+    curves = {name: _curve(points, losses[name]) for name in losses}
     cases = tuple(_cases(losses, lengths))
     return Report("perplexity", "perplexity", settings, rows, cases, time.perf_counter() - start, curves)
 
@@ -204,7 +205,7 @@ def _row(method: str, length: int, losses: Sequence[Tensor]) -> dict[str, Any]:
     return row | ({"error": "out of memory"} if value is None else {})
 
 
-def _curve(method: str, points: Sequence[int], losses: Sequence[Tensor]) -> list[tuple[int, float]]:
+def _curve(points: Sequence[int], losses: Sequence[Tensor]) -> list[tuple[int, float]]:
     values = ((point, _accumulated(losses, point)) for point in points)
     return [(point, value) for point, value in values if value is not None]
 
@@ -213,8 +214,8 @@ def _documents(setup: Setup, texts: Sequence[FilePath], length: int, samples: in
     """(length,) ids of every sample, with a BOS where the tokenizer puts one."""
     if not texts:
         raise InputError("0 text files: give at least one")
-    if samples is not None and samples < 1:
-        raise ConfigError(f"samples={samples} is too small: it must be at least 1")
+    if samples is not None:
+        check_whole("samples", samples, 1, error=ConfigError)
     tokenizer = PieceTokenizer(setup.tokenizer())
     leading = tokenizer.leading_ids()
     wanted = length - len(leading)

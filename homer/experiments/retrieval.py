@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from homer.base.arguments import check_whole
 from homer.errors import ConfigError
 from homer.experiments.cases import Case, CaseTokenizer, read_cases
 from homer.experiments.haystack import Haystack, Question, depths_of
@@ -40,8 +41,7 @@ def make_cases(
     """
     lengths = default_lengths(setup, WINDOWS) if context_lengths is None else list(dict.fromkeys(context_lengths))
     for name, value in (("samples", samples), ("depths", depths), ("context_lengths", min(lengths, default=0))):
-        if value < 1:
-            raise ConfigError(f"{name}={value} is too small: it must be at least 1")
+        check_whole(name, value, 1, error=ConfigError)
     spread = depths_of(min(depths, samples))
     cases = []
     for length in lengths:
@@ -124,8 +124,7 @@ def _answer(method: Method, case: Case, tokenizer: CaseTokenizer, max_new_tokens
     start = time.perf_counter()
     said, kept = method.answer(*parts, max_new_tokens)
     seconds = round(time.perf_counter() - start, 3)
-    tokens = sum(map(len, parts))
-    return {"said": said, "found": case.found(said), "tokens": tokens, "kept": kept, "seconds": seconds}
+    return {"said": said, "found": case.found(said), "tokens": sum(map(len, parts)), "kept": kept, "seconds": seconds}
 
 
 def _rows(outcomes: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:

@@ -108,9 +108,8 @@ class _Lists:
             InputError: no list fits, or words are wanting for a longer one.
         """
         most = len(self._words) - _COMMON
-        others = bisect.bisect_right(
-            range(1, most + 1), length, key=lambda n: self._tokens(self._list(n, length, seed))
-        )
+        tokens = lambda n: self._tokenizer.length(self._list(n, length, seed))  # noqa: E731
+        others = bisect.bisect_right(range(1, most + 1), length, key=tokens)
         if others < 1 and most >= 1:
             raise InputError(f"a context length of {length} tokens holds no list of words: raise it")
         if others == most:
@@ -129,6 +128,3 @@ class _Lists:
         numbered = " ".join(f"{number}. {word}" for number, word in enumerate(words, 1))
         context = Document(f"{_LISTED}\n\n{numbered}").render()
         return Case(self._prefix, context, self._postfix, tuple(common), length, 0.5)
-
-    def _tokens(self, case: Case) -> int:
-        return sum(map(len, self._tokenizer.tokenize(case)))

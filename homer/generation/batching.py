@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import weakref
 from collections import deque
 from collections.abc import Callable
 
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from homer.backends.base import Decoder, not_none
 from homer.backends.slots import SIZES, Entry, Slots
-from homer.base.locks import Lock
+from homer.base.locks import Lock, renew_after_fork
 from homer.errors import GenerationError
 from homer.generation.choosing import Chooser, reader
 from homer.generation.sampling import Sampling
@@ -21,8 +19,6 @@ from homer.generation.scores import Score, measure, told
 from homer.generation.seat import AHEAD, Row, Seat
 from homer.merging.cache import CompactCache
 from homer.text.constraining.matching import Guide, mask_rows
-
-_BATCHES: weakref.WeakSet[Batch] = weakref.WeakSet()
 
 
 class Batch:
@@ -47,7 +43,7 @@ class Batch:
         self._rows: list[Row] = []  # in the order of the slots
         self._slots: Slots | None = None
         self._tight = False  # whether memory was too small for one more
-        _BATCHES.add(self)
+        renew_after_fork(self)
 
     def open(
         self,
@@ -270,12 +266,3 @@ class Batch:
         for row in new:
             row.entry = None
         self._rows, self._slots = self._rows + new, slots
-
-
-def _renew() -> None:
-    for batch in list(_BATCHES):
-        batch.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from homer.base.arguments import check_real, check_whole
 from homer.errors import CalibrationError, ConfigError
 from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration
 
-_SHARPEST, _STRONGEST = 16.0, 16.0
+_WEIGHTS = {"evidence_heads": 1.0, "passages": None, "words": None, "prior": 16.0, "sharpness": 16.0}  # at most
 _LEAST = 1e-30  # of worth: nothing at all has a logarithm too
 FAINT = 1e-2  # attention that a stretch of the question must give to count: less is noise
 
@@ -60,18 +61,11 @@ class Question(Significance):
         return self.words > 0
 
     def __post_init__(self) -> None:
-        if self.most_heads < 1:
-            raise ConfigError(f"most_heads={self.most_heads} leaves none: give at least 1")
-        if not 0 <= self.evidence_heads <= 1:
-            raise ConfigError(f"evidence_heads={self.evidence_heads} is no share: give a number from 0 to 1")
-        if self.passages < 0:
-            raise ConfigError(f"passages={self.passages} is below 0: give a weight of at least 0")
-        if self.words < 0:
-            raise ConfigError(f"words={self.words} is below 0: give a weight of at least 0")
-        if not 0 <= self.prior <= _STRONGEST:
-            raise ConfigError(f"prior={self.prior} is no weight: give a number from 0 to {_STRONGEST}")
-        if not 0 < self.sharpness <= _SHARPEST:
-            raise ConfigError(f"sharpness={self.sharpness} is no power: give a number above 0, {_SHARPEST} at most")
+        check_whole("most_heads", self.most_heads, 1, error=ConfigError)
+        for name, most in _WEIGHTS.items():
+            check_real(name, getattr(self, name), 0.0, most, ConfigError)
+        if not self.sharpness:
+            raise ConfigError(f"sharpness=0 leaves no vote: give a power above 0, {_WEIGHTS['sharpness']} at most")
 
     def observe(self, first: int, end: int, layers: int) -> Iterable[int]:
         """None: the last token has no say."""

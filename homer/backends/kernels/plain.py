@@ -48,6 +48,12 @@ def apply_rotary(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: T
     out.copy_(x * cos[:, :, None] + torch.cat((-high, low), -1) * sin[:, :, None])
 
 
+def _rotated(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    apply_rotary(x, norm, eps, cos, sin, out)
+    return out
+
+
 def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
     """The SwiGLU product."""
     return F.silu(gate) * up
@@ -114,9 +120,7 @@ def write_kv(
     norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
 ) -> None:  # fmt: skip
     """One token's rotated key and its value (1, 1, key heads, head dim), written to `column` among the others."""
-    rotated = torch.empty_like(key)
-    apply_rotary(key, norm, eps, cos, sin, rotated)
-    keys.index_copy_(1, column, rotated)
+    keys.index_copy_(1, column, _rotated(key, norm, eps, cos, sin))
     values.index_copy_(1, column, value)
 
 
@@ -125,10 +129,8 @@ def write_rows(
     norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
 ) -> None:  # fmt: skip
     """The same for several rows: each one's rotated key and value (rows, 1, key heads, head dim), to its own column."""
-    rotated = torch.empty_like(key)
-    apply_rotary(key, norm, eps, cos, sin, rotated)
     rows = torch.arange(len(columns), device=columns.device)
-    keys[rows, columns] = rotated[:, 0]
+    keys[rows, columns] = _rotated(key, norm, eps, cos, sin)[:, 0]
     values[rows, columns] = value[:, 0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import copy
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from homer.base.locks import Lock
+from homer.base.recent import Recent
 from homer.errors import GenerationError
 from homer.text.constraining.closing import Closer
 from homer.text.constraining.grammar import Grammar, library
@@ -69,7 +69,7 @@ class Grammars:
         self._lock = Lock()
         self._tokens: Any = None
         self._closer: Closer | None = None
-        self._compiled: collections.OrderedDict[Grammar, Any] = collections.OrderedDict()
+        self._compiled: Recent[Grammar, Any] = Recent(_KEPT)
 
     def matcher(self, grammar: Grammar, room: int | None = None) -> Matcher:
         """A new way through a grammar, from its beginning.
@@ -81,12 +81,10 @@ class Grammars:
             GenerationError: a tokenizer or a grammar that cannot be used, or a missing package.
         """
         with self._lock:
-            compiled = self._compiled.pop(grammar, None)
+            compiled = self._compiled.get(grammar)
             if compiled is None:
                 compiled = self._compile(grammar)
-            self._compiled[grammar] = compiled
-            if len(self._compiled) > _KEPT:
-                self._compiled.popitem(last=False)
+                self._compiled.put(grammar, compiled)
             return Matcher(compiled.deep_copy(), self._tokens.vocab_size, self._closer, room)
 
     def _compile(self, grammar: Grammar) -> Any:
