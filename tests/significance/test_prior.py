@@ -50,7 +50,7 @@ def test_ranks_are_those_of_the_scores_whatever_their_scale() -> None:
 
 def test_ranks_are_checked() -> None:
     assert check_ranks([1, 2], 2).tolist() == [1, 2]
-    for bad, message in (([1], "holds 1 for 2 tokens"), ([0, 1], "ranks count from 1")):
+    for bad, message in (([1], "holds 1 for 2 tokens"), ([0, 1], "give ranks that count from 1")):
         with pytest.raises(InputError, match=message):
             check_ranks(bad, 2)
 
@@ -61,7 +61,7 @@ def test_votes_of_rank_r_are_worth_r_to_the_power_of_minus_the_prior() -> None:
     assert Question().weighed(votes, ranks) is votes
     assert Question(prior=1.0).weighed(votes, None) is votes
     for bad in (-0.1, 17):
-        with pytest.raises(ConfigError, match="is no weight"):
+        with pytest.raises(ConfigError, match="is out of range"):
             Question(prior=bad)
 
 

@@ -102,7 +102,7 @@ def test_shared_words_decide_where_attention_does_not() -> None:
     scores[:, 1] = 3.0  # a factor of 18 by attention, to the power of 1.5, outweighs one of 6 by words
     assert int(Question().rank(scores, seen)[0].argmax()) == 1
     assert not Question(words=0).reads_words
-    with pytest.raises(ConfigError, match="words=-1 is below 0"):
+    with pytest.raises(ConfigError, match="words=-1 is out of range"):
         Question(words=-1)
 
 
