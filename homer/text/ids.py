@@ -32,7 +32,9 @@ def check_numbers(numbers: TokenIds | None, tokens: int) -> Tensor | None:
     Raises:
         InputError: no numbers, another count, or a number below -1.
     """
-    return _one_a_token("document_numbers", numbers, tokens, -1, "the document's number, or -1 for what keeps its place")
+    return _one_a_token(
+        "document_numbers", numbers, tokens, -1, "the document's number, or -1 for what keeps its place"
+    )
 
 
 def check_ranks(ranks: TokenIds | None, tokens: int) -> Tensor | None:

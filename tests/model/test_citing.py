@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from small import asked_small
 
 from homer import Answer, Calibration, CalibrationError, Citation, Cited, HomerModel
 from homer.model.citing import cite
@@ -13,11 +12,6 @@ DOCUMENTS = [
     {"title": "Doors", "text": f"Doors are painted green. {FACT} Ask for keys in the office."},
 ]
 QUESTION = "What is the door code for the northern archive?"
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 def test_an_answer_says_what_it_rests_on(small: HomerModel) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from langchain_core.documents import Document as Retrieved
 from llama_index.core.schema import NodeWithScore, TextNode
-from small import asked_small
 
 from homer import Compressor, ConfigError, Document, HomerModel, InputError, Question
 from homer.text.documents import document_ranks, to_documents
@@ -22,11 +21,6 @@ from homer_integrations.shared.marks import PLACE, make_mark, read_mark
 QUESTION = "What is the door code?"
 TEXTS = ["The house is old. Nobody lives there.", "Doors are green.", "The door code is 48213.", "It rained all day."]
 STRONG = Question(prior=8.0)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 def scored(*scores: float | None) -> list[dict[str, object]]:

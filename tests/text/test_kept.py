@@ -1,4 +1,4 @@
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -118,19 +118,9 @@ def test_threads_share_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homer.text.tokenizing.TOKENS", TokenCache(9000))
     pieces = PieceTokenizer(AutoTokenizer.from_pretrained(MINI))
     texts = [f"Fact {n} of many." for n in range(60)]
-    expected, wrong = pieces.tokenize_texts(texts), []
-
-    def read(step: int) -> None:
-        chosen = list(range(60))[::step] * 3
-        wrong.extend(
-            n
-            for n, rows in zip(chosen, pieces.tokenize_texts([texts[n] for n in chosen]), strict=True)
-            if rows != expected[n]
-        )
-
-    threads = [threading.Thread(target=read, args=(step,)) for step in (1, -1, 2, -2, 3, -3) * 3]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    expected = pieces.tokenize_texts(texts)
+    steps = (1, -1, 2, -2, 3, -3) * 3
+    with ThreadPoolExecutor(len(steps)) as pool:
+        found = pool.map(lambda step: pieces.tokenize_texts(texts[::step] * 3), steps)
+    for step, rows in zip(steps, found, strict=True):
+        assert rows == expected[::step] * 3

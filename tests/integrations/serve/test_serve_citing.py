@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from small import asked_small
 
 from homer import Answer, Citation, Cited, Document, HomerModel, Usage
 from homer_integrations.serve import ServeSettings
@@ -23,11 +22,6 @@ TEXTS = ["The house is old. Nobody lives there.", "Doors are green. The door cod
 SOURCES = "".join(f'<source id="{n}" name="{n} & co.pdf">{text}</source>\n' for n, text in enumerate(TEXTS, 1))
 WRITTEN = f"### Task:\nUse the context.\n\n<context>\n{SOURCES}</context>\n\nWhat is the door code?"
 QUESTION = {"role": "user", "content": "What is the door code?"}
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
