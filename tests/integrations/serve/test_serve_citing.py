@@ -15,7 +15,7 @@ from homer_integrations.serve.jobs import Finished
 from homer_integrations.serve.server import Server
 from homer_integrations.serve.tagged import with_tagged
 from homer_integrations.shared.marks import PLACE
-from tests.serving import running
+from tests.serving import client_of, running
 
 KEY = "sk-page"
 TEXTS = ["The house is old. Nobody lives there.", "Doors are green. The door code is 48213. Ask for keys."]
@@ -32,7 +32,7 @@ def server(small: HomerModel) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key=KEY, max_retries=0)
+    return client_of(server.url, KEY)
 
 
 def check(annotations: list[Any], text: str, texts: list[str] = TEXTS) -> None:

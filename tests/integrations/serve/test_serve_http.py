@@ -27,7 +27,17 @@ from homer.cli import main
 from homer.merging.chunk import Chunk
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.server import Server
-from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, long_documents, pdf_of, running, wait_until
+from tests.serving import (
+    DOCUMENTS_OF_FACT,
+    LONG,
+    QUESTION,
+    chat_body,
+    client_of,
+    long_documents,
+    pdf_of,
+    running,
+    wait_until,
+)
 
 JSON = {"content-type": "application/json"}
 
@@ -51,7 +61,7 @@ def _nothing_is_left_running(server: Server) -> Iterator[None]:
 
 @pytest.fixture
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+    return client_of(server.url)
 
 
 def post(server: Server, body: Any, path: str = "chat/completions", **options: Any) -> httpx.Response:
