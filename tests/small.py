@@ -54,6 +54,13 @@ def asked_small(folder: Path, window: int = 256) -> HomerModel:
     return HomerModel.from_pretrained(save_small(folder, window=window), config=config, calibration=heads)
 
 
+def damaged(data: bytes, at: int) -> bytes:
+    """The data with one bit of a byte changed; `at` may count from the end."""
+    changed = bytearray(data)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
 def assert_same(ours: CompactCache, one: CompactCache) -> None:
     """Two compact caches, to the last bit."""
     assert ours.kept_tokens.tolist() == one.kept_tokens.tolist()

@@ -26,6 +26,7 @@ from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
 from homer_integrations.serve.turns import SLICE, Pace, Turns
 from tests.conftest import random_ids
+from tests.small import damaged
 
 SETTINGS = ServeSettings()
 
@@ -214,8 +215,8 @@ def test_the_store_outlives_its_process_in_a_folder(tiny: HomerModel, tmp_path: 
     assert again.get("a").token_ids.tolist() == cache.token_ids.tolist()
     (path,) = tmp_path.glob("*.safetensors")
     whole = path.read_bytes()
-    for place in (9, 60, len(whole) // 2, 1):  # one byte, anywhere
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for at in (9, 60, len(whole) // 2, 1):  # one byte, anywhere
+        path.write_bytes(damaged(whole, at))
         again = CacheStore(0, tmp_path, 2**20)
         assert again.get("a") is None
         assert not path.exists()
