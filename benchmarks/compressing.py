@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,17 +129,16 @@ def measure(way: Way, case: Any) -> dict[str, Any]:
     return {"rank": rank, "survives": survives, "seconds": seconds}
 
 
-def measure_all(ways: Ways, by: str, cases: Sequence[Any], timed: int) -> list[dict[str, Any]]:
+def measure_all(ways: Ways, by: str, cases: Sequence[Any], timed: int) -> Iterator[dict[str, Any]]:
     """All questions by one way, with times of the first ones, for which it starts anew, with no passage known."""
-    rows = []
     way = ways[by]
     for number, case in enumerate(cases):
         if number < timed and by in ("embedder", "llmlingua", "longllmlingua"):
             way = ways[by]
-        rows.append({"by": by} | measure(way, case))
+        row = {"by": by} | measure(way, case)
         if number >= timed:
-            del rows[-1]["seconds"]
-    return rows
+            del row["seconds"]
+        yield row
 
 
 def asking_seconds(model: HomerModel, cases: Sequence[Any]) -> float:
@@ -157,7 +156,7 @@ def table(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
         cell = [row for row in rows if (row["set"], row["by"]) == key]
         shares = [sum(row["rank"] < k for row in cell) / len(cell) for k in FIRST]
         shares += [sum(row["survives"][str(budget)] for row in cell) / len(cell) for budget in BUDGETS]
-        times = [row["seconds"] for row in cell if "seconds" in row]
+        times = [row["seconds"] for row in cell if "seconds" in row] or cell[0].get("times", [])
         seconds = sum(times) / max(1, len(times))
         numbers = " | ".join(f"{share:.2f}" for share in shares)
         lines.append(f"| {key[0]} | {key[1]} | {len(cell)} | {numbers} | {seconds:.3f} |")
@@ -194,12 +193,18 @@ def draw(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def join(files: Sequence[Path], folder: Path) -> None:
-    """Several runs in one: a way that is in two of them is taken from the first."""
+    """Several runs in one: a way that is in two of them is taken from the first, its times from the first with any."""
     runs = [json.loads(file.read_text()) for file in files]
     rows: list[dict[str, Any]] = []
     for run in runs:
-        known = {(row["set"], row["by"]) for row in rows}
-        rows += [row for row in run["rows"] if (row["set"], row["by"]) not in known]
+        known = {(row["set"], row["by"]): row for row in reversed(rows)}
+        timed = {(row["set"], row["by"]) for row in rows if "seconds" in row}
+        for row in run["rows"]:
+            key = row["set"], row["by"]
+            if key not in known:
+                rows.append(row)
+            elif key not in timed and "seconds" in row:
+                known[key].setdefault("times", []).append(row["seconds"])
     facts = {"runs": [{name: value for name, value in run.items() if name != "rows"} for run in runs]}
     save(folder, rows, facts)
     draw(folder, rows)
@@ -236,7 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             some = cases[: options.few] if "lingua" in by or "plain" in by else cases
             if options.timed:
                 ways[by](cases[-1])  # heads are measured, kernels are compiled
-            rows += [{"set": name} | row for row in measure_all(ways, by, some, options.timed)]
+            for number, row in enumerate(measure_all(ways, by, some, options.timed), 1):
+                rows.append({"set": name} | row)
+                if number % 10 == 0:  # or a long run that is ended early would have been for nothing
+                    save(options.out, rows, facts)
             print(table(rows, {})[-1], flush=True)
             save(options.out, rows, facts)
         if options.asks:

@@ -86,9 +86,9 @@ def real_weights(options: argparse.Namespace) -> dict[str, Any]:
 def texts(model: HomerModel, tokens: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Eight prompts with questions of their own, over the shipped documents."""
     documents = read_documents([DOCUMENTS])
-    ids = torch.tensor(model.tokenize("\n\n".join(document.text for document in documents)))
+    ids = torch.tensor(model.tokenize("\n\n".join(document["text"] for document in documents)))
     context = ids.repeat(-(-tokens // len(ids)))[:tokens]
-    questions = [f"What does the text say of {document.title or 'this'}? Answer:" for document in documents[:8]]
+    questions = [f"What does the text say of {document.get('title') or 'this'}? Answer:" for document in documents[:8]]
     return [
         (context[:16], context[16:].roll(997 * n), torch.tensor(model.tokenize(q))) for n, q in enumerate(questions)
     ]

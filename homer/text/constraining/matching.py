@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -106,7 +107,7 @@ class Grammars:
         backend.no_truncation()
         try:
             return library().LLTokenizer(
-                backend.to_str(),
+                with_one_decoder(backend.to_str()),
                 n_vocab=max(self._vocabulary, len(self._tokenizer)),
                 eos_token=self._end_ids or None,
             )
@@ -114,6 +115,22 @@ class Grammars:
             raise GenerationError(
                 f"a grammar cannot be used with this tokenizer ({error}): use a model with a byte-level one"
             ) from None
+
+
+def with_one_decoder(tokenizer: str) -> str:
+    """A tokenizer's JSON in which letters stand for bytes in one way.
+
+    Tokenizers read from GGUF files by some versions of transformers decode both ways in which letters may stand for
+    bytes, one after the other. The library of grammars takes the first that it finds, which is not the one by which
+    the vocabulary was made, reads "\u0120" where a space is meant, and then holds texts to what they cannot be.
+    """
+    told = json.loads(tokenizer)
+    parts = (told.get("decoder") or {}).get("decoders", [])
+    by_bytes = [part for part in parts if part["type"] == "ByteLevel"]
+    if by_bytes and any(part["type"] == "ByteFallback" for part in parts):
+        told["decoder"] = by_bytes[0]
+        return json.dumps(told)
+    return tokenizer
 
 
 class Matcher:
