@@ -188,17 +188,17 @@ def scale_rope(config: Any, scaling: float | Mapping[str, Any]) -> None:
         ConfigError: a factor below 1, or a model with RoPE settings for each kind of layer.
     """
     text = config.get_text_config()
-    present = dict(text.rope_parameters or {})
-    if "rope_theta" not in present:
+    rope = dict(text.rope_parameters or {})
+    if "rope_theta" not in rope:
         raise ConfigError("this model has RoPE settings for each kind of layer: give them in its own configuration")
-    window = present.get("original_max_position_embeddings") or text.max_position_embeddings
+    window = rope.get("original_max_position_embeddings") or text.max_position_embeddings
     wanted: dict[str, Any] = (
         dict(scaling) if isinstance(scaling, Mapping) else {"rope_type": "yarn", "factor": float(scaling)}
     )
     if wanted.get("factor", 1.0) < 1:
         raise ConfigError(f"rope_scaling={wanted['factor']} would shrink the window: give a factor of at least 1")
-    base = {"rope_theta": present["rope_theta"], "original_max_position_embeddings": window}
-    partial = {name: present[name] for name in ("partial_rotary_factor",) if name in present}
+    base = {"rope_theta": rope["rope_theta"], "original_max_position_embeddings": window}
+    partial = {name: rope[name] for name in ("partial_rotary_factor",) if name in rope}
     text.rope_parameters = base | partial | wanted
     text.max_position_embeddings = int(text.rope_parameters["original_max_position_embeddings"] * wanted["factor"])
 
