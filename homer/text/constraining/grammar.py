@@ -31,11 +31,15 @@ class Grammar:
         kind: by which of them it was made.
         source: what llguidance reads.
         free: whether text without a form may come too, which stop strings may end.
+        sealed: what such text ends with: from there on no stop string counts.
+        marks: tokens of the model that stand in the text by their names, even if the tokenizer calls them special.
     """
 
     kind: str
     source: str = dataclasses.field(repr=False)
     free: bool = False
+    sealed: str = ""
+    marks: tuple[str, ...] = ()
 
     @classmethod
     def json_schema(cls, schema: Any) -> Grammar:
