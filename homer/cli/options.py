@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,22 @@ Options = SimpleNamespace
 FILES = "files or folders of text, PDF, HTML, DOCX, PPTX or XLSX; - is standard input"
 PATH = click.Path(path_type=Path)
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class JsonObject(click.ParamType):
+    """A JSON object, as a dict."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """The dict; click's usage error on something else."""
+        try:
+            given = value if isinstance(value, dict) else json.loads(value)
+        except ValueError:
+            given = None
+        if not isinstance(given, dict):
+            self.fail(f'{value} is no JSON object: give one, as {{"enable_thinking": false}}', param, ctx)
+        return given
 
 
 class Option(click.Option):
@@ -114,6 +131,12 @@ MODEL = (
     DTYPE,
     Option("--calibration", help="a calibration file"),
     Option("--rope-scaling", type=float, help="a factor for YaRN"),
+    Option(
+        "--chat-template-kwargs",
+        type=JsonObject(),
+        metavar="JSON",
+        help='for the chat template: {"enable_thinking": false}',
+    ),
 )
 SIGNIFICANCE = Option("--significance", type=click.Choice(SIGNIFICANCES), help="what decides which tokens survive")
 CONFIG = tuple(map(_setting, dataclasses.fields(HomerConfig)))
