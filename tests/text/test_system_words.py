@@ -55,9 +55,7 @@ def laid(model: HomerModel, messages: list[Any], documents: list[str], **options
 
 
 def by_template(model: HomerModel, messages: list[Any], tools: Any = None) -> str:
-    text: str = model.tokenizer.apply_chat_template(
-        messages, tools=tools, tokenize=False, add_generation_prompt=True
-    )
+    text: str = model.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
     return text
 
 

@@ -94,7 +94,7 @@ def calls_grammar(
         rules = [f"start: {begin} call {more}"]
     rules.append(f"call: /\\n?/ ({' | '.join(f'call_{n}' for n in range(len(chosen)))}) /\\n?/ {end}")
     for number, tool in enumerate(chosen):
-        head = json.dumps(f'{{"name": {json.dumps(tool.name)}, "arguments": ')
+        head = json.dumps(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ', ensure_ascii=False)
         facts = closed(json.loads(tool.parameters)) | {"x-guidance": WRITTEN}
         rules.append(f'call_{number}: {head} arguments_{number} "}}"')
         rules.append(f"arguments_{number}: %json {json.dumps(facts, ensure_ascii=False)}")

@@ -46,7 +46,8 @@ class Grammar:
         """JSON that holds to a schema, written as Python's `json.dumps` writes it.
 
         Objects take no other properties than those named, unless the schema says what they may be
-        (`additionalProperties`). Properties come in the schema's order.
+        (`additionalProperties`). Properties come in the schema's order. A `format` that JSON Schema does not define
+        says nothing of the text.
 
         Args:
             schema: a pydantic class, a TypedDict, a dataclass or another type that pydantic knows, or a JSON schema.
