@@ -58,7 +58,7 @@ class ToolTexts:
         return f"{self.before}{words}{self.after}" if words is not None else f"{self.before}{self.after}".strip()
 
     def unsaid(self) -> dict[str, Any]:
-        """The message of a system that says nothing of its own, for `said`: whether there are documents is not known."""
+        """The message of a system that says nothing of its own, for `said`: nobody knows yet of documents."""
         return _Unsaid(self)
 
 

@@ -141,7 +141,7 @@ async def _whole_later(messages: AsyncIterator[AIMessage]) -> AsyncIterator[AIMe
 
 
 def _check_whole(message: Any) -> None:
-    """Raise OutputParserException for what max_tokens cut; what was closed in time is whole, as is what calls a tool."""
+    """Raise OutputParserException for what max_tokens cut; what was closed in time is whole, as are calls."""
     if message is not None and message.response_metadata.get("finish_reason") == "length" and not is_json(message.text):
         tokens = (message.usage_metadata or {}).get("output_tokens")
         raise OutputParserException(
