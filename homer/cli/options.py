@@ -21,22 +21,6 @@ PATH = click.Path(path_type=Path)
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-class JsonObject(click.ParamType):
-    """A JSON object, as a dict."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        """The dict; click's usage error on something else."""
-        try:
-            given = value if isinstance(value, dict) else json.loads(value)
-        except ValueError:
-            given = None
-        if not isinstance(given, dict):
-            self.fail(f'{value} is no JSON object: give one, as {{"enable_thinking": false}}', param, ctx)
-        return given
-
-
 class Option(click.Option):
     """An option that may have old names, which work and are not shown."""
 
@@ -120,6 +104,17 @@ def _setting(field: dataclasses.Field[Any]) -> Option:
     return Option(f"--{name}", type=int if "int" in kind else float, help="see HomerConfig")
 
 
+def _json_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """A JSON object as a dict; click's usage error on something else."""
+    try:
+        given = None if value is None else json.loads(value)
+    except ValueError:
+        given = value
+    if not (given is None or isinstance(given, dict)) or (value is not None and given is None):
+        raise click.BadParameter(f'{value} is no JSON object: give one, as {{"enable_thinking": false}}', ctx, param)
+    return given
+
+
 DEVICE_HELP = "cpu, cuda, mps, or auto for all GPUs"
 DTYPE = Option("--dtype", help="such as bfloat16")
 MODEL = (
@@ -133,8 +128,8 @@ MODEL = (
     Option("--rope-scaling", type=float, help="a factor for YaRN"),
     Option(
         "--chat-template-kwargs",
-        type=JsonObject(),
         metavar="JSON",
+        callback=_json_object,
         help='for the chat template: {"enable_thinking": false}',
     ),
 )

@@ -144,7 +144,5 @@ def _check_whole(message: Any) -> None:
     """Raise OutputParserException for what max_tokens cut; what was closed in time is whole, as are calls."""
     if message is not None and message.response_metadata.get("finish_reason") == "length" and not is_json(message.text):
         tokens = (message.usage_metadata or {}).get("output_tokens")
-        raise OutputParserException(
-            f"the answer was cut after {tokens} tokens (finish_reason 'length'): raise max_tokens",
-            llm_output=message.text,
-        )
+        problem = f"the answer was cut after {tokens} tokens (finish_reason 'length'): raise max_tokens"
+        raise OutputParserException(problem, llm_output=message.text)

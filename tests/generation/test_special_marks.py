@@ -1,4 +1,4 @@
-"""Marks that are special tokens: what decoding leaves out elsewhere is read here, and no text from outside becomes it."""
+"""Marks that are special tokens: what decoding leaves out elsewhere is read, and no text from outside becomes it."""
 
 import functools
 import json
