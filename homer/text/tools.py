@@ -28,7 +28,7 @@ class ToolTexts:
     """What stands before and after the system's own words where there are tools.
 
     Attributes:
-        taught: whether it is the chat template's own: then the model was taught when to call.
+        taught: whether the chat template tells of tools, in whatever form: then the model was taught when to call.
         alone: the whole message where the system says nothing of its own, if the template has one.
         usual: what the template lets the system say then where there are no tools.
     """
@@ -81,7 +81,7 @@ def said(messages: Any, words: str | None) -> Any:
 
 
 def texts_for(tokenizer: Any, tools: Sequence[Tool]) -> ToolTexts:
-    """By the tokenizer's chat template, where it tells of tools and writes calls as this library reads them."""
+    """By the tokenizer's chat template, where it tells of tools and writes calls as this library reads them; else ours."""
     given = [tool.to_dict() for tool in tools]
     found = _by_template(tokenizer, given) if tokenizer.chat_template else None
     if found is not None:
@@ -90,7 +90,18 @@ def texts_for(tokenizer: Any, tools: Sequence[Tool]) -> ToolTexts:
         return ToolTexts(before or "", after or "", True, alone, usual_words(tokenizer))
     begin, end = (_trusting(mark, sorted(marks_of(tokenizer))) for mark in (BEGIN, END))
     lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in given)
-    return ToolTexts("", _TOLD.format(begin=begin, end=end, tools=lines), False, None, usual_words(tokenizer))
+    after = _TOLD.format(begin=begin, end=end, tools=lines)
+    return ToolTexts("", after, _tells_of(tokenizer, given), None, usual_words(tokenizer))
+
+
+def _tells_of(tokenizer: Any, tools: list[dict[str, Any]]) -> bool:
+    """Whether the chat template tells of tools, though it may write calls in another form than this library reads."""
+    user, name = [{"role": "user", "content": _MARKS[1]}], tools[0]["function"]["name"]
+    try:
+        told, untold = (_render(tokenizer, user, given) for given in (tools, None))
+    except Exception:  # of no template, or of templates that raise errors of their own
+        return False
+    return told.count(name) > untold.count(name)
 
 
 def usual_words(tokenizer: Any) -> str:
