@@ -81,7 +81,7 @@ def said(messages: Any, words: str | None) -> Any:
 
 
 def texts_for(tokenizer: Any, tools: Sequence[Tool]) -> ToolTexts:
-    """By the tokenizer's chat template, where it tells of tools and writes calls as this library reads them; else ours."""
+    """By the tokenizer's chat template, where it tells of tools and writes calls as this library reads them."""
     given = [tool.to_dict() for tool in tools]
     found = _by_template(tokenizer, given) if tokenizer.chat_template else None
     if found is not None:
