@@ -12,11 +12,12 @@ pytest.importorskip("llguidance")
 
 from langchain_core.messages import AIMessageChunk
 
-from homer import CallPiece, CallReader, HomerModel, Thought, read_calls
+from homer import CallPiece, CallReader, Grammar, HomerModel, Stream, Thought, read_calls
 from homer.generation.decoding import TextDecoder
 from homer_integrations.langchain import ChatHomer
 from homer_integrations.llama_index import HomerLLM
 from homer_integrations.serve import ServeSettings
+from tests.byte_tokenizers import byte_tokenizer
 from tests.serving import running
 from tests.thinkers import CALL_MARKS, CALLING, MARKS, SWITCHED, thinking_model
 
@@ -95,6 +96,25 @@ def test_stop_strings_end_words_and_no_calls(model: HomerModel) -> None:
     forced = model.turn(ASKED, tools=[FILL], tool_choice="required")
     answer = model.stream_prompt(prompt, grammar=forced.grammar, stop="a").answer()
     assert [call.name for call in read_calls(answer.text)[1]] == ["fill"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "given", "reason"),
+    [
+        ("a <b", ["<"], "a ", "stop"),  # no mark, as the next letter tells
+        ("a <tool", ["<"], "a ", "stop"),  # nor at the end
+        ("a <tool_call>{<}", ["<", "{"], "a <tool_call>{<}", "length"),
+        ("a b<tool_call>{}", ["b<", "b"], "a ", "stop"),
+        ("a <tool_call>{}", ["}x", "<tool"], "a <tool_call>{}", "length"),
+        ("a <tool_", [], "a <tool_", "length"),
+    ],
+)
+def test_stop_strings_beside_a_mark_of_letters(text: str, stops: list[str], given: str, reason: str) -> None:
+    tokenizer = byte_tokenizer()
+    form = Grammar("calls", "", free=True, sealed="<tool_call>")
+    stream = Stream(iter(tokenizer(text)["input_ids"]), frozenset(), tokenizer, stops, grammar=form)
+    assert "".join(stream) == given
+    assert (stream.result().text, stream.result().finish_reason) == (given, reason)
 
 
 def test_all_ways_in(model: HomerModel) -> None:
