@@ -57,7 +57,7 @@ class Compressor:
         if not isinstance(model, HomerModel):
             raise InputError(f"model is a {type(model).__name__}: give a HomerModel, HomerModel.from_pretrained(...)")
         self._model, self._marker = model, check_text("marker", marker)
-        self._builder = PromptBuilder(model.require_tokenizer("compress documents"))
+        self._builder = PromptBuilder(model.require_tokenizer("compress documents"), model.chat_template_kwargs)
         self._config = config or model.config
         model._settings.resolve(self._config)
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from homer.base.arguments import replace_surrogates
 from homer.errors import InputError
 from homer.text.documents import Document, DocumentLike, to_documents
-from homer.text.prompt import PLACE, Prompt, PromptBuilder, asking
+from homer.text.prompt import DEFAULT_SYSTEM, PLACE, Prompt, PromptBuilder, asking
 from homer.text.template import TRUSTED, Message
 from homer.text.thinking import KEY
+from homer.text.tools import said
 
 EARLIER_TITLE = "Earlier conversation"
 _MERGED = 8  # tokens that a message may lose to its neighbours, and more than any ever does
@@ -54,7 +55,8 @@ def build_conversation(
     Raises:
         InputError: messages that are no conversation, a bad document, or nothing that could be compressed.
     """
-    messages, texts = check_messages(messages), to_documents(documents)
+    texts = to_documents(documents)
+    messages = check_messages(said(messages, DEFAULT_SYSTEM if texts and place is None else None))
     if place is not None and (not isinstance(place, str) or not place):
         raise InputError(f"place={place!r} is no text that can stand in a message: give one, or None")
     if place is not None and not texts:
