@@ -45,19 +45,30 @@ class Compressor:
     Args:
         model: a model with its tokenizer; it is not changed.
         marker: stands where something was left out; "" for nothing.
+        count: gives the tokens of a text, as the model counts them that will read it; None: by this model's tokenizer.
         config: in place of the model's own: `max_chunk_len` is the longest leaf, and `chunk_batch_size` of them run at
             a time; a `Question` as significance says how many heads look, what a passage's votes weigh, how sharp the
             votes are, and what documents' scores by a retriever do.
 
     Raises:
-        InputError: no HomerModel, one without a tokenizer, or a marker that is no text.
+        InputError: no HomerModel, one without a tokenizer, a marker that is no text, or a count that counts nothing.
     """
 
-    def __init__(self, model: HomerModel, *, marker: str = MARKER, config: HomerConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: HomerModel,
+        *,
+        marker: str = MARKER,
+        count: Callable[[str], int] | None = None,
+        config: HomerConfig | None = None,
+    ) -> None:
         if not isinstance(model, HomerModel):
             raise InputError(f"model is a {type(model).__name__}: give a HomerModel, HomerModel.from_pretrained(...)")
         self._model, self._marker = model, check_text("marker", marker)
         self._builder = PromptBuilder(model.require_tokenizer("compress documents"), model.chat_template_kwargs)
+        if count is not None and not callable(count):
+            raise InputError(f"count={count!r} is no function: give one from a text to its number of tokens")
+        self._counts = count
         self._config = config or model.config
         model._settings.resolve(self._config)
 
@@ -81,7 +92,7 @@ class Compressor:
         Args:
             question: what is asked.
             documents: as in `HomerModel.ask`, of any number and length.
-            max_tokens: tokens that may be handed out, by the model's tokenizer, markers included, titles not.
+            max_tokens: tokens that may be handed out, as `count` counts them, markers included, titles not.
             max_share: the same as a share of all tokens, above 0 to 1.
             top_k: so many of the best sentences, passages or documents.
             keep: what stays or goes as a whole: "sentences"; "passages", which are paragraphs, of long ones a few
@@ -96,7 +107,7 @@ class Compressor:
         self.check(max_tokens, max_share, top_k, keep)
         prompt, parts = self._read(question, documents, progress, tick)
         if max_share is not None:
-            max_tokens = max(1, int(max_share * int(parts.tokens.sum())))
+            max_tokens = max(1, int(max_share * sum(self._sizes(prompt, parts))))
         return self._choose(prompt, parts, keep, max_tokens, top_k)
 
     @staticmethod
@@ -130,9 +141,17 @@ class Compressor:
 
     def _choose(self, prompt: Prompt, parts: Parts, keep: Keep, room: int | None, top_k: int | None) -> Compressed:
         """The best parts within a budget."""
-        picker = Picker(parts.units, parts.tokens.tolist(), self._count(f"\n{self._marker}\n"), room)
+        sizes = self._sizes(prompt, parts)
+        picker = Picker(parts.units, sizes, self._count(f"\n{self._marker}\n"), room)
         picker.pick(parts.groups(keep, self._question.passages), top_k)
-        return self._hand_out(prompt, parts, picker, room)
+        return self._hand_out(prompt, parts, picker, room, sum(sizes))
+
+    def _sizes(self, prompt: Prompt, parts: Parts) -> list[int]:
+        """Tokens of every unit."""
+        if self._counts is None:
+            return list(parts.tokens.tolist())
+        both = zip(prompt.documents, parts.units, strict=True)
+        return [self._count(document.text[unit.start : unit.end]) for document, units in both for unit in units]
 
     @property
     def _question(self) -> Question:
@@ -187,9 +206,13 @@ class Compressor:
         return windows(len(prompt.context_ids), longest - affix, borders)
 
     def _count(self, text: str) -> int:
-        return len(self._builder.tokenize(text)[0])
+        if self._counts is None:
+            return len(self._builder.tokenize(text)[0])
+        tokens = self._counts(text)
+        check_whole("what count gives for a text", tokens, 0)
+        return int(tokens)
 
-    def _hand_out(self, prompt: Prompt, parts: Parts, picker: Picker, room: int | None) -> Compressed:
+    def _hand_out(self, prompt: Prompt, parts: Parts, picker: Picker, room: int | None, total: int) -> Compressed:
         """What was picked as text; where that takes more tokens than its parts did, what came last goes again."""
         left: dict[int, _Left] = {}
         changed = set(range(len(parts.units)))
@@ -202,7 +225,6 @@ class Compressor:
                     left[number] = _Left(text, spans, self._count(text))
             over = room is not None and sum(one.tokens for one in left.values()) > room
             changed = {int(parts.owners[unit]) for unit in picker.drop()} if over else set()
-        total = int(parts.tokens.sum())
         if not left:
             logger.warning("max_tokens=%s of %d: not one part fits, so none is handed out", room, total)
         numbers = tuple(sorted(left))

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homer.text.ends import STOPS, WIDE
+
 PASSAGE = 160  # tokens, after which the next sentence begins another passage
 LONGEST = 64  # tokens; what has no end, such as a table, is cut there, so that it cannot take all of the budget
 
-_MAY_END = re.compile(r"[.!?][\"'\u201d\u2019)\]*_]*$")
-_ENDS = re.compile(r"[\u3002\uff01\uff1f]$|\n\s*$")  # the full stops of Chinese and Japanese
+_MAY_END = re.compile(rf"[.!?{STOPS}][\"'\u201d\u2019)\]*_]*$")
+_ENDS = re.compile(rf"[{WIDE}]$|\n\s*$")
 _LINE_END = re.compile(r"\n[ \t]*$")
 _STARTS = re.compile(r"^[\s▁ĠĊ<\[]")
 

@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from homer import Document, InputError
 from homer_integrations.langchain.chat import ChatHomer
 from homer_integrations.langchain.sourced import with_sources
-from homer_integrations.shared.documents import score_of, title_of
+from homer_integrations.shared.documents import note_scoreless, score_of, title_of
 from homer_integrations.shared.marks import KEY, PLACE, MarkedText, make_mark
 from homer_integrations.shared.once import items_of
 
@@ -140,4 +140,5 @@ def _laid_out(
         ending = after + (separator if number < len(given) else "")
         score = score_of(document.metadata, score_key)
         laid_out.append(Document(text, title_of(document.metadata), before, ending, score=score))
+    note_scoreless(laid_out, score_key)
     return tuple(laid_out)

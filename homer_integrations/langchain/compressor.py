@@ -8,7 +8,8 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-from homer import Compressed
+import homer
+from homer import Compressed, InputError
 from homer_integrations.langchain.base import STRICT
 from homer_integrations.shared.compressing import CompressorSettings
 from homer_integrations.shared.documents import to_homer_documents
@@ -41,7 +42,7 @@ class HomerDocumentCompressor(CompressorSettings, BaseDocumentCompressor):
             self._serialized, _inputs(query, documents), name=_NAME
         )
         try:
-            left = self._left(documents, self.shorten(query, to_homer_documents(documents, self.score_key)))
+            left = self._left(documents, self.shorten(query, self._given(documents)))
         except BaseException as error:
             run.on_chain_error(error)
             raise
@@ -55,7 +56,7 @@ class HomerDocumentCompressor(CompressorSettings, BaseDocumentCompressor):
         manager = AsyncCallbackManager.configure(callbacks)
         run = await manager.on_chain_start(self._serialized, _inputs(query, documents), name=_NAME)
         try:
-            given = to_homer_documents(documents, self.score_key)
+            given = self._given(documents)
             left = self._left(documents, await work_in_thread(lambda tick: self.shorten(query, given, tick)))
         except BaseException as error:
             await run.on_chain_error(error)
@@ -66,6 +67,14 @@ class HomerDocumentCompressor(CompressorSettings, BaseDocumentCompressor):
     @property
     def _serialized(self) -> dict[str, Any]:
         return {"name": _NAME, "id": ["homer_integrations", "langchain", _NAME]}
+
+    def _given(self, documents: Sequence[Document]) -> tuple[homer.Document, ...]:
+        """The documents as homer's, all of them LangChain's: each one that is left is a copy with its metadata."""
+        for number, document in enumerate(documents, 1):
+            if not isinstance(document, Document):
+                kind = type(document).__name__
+                raise InputError(f"document {number} is a {kind}: give a Document, Document(page_content=...)")
+        return to_homer_documents(documents, self.score_key)
 
     def _left(self, documents: Sequence[Document], found: Compressed | None) -> list[Document]:
         if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -11,8 +12,8 @@ from llama_index.core.schema import (
     NodeRelationship,
     NodeWithScore,
     QueryBundle,
-    TextNode,
 )
+from pydantic import ConfigDict
 
 from homer import Compressed, Document, InputError
 from homer_integrations.llama_index.nodes import title_of_node
@@ -27,13 +28,15 @@ class HomerPostprocessor(CompressorSettings, BaseNodePostprocessor):
     """Reranks nodes, or shortens them to what the query asks for; see `homer.Compressor`.
 
     With `keep="documents"` nodes stay as they are, the best one first; otherwise they stay in their order, and each
-    is a new node with the text that is left, `homer_spans` in its metadata, the [start, end] characters of the
-    original's text that it holds, and the original as its parent by relationship. Scores are shares of one query;
-    those that the nodes come with count as `prior` says.
+    is a new node of its kind with the text that is left, `homer_spans` in its metadata, the [start, end] characters
+    of the original's text that it holds, and the original as its parent by relationship. Scores are shares of one
+    query; those that the nodes come with count as `prior` says.
 
     Raises:
         InputError: no budget or several, or no query; says what to change.
     """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # a misspelt setting is an error
 
     @classmethod
     def class_name(cls) -> str:
@@ -76,16 +79,16 @@ def _document(node: NodeWithScore) -> Document:
     return Document(text, title_of_node(node.node), score=as_score(node.score))
 
 
-def _shortened(node: BaseNode, text: str, spans: list[list[int]]) -> TextNode:
-    """A node with the text that is left, and the node as its parent."""
-    kinds: dict[str, Any] = {name: getattr(node, name) for name in ("text_template",) if hasattr(node, name)}
-    return TextNode(
-        text=text,
-        metadata={**node.metadata, _SPANS: spans},
-        excluded_llm_metadata_keys=[*node.excluded_llm_metadata_keys, _SPANS],
-        excluded_embed_metadata_keys=[*node.excluded_embed_metadata_keys, _SPANS],
-        relationships={**node.relationships, NodeRelationship.PARENT: node.as_related_node_info()},
-        metadata_separator=node.metadata_separator,
-        metadata_template=node.metadata_template,
-        **kinds,
-    )
+def _shortened(node: BaseNode, text: str, spans: list[list[int]]) -> BaseNode:
+    """A node of the same kind with the text that is left, and the node as its parent."""
+    changed: dict[str, Any] = {
+        "id_": str(uuid.uuid4()),
+        "embedding": None,
+        "metadata": {**node.metadata, _SPANS: spans},
+        "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, _SPANS],
+        "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, _SPANS],
+        "relationships": {**node.relationships, NodeRelationship.PARENT: node.as_related_node_info()},
+    }
+    shorter = node.model_copy(update=changed)
+    shorter.set_content(text)
+    return shorter

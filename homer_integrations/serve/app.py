@@ -64,6 +64,8 @@ def create_app(backend: Backend, settings: ServeSettings, host: str = "127.0.0.1
     guarded.post("/v1/chat/completions")(server.chat)
     guarded.post("/v1/completions")(server.complete)
     guarded.post("/v1/rerank")(server.rerank)
+    for path in ("/v2/rerank", "/rerank"):  # where Cohere's client of today asks, and vLLM's
+        guarded.post(path, include_in_schema=False)(server.rerank)
     guarded.post("/v1/compress")(server.compress)
     guarded.get("/v1/models")(server.models)
     guarded.get("/v1/models/{name:path}")(server.model)

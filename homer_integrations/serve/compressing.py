@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -15,15 +15,21 @@ from homer_integrations.serve.documents import to_document
 from homer_integrations.serve.jobs import Backend, CompressJob, Found
 from homer_integrations.serve.limits import check_count
 from homer_integrations.serve.settings import ServeSettings
+from homer_integrations.serve.unknown import refuse_unknown
 
 
 class CompressingRequest(Asking):
     """What both endpoints take."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     query: str = Field(description="What is asked.")
     documents: list[Any] = Field(min_length=1, description='Texts, {"text"}, {"title", "text"}, or {"id", "data"}.')
+
+    @model_validator(mode="after")
+    def _refuse_the_unknown(self) -> Self:
+        refuse_unknown(self.model_extra, {})
+        return self
 
     def job(self, settings: ServeSettings, client: str = "") -> CompressJob:
         """What is to be done, by whom.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,16 +15,11 @@ from homer_integrations.serve.lanes import Tick
 from homer_integrations.serve.limits import check_count
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.tagged import with_tagged
+from homer_integrations.serve.unknown import NO_MATTER, refuse_unknown
 from homer_integrations.shared.tools import NAMES, take_wanted
 
-# What says nothing about the text: bookkeeping of other services and of clients.
-_NO_MATTER = frozenset(
-    "metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention "
-    "id chat_id session_id conversation_id thread_id message_id request_id run_id trace_id span_id user_id client_id "
-    "organization_id project_id tags timestamp created created_at updated_at".split()
-)
 _READ = frozenset(["role", "content"])
-_OF_MESSAGES = _READ | _NO_MATTER | {"name", "user"}
+_OF_MESSAGES = _READ | NO_MATTER | {"name", "user"}
 _OF_ROLES = {"assistant": {"tool_calls", "reasoning_content", "reasoning"}, "tool": {"tool_call_id"}}
 _MOST_STOPS, _LONGEST_STOP = 16, 1000
 # What may be given with these values only, since they ask for nothing.
@@ -74,10 +68,7 @@ class GenerationRequest(Asking, SeveralChoices):
 
     @model_validator(mode="after")
     def _refuse_the_unknown(self) -> GenerationRequest:
-        for name, value in (self.model_extra or {}).items():
-            empty = value is None or value == [] or value == {}
-            if not (empty or name in _NO_MATTER or value in _NOTHING.get(name, ())):
-                raise ValueError(f"{name:.80}={reprlib.repr(value)} is not supported by this server: leave it out")
+        refuse_unknown(self.model_extra, _NOTHING)
         return self
 
     @model_validator(mode="after")

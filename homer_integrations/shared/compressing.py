@@ -22,6 +22,9 @@ class CompressorSettings(LoadSettings):
     top_k: int | None = Field(default=None, description="So many of the best sentences, passages or documents.")
     keep: str = Field(default="sentences", description='"sentences", "passages" or "documents".')
     marker: str = Field(default="[...]", description="Stands where something was left out.")
+    count: Any = Field(
+        default=None, exclude=True, description="Gives the tokens of a text; None: by this model's tokenizer."
+    )
     max_chunk_len: int | None = Field(default=None, description="The longest leaf.")
     chunk_batch_size: int | None = Field(default=None, description="Leaves at a time.")
     prior: float | None = Field(default=None, description="How much a retriever's scores count; see `homer.Question`.")
@@ -47,7 +50,8 @@ class CompressorSettings(LoadSettings):
             changed["significance"] = dataclasses.replace(
                 own if isinstance(own, Question) else Question(), prior=self.prior
             )
-        compressor = Compressor(model, marker=self.marker, config=dataclasses.replace(model.config, **changed))
+        config = dataclasses.replace(model.config, **changed)
+        compressor = Compressor(model, marker=self.marker, count=self.count, config=config)
         budget: dict[str, Any] = {name: getattr(self, name) for name in ("max_tokens", "max_share", "top_k", "keep")}
         return compressor.compress(question, documents, tick=tick, **budget)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from homer import Document, InputError, as_title
 from homer_integrations.shared.once import items_of
+
+logger = logging.getLogger(__name__)
 
 _TEXT_KEYS = ("text", "page_content")
 _OTHER_KEYS = ("title", "metadata", "id", "type", "score")
@@ -28,7 +32,15 @@ def to_homer_documents(documents: Any, score_key: str | None = None) -> tuple[Do
     if isinstance(documents, str | Mapping | Document) or not isinstance(documents, Iterable):
         raise InputError(f"documents is a single {type(documents).__name__}: give a list of documents")
     given = enumerate(items_of(documents), 1)
-    return tuple(to_homer_document(document, number, score_key) for number, document in given)
+    found = tuple(to_homer_document(document, number, score_key) for number, document in given)
+    note_scoreless(found, score_key)
+    return found
+
+
+def note_scoreless(documents: Sequence[Document], score_key: str | None) -> None:
+    """Say in the log where the key that a user named is in no document: scores then count for nothing."""
+    if score_key is not None and documents and all(document.score is None for document in documents):
+        logger.warning("score_key=%r: none of %d documents has a score there", score_key, len(documents))
 
 
 def to_homer_document(document: Any, number: int, score_key: str | None = None) -> Document:
@@ -61,7 +73,8 @@ def score_of(metadata: Mapping[str, Any], key: str | None) -> float | None:
 
 def as_score(value: Any) -> Any:
     """A retriever's score; None for NaN and the infinite, which retrievers give where they have none."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    real = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+    return None if real and not math.isfinite(value) else value
 
 
 def agreed(roads: Sequence[tuple[str, tuple[Document, ...]]]) -> tuple[Document, ...]:

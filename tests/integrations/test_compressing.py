@@ -9,7 +9,10 @@ from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import Document as LlamaDocument
+from llama_index.core.schema import ImageNode, IndexNode, NodeRelationship, NodeWithScore, QueryBundle, TextNode
+from pydantic import ValidationError
+from small import asked_small
 
 from homer import Compressor, HomerModel, InputError
 from homer_integrations.langchain import HomerDocumentCompressor
@@ -114,6 +117,66 @@ def test_what_is_refused_and_what_is_empty(small: HomerModel, nodes: list[NodeWi
     compressor = HomerDocumentCompressor(model="/nowhere", top_k=1)  # without text, no model is even loaded
     assert compressor.compress_documents([], QUESTION) == []
     assert compressor.compress_documents([Document(page_content=" ")], QUESTION) == []
+
+
+def test_nodes_stay_of_their_kind(small: HomerModel) -> None:
+    text = "It rained all day. The door code is 48213. Nobody lives there."
+    given = [
+        IndexNode(
+            text=text, index_id="other", metadata={"secret": 1, "page": 7}, excluded_llm_metadata_keys=["secret"]
+        ),
+        ImageNode(text=text, image="aGVsbG8="),
+        LlamaDocument(text=text, metadata_template="<{key}={value}>", text_template="{metadata_str}:{content}"),
+        ImageNode(image="aGVsbG8="),
+    ]
+    given[2].metadata = {"page": 9}
+    processor = HomerPostprocessor(model=small, max_share=0.6)
+    found = [
+        one.node for one in processor.postprocess_nodes([NodeWithScore(node=n) for n in given], query_str=QUESTION)
+    ]
+    assert len(found) >= 2
+    by_id = {node.node_id: node for node in given}
+    for node in found:
+        parent = by_id[node.relationships[NodeRelationship.PARENT].node_id]
+        assert type(node) is type(parent)
+        assert node.node_id != parent.node_id
+        assert parent.get_content() == text
+        assert node.get_content("llm").startswith(
+            {IndexNode: "page: 7", LlamaDocument: "<page=9>:"}.get(type(node), "")
+        )
+    assert any(node.get_content() != text for node in found)
+    whole = HomerPostprocessor(model=small, max_share=1.0)
+    kinds = [
+        type(one.node) for one in whole.postprocess_nodes([NodeWithScore(node=n) for n in given], query_str=QUESTION)
+    ]
+    assert kinds == [IndexNode, ImageNode, LlamaDocument]
+
+
+def test_settings_are_checked_and_go_round() -> None:
+    for kind in (HomerDocumentCompressor, HomerPostprocessor):
+        with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+            kind(top_k=1, markers="")
+    given = HomerPostprocessor(top_k=1, marker="--")
+    again = HomerPostprocessor.from_json(given.to_json())
+    assert (again.top_k, again.marker, again.model) == (1, "--", "mini")
+
+
+def test_tokens_as_another_model_counts_them(small: HomerModel, nodes: list[NodeWithScore]) -> None:
+    def words(text: str) -> int:
+        return len(text.split())
+
+    given = {"model": small, "max_tokens": 12, "count": words}
+    found = HomerDocumentCompressor(**given).compress_documents(DOCUMENTS, QUESTION)
+    assert 6 <= sum(words(document.page_content) for document in found) <= 12
+    left = HomerPostprocessor(**given).postprocess_nodes(nodes, query_str=QUESTION)
+    assert 6 <= sum(words(one.node.get_content()) for one in left) <= 12
+
+
+@pytest.mark.parametrize("wrong", ["The door code.", {"page_content": "The door code."}])
+def test_a_compressor_takes_documents_alone(wrong: Any) -> None:
+    compressor = HomerDocumentCompressor(model="/nowhere", top_k=1)  # said before a model is loaded
+    with pytest.raises(InputError, match=f"document 2 is a {type(wrong).__name__}: give a Document"):
+        compressor.compress_documents([DOCUMENTS[0], wrong], QUESTION)
 
 
 async def test_errors_reach_callbacks(small: HomerModel) -> None:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from langchain_core.documents import Document as Retrieved
+from langchain_core.prompts import ChatPromptTemplate
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from homer import Compressor, ConfigError, Document, HomerModel, InputError, Question
 from homer.text.documents import document_ranks, to_documents
 from homer.text.ids import check_ranks
-from homer_integrations.langchain import HomerDocumentCompressor
+from homer_integrations.langchain import ChatHomer, HomerDocumentCompressor, create_homer_documents_chain
 from homer_integrations.llama_index import HomerPostprocessor
 from homer_integrations.llama_index.nodes import to_documents as of_nodes
 from homer_integrations.shared.documents import to_homer_documents
@@ -93,6 +94,29 @@ def test_wrappers_hand_scores_over(small: HomerModel) -> None:
     assert to_homer_documents(found)[0].score is None
     compressor = HomerDocumentCompressor(model=small, top_k=1, prior=8.0, score_key="bm25")
     assert compressor.compress_documents(found, QUESTION)[0].metadata["bm25"] == 0
+
+
+@pytest.mark.parametrize("none", [float("nan"), np.float32("nan"), np.float64("-inf"), None])
+def test_what_retrievers_give_for_no_score_is_none(none: object) -> None:
+    nodes = [NodeWithScore(node=TextNode(text="a")), NodeWithScore(node=TextNode(text="b"), score=2)]
+    nodes[0].score = none  # type: ignore[assignment]
+    assert [document.score for document in of_nodes(nodes)] == [None, 2]
+    found = [
+        Retrieved(page_content="a", metadata={"s": none}),
+        Retrieved(page_content="b", metadata={"s": np.int64(2)}),
+    ]
+    assert [document.score for document in to_homer_documents(found, "s")] == [None, 2]
+
+
+def test_a_key_that_no_document_has_is_said(small: HomerModel, caplog: pytest.LogCaptureFixture) -> None:
+    found = [Retrieved(page_content="a", metadata={"score": 1.0})]
+    HomerDocumentCompressor(model=small, top_k=1, score_key="scores").compress_documents(found, QUESTION)
+    assert "score_key='scores': none of 1 documents has a score there" in caplog.text
+    caplog.clear()
+    prompt = ChatPromptTemplate([("human", "{context} {input}")])
+    chain = create_homer_documents_chain(ChatHomer(model=small, max_tokens=2), prompt, score_key="bm25")
+    chain.invoke({"context": found, "input": "?"})
+    assert "score_key='bm25': none of 1 documents" in caplog.text
 
 
 def test_a_mark_keeps_scores_and_a_digest_tells_them_apart() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from homer.text.units import LONGEST, split_units
+from homer.text.ends import LONGEST
+from homer.text.units import split_units
 
 MARKDOWN = """# Prices
 

@@ -67,6 +67,15 @@ def test_documents_are_shortened(server: Server, small: HomerModel) -> None:
     assert post(server, "compress", top_k=1, keep="documents").json()["documents"][0]["text"] in TEXTS
 
 
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+def test_clients_ask_at_several_addresses_and_say_what_they_leave_open(server: Server, path: str) -> None:
+    """Cohere's client of today asks at /v2, LangChain's through it with a null; vLLM takes all three."""
+    body = {"model": "small", "query": QUERY, "documents": TEXTS, "top_n": 2, "max_tokens_per_doc": None}
+    answer = httpx.post(server.url.removesuffix("/v1") + path, json=body, timeout=60)
+    assert answer.status_code == 200
+    assert [set(result) for result in answer.json()["results"]] == [{"index", "relevance_score"}] * 2
+
+
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
@@ -77,7 +86,7 @@ def test_documents_are_shortened(server: Server, small: HomerModel) -> None:
         ("rerank", {"documents": [7]}, "document 1 is a int"),
         ("rerank", {"documents": [" "]}, "of 1 documents, 0 hold text"),
         ("rerank", {"query": ""}, "the question is empty"),
-        ("rerank", {"max_tokens_per_doc": 5}, "max_tokens_per_doc: Extra inputs are not permitted"),
+        ("rerank", {"max_tokens_per_doc": 5}, "max_tokens_per_doc=5 is not supported by this server: leave it out"),
         ("rerank", {"documents": ["a"] * 301}, "the request holds 301 documents, and this server takes 300"),
         ("rerank", {"documents": ["a " * 90_000]}, "this server takes 160000 at most"),
     ],
