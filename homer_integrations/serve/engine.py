@@ -29,6 +29,7 @@ from homer_integrations.serve.jobs import Accepted, CompressJob, Event, Finished
 from homer_integrations.serve.lanes import Lane, Tick
 from homer_integrations.serve.limits import check_room
 from homer_integrations.serve.looking import Looking
+from homer_integrations.serve.pool import GivingBack
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
@@ -68,6 +69,7 @@ class Engine:
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
         self._short, self._long = Lane("homer-short"), Lane("homer-long")
         self._looking = Looking(settings, self._queue, self._turns, self.settle, self._computing)
+        self._giving_back = GivingBack()
         self._places = 0
         self._busy = 0
         self._seconds = 0.1  # between the ends of two requests of late, on average
@@ -139,6 +141,7 @@ class Engine:
             share = (time.monotonic() - start) / max(1, self._places)  # what it kept others from
             self._seconds += 0.1 * (share - self._seconds)
             self._places -= 1
+            self._giving_back.soon()
 
     def _note_busy(self, change: int) -> None:
         self._busy += change
