@@ -199,7 +199,7 @@ async def soak(url: str, server: psutil.Process, options: argparse.Namespace) ->
     """Run clients, and read memory meanwhile."""
     clients, readings = Soak(url, options.seed), list[float]()
     await clients.ask_alone()
-    watching = asyncio.ensure_future(memory(server, options.minutes, readings))
+    watching = asyncio.ensure_future(memory(server, options.minutes / 5, readings))
     await clients.run(options.clients, options.minutes * 60)
     watching.cancel()
     return clients, readings

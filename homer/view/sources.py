@@ -88,7 +88,7 @@ def trace_sources(prompt: Prompt, cache: CompactCache) -> tuple[Source, ...]:
     passages = body.passages()
     rows = zip(prompt.documents, body.tokens, body.survivors, body.shares, strict=True)
     sources = [
-        Source(index, document.title, tokens, kept, share, tuple(sorted(passages[index], key=_least_relevant)))
+        Source(index, document.title, tokens, kept, share, passages[index])
         for index, (document, tokens, kept, share) in enumerate(rows)
     ]
     return tuple(sorted(sources, key=_least_relevant))
@@ -122,12 +122,11 @@ class _Body:
         self._relevance = kept[self._kept]
         self.shares: list[float] = torch.bincount(owners, self._relevance, minlength=size).tolist()
 
-    def passages(self) -> list[list[Passage]]:
-        """Of every document, the paragraphs of which something survived."""
+    def passages(self) -> list[tuple[Passage, ...]]:
+        """Of every document, the paragraphs of which something survived, most relevant first."""
         found = [(n, *span) for n, kept in enumerate(self.survivors) if kept for span in paragraphs(self._text(n))]
-        passages: list[list[Passage]] = [[] for _ in self._documents]
         if not found:
-            return passages
+            return [()] * len(self._documents)
         numbers, starts, stops = torch.tensor(found).unbind(1)
         shifts = torch.tensor(self._shifts)[numbers]
         inside = self._tokens_within(starts + shifts, stops + shifts)
@@ -135,14 +134,16 @@ class _Body:
         chosen = (survivors[1] > survivors[0]).nonzero().flatten()
         first, end = self._first[self._kept].tolist(), self._end[self._kept].tolist()
         relevance = self._relevance.tolist()
+        passages: dict[int, list[Passage]] = {}
         ranges = zip(chosen.tolist(), inside[:, chosen].t().tolist(), survivors[:, chosen].t().tolist(), strict=True)
         for place, (a, b), (low, high) in ranges:
             number, start, stop = found[place]
             spans = _stretches(first[low:high], end[low:high], start, stop, self._shifts[number])
             share = math.fsum(relevance[low:high])
             passage = Passage(start, stop, self._text(number)[start:stop], b - a, high - low, share, spans)
-            passages[number].append(passage)
-        return passages
+            passages.setdefault(number, []).append(passage)
+        ordered = {number: tuple(sorted(few, key=_least_relevant)) for number, few in passages.items()}
+        return [ordered.get(number, ()) for number in range(len(self._documents))]
 
     def _tokens_within(self, starts: Tensor, stops: Tensor) -> Tensor:
         """(2, n): the first token that shares a character with each stretch, and the one behind the last."""

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from homer import ConfigError
-from homer_integrations.serve.pool import share_one_pool
+from homer_integrations.serve.pool import settle_pool
 from homer_integrations.serve.server import make_server
 from homer_integrations.serve.settings import ServeSettings
 
@@ -35,7 +35,7 @@ def run(given: Mapping[str, Any], host: str, port: int, *, ray: bool = False) ->
 
         run_cluster(settings, host, port)
         return 0
-    share_one_pool()
+    settle_pool()
     server = make_server(settings, host, port)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn passes on once it has shut down
         server.run()

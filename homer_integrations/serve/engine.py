@@ -134,6 +134,7 @@ class Engine:
         if self._places >= limit:
             raise queue_full(self._places, max(1, min(60, round(self._seconds * self._places))))
         self._places += 1
+        self._giving_back.work()
         start = time.monotonic()
         try:
             yield
@@ -141,7 +142,8 @@ class Engine:
             share = (time.monotonic() - start) / max(1, self._places)  # what it kept others from
             self._seconds += 0.1 * (share - self._seconds)
             self._places -= 1
-            self._giving_back.soon()
+            if not self._places:
+                self._giving_back.rest()
 
     def _note_busy(self, change: int) -> None:
         self._busy += change

@@ -2,62 +2,61 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
-_ARENA_MAX = -8  # of glibc's mallopt
-EVERY = 5.0  # seconds: giving back takes some milliseconds, and what is given back is asked for again
+_LIMITS = {"MALLOC_ARENA_MAX": (-8, 1), "MALLOC_MMAP_THRESHOLD_": (-3, 1 << 20)}  # by which glibc's mallopt knows them
+_AFTER = 5.0  # seconds in which nobody asks for what lies free
 
 
-def share_one_pool() -> None:
-    """Let all threads of this process allocate from one pool, where the C library is glibc and nobody said otherwise.
+def settle_pool() -> None:
+    """Let all threads of this process allocate from one pool, and large tensors from none, if the C library is glibc.
 
-    Else each of a server's many threads gets a pool of its own, in which what it has freed is of no use to others.
+    Else each of a server's many threads gets a pool of its own, in which what it has freed is of no use to others; and
+    compact caches, which live long, leave holes between what lives short. What an environment variable says stays.
     """
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        with contextlib.suppress(OSError, AttributeError, TypeError):
-            ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+    set_limit = _of_library("mallopt")
+    for name, (number, limit) in _LIMITS.items():
+        if set_limit is not None and name not in os.environ:
+            set_limit(number, limit)
 
 
 class GivingBack:
-    """Gives back what lies free between pieces in use, which a C library keeps: a pool then holds what is used.
-
-    Compact caches live long and all else is short, so that after an hour half of a pool would be holes.
+    """Gives back to the system what lies free in a pool, once nothing runs; while something does, it is used again.
 
     Args:
-        every: seconds from the first call of `soon` to what it asks for, and so between two times at least.
-        give: what gives back; None for glibc's own, where that is the C library. Else nothing is done.
+        after: seconds from `rest` on, in which `work` may call it off.
+        give: what gives back; None for glibc's own. With other C libraries nothing is done.
     """
 
-    def __init__(self, every: float = EVERY, give: Callable[[], object] | None = None) -> None:
-        self._every, self._give = every, give or _of_glibc()
-        self._lock, self._waits = threading.Lock(), False
+    def __init__(self, after: float = _AFTER, give: Callable[[], object] | None = None) -> None:
+        trim = _of_library("malloc_trim")
+        self._after = after
+        self._give = give if give is not None or trim is None else lambda: trim(0)
+        self._timer: threading.Timer | None = None
 
-    def soon(self) -> None:
-        """Something was freed. Any thread may say so, and as often as it likes."""
-        with self._lock:
-            if self._give is None or self._waits:
-                return
-            self._waits = True
-        timer = threading.Timer(self._every, self._now)  # a thread of its own: nobody waits for it
-        timer.daemon = True
-        timer.start()
-
-    def _now(self) -> None:
-        with self._lock:
-            self._waits = False
+    def rest(self) -> None:
+        """Nothing runs any more. For the thread that calls `work` as well."""
+        self.work()
         if self._give is not None:
-            self._give()
+            self._timer = threading.Timer(self._after, self._give)  # a thread of its own: nobody waits for it
+            self._timer.daemon = True
+            self._timer.start()
+
+    def work(self) -> None:
+        """Something runs."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
-def _of_glibc() -> Callable[[], object] | None:
-    """Its function that gives all free pages back; None for other libraries."""
+def _of_library(name: str) -> Callable[..., Any] | None:
+    """A function of the C library; None where it has none of this name."""
     try:
-        trim: Any = ctypes.CDLL(None).malloc_trim
+        found: Callable[..., Any] = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError, TypeError):
         return None
-    return lambda: trim(0)
+    return found
