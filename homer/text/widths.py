@@ -135,6 +135,8 @@ def _is_of_bytes(backend: Any) -> bool:
         return False
     facts = json.loads(splitter)
     parts = facts["pretokenizers"] if facts["type"] == "Sequence" else [facts]
-    plain = normalizer is None or json.loads(normalizer)["type"] == "NFC"  # which changes no text that is usual
-    whole = bool(parts) and parts[-1]["type"] == "ByteLevel" and not any(part.get("add_prefix_space") for part in parts)
-    return plain and whole and _SPLITTERS.issuperset(part["type"] for part in parts)
+    kinds = [part["type"] for part in parts]
+    whole = kinds[-1:] == ["ByteLevel"] and not any(part.get("add_prefix_space") for part in parts)
+    words = whole and (parts[-1].get("use_regex", True) or "Split" in kinds)  # what is in one is all that it depends on
+    usual = normalizer is None or json.loads(normalizer)["type"] == "NFC"  # which leaves most texts as they are
+    return words and usual and _SPLITTERS.issuperset(kinds)

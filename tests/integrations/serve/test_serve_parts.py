@@ -19,8 +19,8 @@ from homer import CompactCache, Document, HomerModel, InputError
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import ServeError
 from homer_integrations.serve.limits import check_values
-from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, parse
 from homer_integrations.serve.pool import GivingBack, settle_pool
+from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, parse
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
