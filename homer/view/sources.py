@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from homer.merging.cache import CompactCache
 from homer.text.prompt import Prompt
 
 _LINE_BREAK = "(?>\r\n|[\n\r\x85\u2028\u2029])"  # taken whole: a CR LF is never two breaks
-_LINE = re.compile(_LINE_BREAK)
+_LINE = re.compile("[^\n\r\x85\u2028\u2029]+")
 _BLANK_LINES = re.compile(rf"{_LINE_BREAK}[^\S\n\r\x85\u2028\u2029]*{_LINE_BREAK}")
 
 
@@ -127,7 +128,7 @@ class _Body:
         found = [(n, *span) for n, kept in enumerate(self.survivors) if kept for span in paragraphs(self._text(n))]
         if not found:
             return [()] * len(self._documents)
-        numbers, starts, stops = torch.tensor(found).unbind(1)
+        numbers, starts, stops = torch.tensor(list(itertools.chain.from_iterable(found))).view(-1, 3).unbind(1)
         shifts = torch.tensor(self._shifts)[numbers]
         inside = self._tokens_within(starts + shifts, stops + shifts)
         survivors = torch.searchsorted(self._kept, inside)
@@ -160,8 +161,9 @@ def _least_relevant(part: Source | Passage) -> float:
 
 def paragraphs(text: str) -> list[tuple[int, int]]:
     """(start, end) of the paragraphs of a text: parts between blank lines, or lines where it has none."""
-    border = _BLANK_LINES if _BLANK_LINES.search(text.strip()) else _LINE
-    edges = [0, *(place for match in border.finditer(text) for place in match.span()), len(text)]
+    if not _BLANK_LINES.search(text.strip()):
+        return [match.span() for match in _LINE.finditer(text) if not match[0].isspace()]
+    edges = [0, *(place for match in _BLANK_LINES.finditer(text) for place in match.span()), len(text)]
     return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
 
 
