@@ -12,7 +12,6 @@ from langchain_core.retrievers import BaseRetriever
 from llama_index.core.schema import Document as LlamaDocument
 from llama_index.core.schema import ImageNode, IndexNode, NodeRelationship, NodeWithScore, QueryBundle, TextNode
 from pydantic import ValidationError
-from small import asked_small
 
 from homer import Compressor, HomerModel, InputError
 from homer_integrations.langchain import HomerDocumentCompressor
