@@ -55,6 +55,10 @@ class Slots(abc.ABC):
     def leave(self, row: int) -> None:
         """Take a row out; the last one becomes that row."""
 
+    def stays(self) -> bool:
+        """Whether this is to be kept while there are no rows, since it holds little that costs much to make."""
+        return False
+
     @abc.abstractmethod
     def take(self, row: int) -> Entry:
         """A row as it is now, to join again later."""

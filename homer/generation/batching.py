@@ -26,7 +26,8 @@ class Batch:
 
     There is no thread of its own: of the threads that wait for a token, one leads, which is to run a step for all,
     and the others find theirs when it is done. A stream joins and leaves between steps. Who reads slowly holds up
-    nobody: its stream rests once `AHEAD` tokens wait for it. Keys and values are held while somebody runs.
+    nobody: its stream rests once `AHEAD` tokens wait for it. Keys and values are held while somebody runs, and room for
+    those that come where slots stay.
 
     Attributes:
         share: every step runs within it; it is entered by one thread at a time.
@@ -227,10 +228,9 @@ class Batch:
     def _take_out(self, number: int) -> None:
         row, self._rows[number] = self._rows[number], self._rows[-1]
         self._rows.pop()
-        self._tight = False
-        if self._rows:
-            not_none(self._slots).leave(number)
-        else:
+        self._tight, slots = False, not_none(self._slots)
+        slots.leave(number)
+        if not self._rows and not slots.stays():
             self._slots = None
         with self._lock:
             row.free()
@@ -261,7 +261,7 @@ class Batch:
         return new[:count]
 
     def _join(self, new: list[Row]) -> None:
-        slots = self._slots or self._decoder.slots()
+        slots = self._decoder.slots() if self._slots is None else self._slots
         slots.join([not_none(row.entry) for row in new])
         for row in new:
             row.entry = None

@@ -21,6 +21,7 @@ from homer.base.arguments import replace_surrogates
 from homer.base.locks import Lock
 from homer.errors import InputError
 from homer.text.kept import TOKENS, pack
+from homer.text.widths import Widths
 
 _BRACKETED = re.compile(r"[\[<{(|#]\S+[\]>})|#]")
 _LOCK = Lock()  # while one thread changes a fast tokenizer, none other may
@@ -69,6 +70,7 @@ class PieceTokenizer:
             salt = _SALTS.setdefault(tokenizer, secrets.token_bytes(16))
         kind, plain = type(tokenizer), PreTrainedTokenizerFast
         self._direct = kind.__call__ is plain.__call__ and kind._encode_plus is plain._encode_plus
+        self._widths = Widths.of(tokenizer, self.control_ids) if self._direct else None
         self._salt = hashlib.sha256(salt + _state(tokenizer, (*names, *sorted(self.control_ids)))).digest()
 
     def tokenize(self, *pieces: Piece) -> Tokenized:
@@ -113,11 +115,22 @@ class PieceTokenizer:
         """Rows of texts; almost none names a control token, and those that do are cut."""
         for batch in _batches(texts):
             named = [not text or (self._control is not None and self._control.search(text)) for text in batch]
-            encodings = iter(self._encodings([text for text, name in zip(batch, named, strict=True) if not name]))
-            rows = [None if name else self._packed(next(encodings)) for name in named]
+            plain = iter(self._plain_rows([text for text, name in zip(batch, named, strict=True) if not name]))
+            rows = [None if name else next(plain) for name in named]
             cut = iter(self.tokenize_all([[Piece(text)] for text, row in zip(batch, rows, strict=True) if row is None]))
             yield from (pack(*next(cut)) if row is None else row for row in rows)
             self._tick()
+
+    def _plain_rows(self, texts: list[str]) -> list[bytes | None]:
+        """Rows of texts that name no control token; None of one whose tokens are for another way to tell."""
+        if self._widths is None or not self._is_whole():
+            return [self._packed(encoding) for encoding in self._encodings(texts)]
+        return self._widths.rows(texts) if texts else []
+
+    def _is_whole(self) -> bool:
+        """Whether nobody has turned on anything that takes tokens away or adds some."""
+        backend = self.tokenizer.backend_tokenizer
+        return self._direct and backend.truncation is None and backend.padding is None
 
     def _packed(self, encoding: Any) -> bytes | None:
         """The rows of a text; None where a normalizer has made control tokens of it."""
@@ -126,9 +139,8 @@ class PieceTokenizer:
 
     def _encodings(self, texts: list[str]) -> Sequence[Any]:
         """What tokenizing gives, without the lists that transformers makes of it; they cost more than the tokens."""
-        backend = self.tokenizer.backend_tokenizer
-        if self._direct and backend.truncation is None and backend.padding is None:
-            encodings: Sequence[Any] = backend.encode_batch(texts, add_special_tokens=False)
+        if self._is_whole():
+            encodings: Sequence[Any] = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
             return encodings
         return self.tokenizer(texts, add_special_tokens=False, verbose=False).encodings if texts else ()
 

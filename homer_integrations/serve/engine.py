@@ -29,6 +29,7 @@ from homer_integrations.serve.jobs import Accepted, CompressJob, Event, Finished
 from homer_integrations.serve.lanes import Lane, Tick
 from homer_integrations.serve.limits import check_room
 from homer_integrations.serve.looking import Looking
+from homer_integrations.serve.pool import GivingBack
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
@@ -68,6 +69,7 @@ class Engine:
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
         self._short, self._long = Lane("homer-short"), Lane("homer-long")
         self._looking = Looking(settings, self._queue, self._turns, self.settle, self._computing)
+        self._giving_back = GivingBack()
         self._places = 0
         self._busy = 0
         self._seconds = 0.1  # between the ends of two requests of late, on average
@@ -132,6 +134,7 @@ class Engine:
         if self._places >= limit:
             raise queue_full(self._places, max(1, min(60, round(self._seconds * self._places))))
         self._places += 1
+        self._giving_back.work()
         start = time.monotonic()
         try:
             yield
@@ -139,6 +142,8 @@ class Engine:
             share = (time.monotonic() - start) / max(1, self._places)  # what it kept others from
             self._seconds += 0.1 * (share - self._seconds)
             self._places -= 1
+            if not self._places:
+                self._giving_back.rest()
 
     def _note_busy(self, change: int) -> None:
         self._busy += change

@@ -57,8 +57,8 @@ def test_texts_are_encoded_as_one_by_one(number: int, at_once: int, monkeypatch:
 
 def encoded_by(builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
-    encodings = PieceTokenizer._encodings
-    monkeypatch.setattr(PieceTokenizer, "_encodings", lambda self, given: texts.extend(given) or encodings(self, given))
+    rows = PieceTokenizer._rows
+    monkeypatch.setattr(PieceTokenizer, "_rows", lambda self, given: texts.extend(given) or rows(self, given))
     return texts
 
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from homer import CompactCache, Document, HomerModel, InputError
-from homer_integrations.serve.command import share_one_pool
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import ServeError
 from homer_integrations.serve.limits import check_values
+from homer_integrations.serve.pool import GivingBack, settle_pool
 from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, parse
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
@@ -455,10 +455,29 @@ def test_threads_of_a_server_share_one_pool_of_memory(monkeypatch: pytest.Monkey
     library = types.SimpleNamespace(mallopt=lambda *given: told.append(given))
     monkeypatch.setattr("ctypes.CDLL", lambda _: library)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    share_one_pool()
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    settle_pool()
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # another C library
-    share_one_pool()
+    settle_pool()
     monkeypatch.setattr("ctypes.CDLL", lambda _: library)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
-    share_one_pool()
-    assert told == [(-8, 1)]
+    settle_pool()
+    assert told == [(-8, 1), (-3, 1 << 20), (-3, 1 << 20)]
+
+
+def test_memory_goes_back_once_nothing_runs() -> None:
+    given = threading.Event()
+    giving = GivingBack(0.05, given.set)
+    giving.rest()
+    assert given.wait(5)
+    given.clear()
+    giving.rest()
+    giving.work()
+    assert not given.wait(0.2)  # somebody came
+
+
+def test_another_c_library_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    giving = GivingBack(0.0)
+    giving.rest()
+    assert giving._timer is None

@@ -16,6 +16,7 @@ from homer.backends.padded import PaddedSlots
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.engine import Engine
 from homer_integrations.serve.jobs import Finished, Job
+from homer_integrations.serve.pool import GivingBack
 
 
 @pytest.fixture
@@ -91,6 +92,17 @@ async def test_a_client_that_leaves_frees_its_slot_within_one_step(mini: HomerMo
             pass
         assert len(steps) > before + 1
         assert set(steps[before + 1 :]) == {1}  # one step may have been under way
+
+
+async def test_memory_is_given_back_once_the_last_request_has_ended(mini: HomerModel) -> None:
+    with engine_of(mini) as engine:
+        told: list[str] = []
+        engine._giving_back = GivingBack(give=lambda: None)
+        engine._giving_back.work = lambda: told.append("work")  # type: ignore[method-assign]
+        engine._giving_back.rest = lambda: told.append("rest")  # type: ignore[method-assign]
+        jobs = [job(DOCUMENTS_OF_FACT, max_tokens=count) for count in (2, 20)]
+        await asyncio.gather(*(answered(engine, asked) for asked in jobs))
+        assert told == ["work", "work", "rest"]
 
 
 async def test_a_client_that_leaves_ends_what_is_read_within_some_layers(mini: HomerModel) -> None:
