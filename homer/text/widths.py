@@ -67,18 +67,18 @@ class Widths:
     def rows(self, texts: Sequence[str]) -> list[bytes | None]:
         """Rows of every text as in `pack`; None where tokens are not a text's bytes, or not for it to have."""
         cut = [self._pieces(text) for text in texts]
-        encoded = [encoding.ids for encoding in self._encode(list(itertools.chain.from_iterable(cut)))]
-        counts = [len(ids) for ids in encoded]
-        if len(encoded) > len(texts):
+        tokens = [encoding.ids for encoding in self._tokenized(list(itertools.chain.from_iterable(cut)))]
+        counts = [len(ids) for ids in tokens]
+        if len(tokens) > len(texts):
             lengths = iter(counts)
             counts = [sum(itertools.islice(lengths, len(pieces))) for pieces in cut]
-        table, sound = self._laid(texts, array("i", itertools.chain.from_iterable(encoded)), torch.tensor(counts))
+        table, sound = self._laid(texts, array("i", itertools.chain.from_iterable(tokens)), torch.tensor(counts))
         rows, edges = table.numpy().tobytes(), [0, *itertools.accumulate(ROW * count for count in counts)]
         return [rows[a:b] if fits else None for (a, b), fits in zip(itertools.pairwise(edges), sound, strict=True)]
 
-    def _laid(self, texts: Sequence[str], encoded: array[int], counts: Tensor) -> tuple[Tensor, list[bool]]:
+    def _laid(self, texts: Sequence[str], tokens: array[int], counts: Tensor) -> tuple[Tensor, list[bool]]:
         """(tokens, 3), int32, rows of texts that have so many tokens each; and which texts' tokens are their bytes."""
-        ids = torch.frombuffer(encoded, dtype=torch.int32) if encoded else torch.zeros(0, dtype=torch.int32)
+        ids = torch.frombuffer(tokens, dtype=torch.int32) if tokens else torch.zeros(0, dtype=torch.int32)
         written = [text.encode() for text in texts]
         sizes = torch.tensor(list(map(len, written)))
         widths = self._table[ids.long()]
@@ -93,7 +93,7 @@ class Widths:
         spans = spans - starts.repeat_interleave(counts)[:, None]
         return torch.cat([ids[:, None], spans.int()], 1), sound.tolist()
 
-    def _encode(self, texts: list[str]) -> Sequence[Any]:
+    def _tokenized(self, texts: list[str]) -> Sequence[Any]:
         encodings: Sequence[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return encodings
 
@@ -101,11 +101,11 @@ class Widths:
         """A long text cut where its tokens are the same as in the whole, as far as both sides of a cut tell."""
         if len(text) < 2 * _PIECE:
             return [text]
-        places = range(_PIECE, len(text) - _PIECE // 2, _PIECE)
-        found = (_BORDER.search(text, place, place + _PIECE) for place in places)
+        starts = range(_PIECE, len(text) - _PIECE // 2, _PIECE)
+        found = (_BORDER.search(text, start, start + _PIECE) for start in starts)
         cuts = sorted({match.start() for match in found if match})
         sides = [(text[max(0, cut - _BESIDE) : cut], text[cut : cut + _BESIDE]) for cut in cuts]
-        encodings = iter(self._encode([part for a, b in sides for part in (a, b, a + b)]))
+        encodings = iter(self._tokenized([part for a, b in sides for part in (a, b, a + b)]))
         triples = zip(encodings, encodings, encodings, strict=True)
         edges = [cut for cut, (a, b, whole) in zip(cuts, triples, strict=True) if a.ids + b.ids == whole.ids]
         return [text[a:b] for a, b in itertools.pairwise([0, *edges, len(text)])]
