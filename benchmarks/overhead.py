@@ -3,12 +3,14 @@
     python benchmarks/overhead.py                               # 65,000 tokens by the shipped model's tokenizer
     python benchmarks/overhead.py --tokenizer DIR_OR_ID ...     # by others; a .gguf file is one as well
 
-No model runs: the compact cache is made up, with the survivors that a plan leaves, drawn at random.
+No model runs: the compact cache is made up, with the survivors that a plan leaves, drawn at random. "Tokenizer" is what
+the tokenizers library itself takes of the prompt; with TOKENIZERS_PARALLELISM=false that is one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -32,11 +34,13 @@ from homer.backends.loading import MINI
 from homer.demo import DOCUMENTS
 from homer.plan.schedule import plan_for
 from homer.text.prompt import PromptBuilder
+from homer.text.tokenizing import Encoder
+from homer.text.widths import Widths
 from homer.view.sources import trace_sources
 from homer.view.trace import trace_documents
 
 LAYERS, KEPT = 32, 2048  # of the model whose cache is made up
-COLUMNS = ("prompt", "second prompt", "sources", "trace")
+COLUMNS = ("prompt", "tokenizer", "second prompt", "sources", "trace", "all")
 HEADER = f"{'tokenizer':24} {'documents':18} {'tokens':>7} " + " ".join(f"{name:>13}" for name in COLUMNS)
 
 
@@ -116,6 +120,29 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+@contextlib.contextmanager
+def watched() -> Iterator[list[float]]:
+    """Seconds of every call of the tokenizers library, while it lasts."""
+    seconds, ways = list[float](), ((Widths, "_encode"), (Encoder, "_encodings"))
+
+    def counting(call: Callable[[Any, list[str]], Any]) -> Callable[[Any, list[str]], Any]:
+        def counted(owner: Any, texts: list[str]) -> Any:
+            took, found = timed(lambda: call(owner, texts))
+            seconds.append(took)
+            return found
+
+        return counted
+
+    plain = [getattr(kind, name) for kind, name in ways]
+    for (kind, name), call in zip(ways, plain, strict=True):
+        setattr(kind, name, counting(call))
+    try:
+        yield seconds
+    finally:
+        for (kind, name), call in zip(ways, plain, strict=True):
+            setattr(kind, name, call)
+
+
 def measure(tokenizer: Any, name: str, tokens: int, repeats: int) -> Iterator[dict[str, Any]]:
     """A row for every shape: medians of runs on documents that no run has seen before."""
     characters = characters_of(tokenizer, tokens)
@@ -128,12 +155,14 @@ def measure(tokenizer: Any, name: str, tokens: int, repeats: int) -> Iterator[di
 
 def run(tokenizer: Any, documents: list[str]) -> dict[str, Any]:
     """Seconds of each step, once."""
-    first, _ = timed(lambda: PromptBuilder(tokenizer).build("What is remark 7?", documents))
+    with watched() as inside:
+        first, _ = timed(lambda: PromptBuilder(tokenizer).build("What is remark 7?", documents))
     second, prompt = timed(lambda: PromptBuilder(tokenizer).build("And what is remark 8?", documents))
     cache = made_up_cache(prompt)
     sources, _ = timed(lambda: trace_sources(prompt, cache))
     trace, _ = timed(lambda: trace_documents(prompt, cache))
-    return {"tokens": len(prompt), "prompt": first, "second prompt": second, "sources": sources, "trace": trace}
+    row = {"tokens": len(prompt), "prompt": first, "tokenizer": sum(inside), "second prompt": second}
+    return row | {"sources": sources, "trace": trace, "all": first + sources + trace}
 
 
 def line(row: dict[str, Any]) -> str:
@@ -157,6 +186,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     report: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "cores": cores,
+        "tokenizers_parallelism": os.environ.get("TOKENIZERS_PARALLELISM", "not set"),
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions,
         "rows": [],
