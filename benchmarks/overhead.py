@@ -3,8 +3,8 @@
     python benchmarks/overhead.py                               # 65,000 tokens by the shipped model's tokenizer
     python benchmarks/overhead.py --tokenizer DIR_OR_ID ...     # by others; a .gguf file is one as well
 
-No model runs: the compact cache is made up, with the survivors that a plan leaves, drawn at random. "Tokenizer" is what
-the tokenizers library itself takes of the prompt; with TOKENIZERS_PARALLELISM=false that is one core.
+No model runs: the compact cache is made up, with the survivors that a plan leaves, drawn at random. "Tokenizing" is
+what the tokenizers library itself takes of the prompt; with TOKENIZERS_PARALLELISM=false that is one core.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from homer.view.sources import trace_sources
 from homer.view.trace import trace_documents
 
 LAYERS, KEPT = 32, 2048  # of the model whose cache is made up
-COLUMNS = ("prompt", "tokenizer", "second prompt", "sources", "trace", "all")
+COLUMNS = ("prompt", "tokenizing", "second prompt", "sources", "trace", "all")
 HEADER = f"{'tokenizer':24} {'documents':18} {'tokens':>7} " + " ".join(f"{name:>13}" for name in COLUMNS)
 
 
@@ -161,7 +161,7 @@ def run(tokenizer: Any, documents: list[str]) -> dict[str, Any]:
     cache = made_up_cache(prompt)
     sources, _ = timed(lambda: trace_sources(prompt, cache))
     trace, _ = timed(lambda: trace_documents(prompt, cache))
-    row = {"tokens": len(prompt), "prompt": first, "tokenizer": sum(inside), "second prompt": second}
+    row = {"tokens": len(prompt), "prompt": first, "tokenizing": sum(inside), "second prompt": second}
     return row | {"sources": sources, "trace": trace, "all": first + sources + trace}
 
 
