@@ -123,9 +123,22 @@ def _parts(backend: Any) -> tuple[bytes | None, bytes | None]:
     """What a tokenizer does to a text before it looks up its tokens; nothing of parts that are written in Python."""
     try:
         normalizer, splitter = backend.normalizer, backend.pre_tokenizer
-        return normalizer and normalizer.__getstate__(), splitter and splitter.__getstate__()
+        return _state_of(normalizer), _state_of(splitter)
     except Exception:
         return None, None
+
+
+def _state_of(part: Any) -> bytes | None:
+    """Not by whether it is true: a sequence of no parts is false, and still something."""
+    return None if part is None else part.__getstate__()
+
+
+def _each(state: bytes | None, name: str) -> list[dict[str, Any]]:
+    """What a sequence is made of, itself where it is none, nothing where there is nothing."""
+    if state is None:
+        return []
+    facts: dict[str, Any] = json.loads(state)
+    return list(facts[name]) if facts["type"] == "Sequence" else [facts]
 
 
 def _is_of_bytes(backend: Any) -> bool:
@@ -133,10 +146,11 @@ def _is_of_bytes(backend: Any) -> bool:
     normalizer, splitter = _parts(backend)
     if splitter is None or not hasattr(backend, "encode_batch_fast"):
         return False
-    facts = json.loads(splitter)
-    parts = facts["pretokenizers"] if facts["type"] == "Sequence" else [facts]
+    parts = _each(splitter, "pretokenizers")
     kinds = [part["type"] for part in parts]
     whole = kinds[-1:] == ["ByteLevel"] and not any(part.get("add_prefix_space") for part in parts)
     words = whole and (parts[-1].get("use_regex", True) or "Split" in kinds)  # what is in one is all that it depends on
-    usual = normalizer is None or json.loads(normalizer)["type"] == "NFC"  # which leaves most texts as they are
+    usual = all(
+        part["type"] == "NFC" for part in _each(normalizer, "normalizers")
+    )  # which leaves most texts as they are
     return words and usual and _SPLITTERS.issuperset(kinds)
