@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import shared
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -27,16 +27,16 @@ from transformers import DynamicCache
 from homer import HomerConfig, HomerModel, calibrate
 from homer.demo import DOCUMENTS
 from homer.experiments import Case, Setup, needle_cases, passkey_cases
-from homer.experiments.cases import CaseEncoder
-from homer.experiments.report import align, machine, versions, write_csv
+from homer.experiments.cases import CaseTokenizer
+from homer.experiments.report import align, write_csv
 from homer.experiments.retrieval import read_text
 from homer.merging.chunk import Chunk, merge
 from homer.merging.walk import Walk
 from homer.significance.scoring import Scoring
-from homer.text.tokenizing import Encoder, Piece
+from homer.text.tokenizing import Piece, PieceTokenizer
 
 NEW_TOKENS = 16
-Answer = tuple[str, Tensor]  # what was said, and the places of the prompt's tokens that survived to the top
+Answer = tuple[str, Tensor]  # what was said, and the indices of the prompt's tokens that survived to the top
 Variant = Callable[[Tensor, Tensor, Tensor], Answer]
 
 
@@ -100,11 +100,11 @@ def unrefined(model: HomerModel, prefix: Tensor, context: Tensor, suffix: Tensor
         for layer, (key, value) in enumerate(root.entries):
             cache.update(key[:, :, : -len(suffix)], value[:, :, : -len(suffix)], layer)
         said: list[int] = []
-        place, pending = plan.suffix_start, suffix.tolist()
+        last, pending = plan.suffix_start, suffix.tolist()
         while len(said) < NEW_TOKENS:
-            token, position = (torch.tensor([[n]], device=model.decoder.device) for n in (pending.pop(0), place))
+            token, position = (torch.tensor([[n]], device=model.decoder.device) for n in (pending.pop(0), last))
             logits = model.decoder.extend(token, position, cache, keep=1)
-            place += 1
+            last += 1
             if not pending:
                 said.append(int(logits[0, -1].argmax()))
                 pending = said[-1:]
@@ -129,9 +129,9 @@ def fold(walk: Walk, level: int, index: int) -> Chunk:
     return chunk if kept is None else chunk.keep(kept)
 
 
-def evidence(case: Case, encoder: Encoder, prefix_len: int, kept: Tensor) -> float:
+def evidence(case: Case, pieces: PieceTokenizer, prefix_len: int, kept: Tensor) -> float:
     """The share of the tokens of the case's values that survived."""
-    offsets = encoder.encode(Piece(case.context)).offsets
+    offsets = pieces.tokenize(Piece(case.context)).offsets
     spans = [(case.context.find(value), case.context.find(value) + len(value)) for value in case.targets]
     wanted = {i + prefix_len for i, (a, b) in enumerate(offsets) if any(a < end and b > start for start, end in spans)}
     return len(wanted & set(kept.tolist())) / len(wanted)
@@ -139,13 +139,13 @@ def evidence(case: Case, encoder: Encoder, prefix_len: int, kept: Tensor) -> flo
 
 def measure(name: str, answer: Variant, task: str, cases: Sequence[Case], tokenizer: Any) -> list[dict[str, Any]]:
     """One row for each length of the cases."""
-    encoder, plain = CaseEncoder(tokenizer), Encoder(tokenizer)
+    cases_of, plain = CaseTokenizer(tokenizer), PieceTokenizer(tokenizer)
     rows = []
     for length in sorted({case.length for case in cases}):
         group = [case for case in cases if case.length == length]
         found, survived, seconds = 0.0, 0.0, 0.0
         for case in group:
-            parts = encoder.encode(case)
+            parts = cases_of.tokenize(case)
             start = time.perf_counter()
             said, kept = answer(*parts)
             seconds += time.perf_counter() - start
@@ -224,8 +224,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         options.out.mkdir(parents=True, exist_ok=True)
         model = HomerModel.from_pretrained(options.model)
         facts = {"model": options.model, "fingerprint": model.decoder.fingerprint, "seed": options.seed}
-        facts |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), "rows": rows}
-        (options.out / "ablations.json").write_text(json.dumps(facts, indent=1) + "\n")
+        shared.write_json(options.out / "ablations.json", facts | shared.facts() | {"rows": rows})
         write_csv(options.out / "ablations.csv", rows)
     return rows
 

@@ -43,9 +43,9 @@ PRESSES: dict[str, Callable[[Any, float], Any]] = {
 def export(options: argparse.Namespace) -> None:
     """Write the prompts, the model as the older transformers reads it, and what this library makes of them."""
     import real
+    import shared
 
     from homer import HomerModel
-    from homer.experiments.report import machine, versions
 
     model = HomerModel.from_pretrained(options.model, device=options.device, dtype=options.dtype)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -57,8 +57,8 @@ def export(options: argparse.Namespace) -> None:
     for task, cases in drawn.items():
         for case in cases:
             prompt = model.build_prompt(case.question, case.documents)
-            ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids]).tolist()
-            spans = [[len(prompt.prefix_ids) + place for place in span] for span in _spans(prompt, case)]
+            ids = torch.cat(prompt.parts).tolist()
+            spans = [(len(prompt.prefix_ids) + at).tolist() for at in real.answer_tokens(prompt, *case.gold[0])]
             answer = model.tokenize(case.answer)
             written.append({"task": task, "ids": ids, "answer": answer, "gold": case.answer, "spans": spans})
             for budget in BUDGETS:
@@ -66,8 +66,7 @@ def export(options: argparse.Namespace) -> None:
                 row = real.measure(model, case, budget, "bm25 best last", answered=True)
                 rows.append({"task": task, "by": "bm25 best last", "budget": budget} | row)
         print(task, len(cases), "prompts of", len(written[-1]["ids"]), "tokens", flush=True)
-    facts = {"machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d")}
-    facts |= {name: getattr(options, name) for name in ("passages", "seed", "samples", "needles")}
+    facts = shared.facts() | shared.chosen(options, "passages", "seed", "samples", "needles")
     _write(options.out / "cases.json", {"cases": written})
     _write(options.out / "ours.json", facts | {"dtype": str(model.model.dtype), "rows": rows})
     model.tokenizer.save_pretrained(options.out / "model")
@@ -77,41 +76,23 @@ def _ours(model: Any, prompt: Any, case: Any, budget: int) -> dict[str, Any]:
     """The compact cache of a prompt, which would fit the window, and what follows from it."""
     import real
 
-    parts = prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids
     start = time.perf_counter()
     cache = model.compress(
-        *parts,
+        *prompt.parts,
         document_numbers=prompt.document_numbers,
         question_span=prompt.question_span,
         config=dataclasses.replace(model.config, target_len=budget),
     )
     cache.logits.cpu()
     seconds = time.perf_counter() - start
-    places = cache.kept_tokens.cpu() - len(prompt.prefix_ids)
-    kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool)
-    kept[places[(places >= 0) & (places < len(kept))]] = True
     said = model.generate(cache, NEW_TOKENS).text or ""
     return {
-        "survives": real.survives(prompt, kept, case.gold),
+        "survives": real.survives(prompt, real.kept_context(prompt, cache), case.gold),
         "likelihood": real.likelihood(model, cache, case.answer),
         "kept": len(cache),
         "seconds": seconds,
         "right": case.answer in said,
     }
-
-
-def _spans(prompt: Any, case: Any) -> list[list[int]]:
-    """The context tokens of every place in the right passage that states the answer."""
-    number, start, end = prompt.origins.unbind(1)
-    document, answers = case.gold[0]
-    text, found = prompt.documents[document].text, []
-    for answer in answers:
-        place = text.find(answer)
-        while place >= 0:
-            inside = (number == document) & (end > place) & (start < place + len(answer))
-            found.append(inside.nonzero().flatten().tolist())
-            place = text.find(answer, place + 1)
-    return [span for span in found if span]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -206,18 +187,18 @@ class Watch:
 
 def _go_on(model: Any, cache: Any, ids: Tensor, first: int) -> Tensor:
     """Logits (n, vocabulary) of tokens that stand at `first` and after."""
-    places = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
-    logits: Tensor = model(input_ids=ids, past_key_values=cache, position_ids=places).logits[0]
+    positions = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
+    logits: Tensor = model(input_ids=ids, past_key_values=cache, position_ids=positions).logits[0]
     return logits.float()
 
 
-def _greedy(model: Any, cache: Any, ids: Tensor, place: int) -> list[int]:
+def _greedy(model: Any, cache: Any, ids: Tensor, first: int) -> list[int]:
     """The likeliest tokens, one by one, up to the end of the answer."""
     said: list[int] = []
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     while len(said) < NEW_TOKENS and not (said and said[-1] in ends):
-        ids = _go_on(model, cache, ids, place + len(said))[-1:].argmax(-1, keepdim=True)
+        ids = _go_on(model, cache, ids, first + len(said))[-1:].argmax(-1, keepdim=True)
         said.append(int(ids))
     return said
 

@@ -11,19 +11,15 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import shared
 import torch
-import transformers
+from speed import SHAPES, build
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.speed import SHAPES, build, timed
 from homer import HomerConfig, HomerModel, read_documents
 from homer.demo import DOCUMENTS, load_questions
 
@@ -58,14 +54,14 @@ def times(device: str, length: int, repeats: int) -> dict[str, Any]:
     row: dict[str, Any] = {"tokens": length}
     ids = torch.randint(0, 32000, (length,), generator=torch.Generator().manual_seed(0))
     config = HomerConfig(max_chunk_len=2048, target_len=2048, layers_warmup=12, max_initial_chunk_len=2112)
-    chunk, places = ids[:2048][None].to(target), torch.arange(2048, device=target)[None]
+    chunk, positions = ids[:2048][None].to(target), torch.arange(2048, device=target)[None]
     hidden = []
     for kind in KINDS:
         model = HomerModel(build(SHAPES["llama-2-7b"], target, torch.bfloat16, kind), fast=False)
-        hidden.append(model.decoder.run(0, 17, chunk, places).hidden_states)
+        hidden.append(model.decoder.run(0, 17, chunk, positions).hidden_states)
         parts = (ids[:32], ids[32:-32], ids[-32:])
         row[kind] = {
-            "chunk_ms": 1000 * best(target, repeats, model.decoder.run, 0, 17, chunk, places),
+            "chunk_ms": 1000 * best(target, repeats, model.decoder.run, 0, 17, chunk, positions),
             "compress_s": best(target, 3, model.compress, *parts, config=config),
         }
     gap = (hidden[0] - hidden[1]).abs()
@@ -78,7 +74,7 @@ def times(device: str, length: int, repeats: int) -> dict[str, Any]:
 
 def best(device: torch.device, repeats: int, call: Callable[..., Any], *args: Any, **options: Any) -> float:
     """The least seconds of a call."""
-    return min(timed(functools.partial(call, *args, **options), device)[0] for _ in range(repeats))
+    return min(shared.timed(functools.partial(call, *args, **options), device)[0] for _ in range(repeats))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -91,18 +87,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     import flash_attn
 
-    result = {
-        "machine": torch.cuda.get_device_name(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {
-            "torch": torch.__version__, "transformers": transformers.__version__, "flash-attn": flash_attn.__version__
-        },
+    result = shared.facts() | {
+        "flash-attn": flash_attn.__version__,
         "answers": answers(options.device),
         "times": times(options.device, options.length, options.repeats),
-    }  # fmt: skip
+    }
     print(json.dumps(result, indent=1))
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    shared.write_json(options.out, result)
 
 
 if __name__ == "__main__":

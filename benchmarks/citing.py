@@ -9,17 +9,14 @@ answer. First: what is cited first is right; any: one of the parts cited is.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import real
-import torch
+import shared
 
 from homer import Citation, Cited, HomerModel
-from homer.text.prompt import Prompt
 
 RIGHT = ("document first", "document any", "part first", "part any")
 
@@ -43,21 +40,14 @@ def answers_right(case: Any, said: str) -> bool:
     return any(answer.lower() in said.lower() for answer in (case.answer, *case.gold[0][1]))
 
 
-def survives(case: Any, prompt: Prompt, cache: Any) -> bool:
-    """Whether the answer is there to be cited."""
-    places = cache.kept_tokens.cpu() - len(prompt.prefix_ids)
-    kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool)
-    kept[places[(places >= 0) & (places < len(kept))]] = True
-    return real.survives(prompt, kept, case.gold)
-
-
 def measure(model: HomerModel, case: Any, target: int | None, chunk: int | None) -> dict[str, Any]:
     """One question: what was said, and what it and the right answer cite."""
     config = dataclasses.replace(model.config, target_len=target, max_chunk_len=chunk)
     prompt = model.build_prompt(case.question, case.documents)
     cache = model.compress_prompt(prompt, config=config)
     said = (model.generate(cache, 24).text or "").strip()
-    row: dict[str, Any] = {"said": said, "right": answers_right(case, said), "survives": survives(case, prompt, cache)}
+    there = real.survives(prompt, real.kept_context(prompt, cache), case.gold)
+    row: dict[str, Any] = {"said": said, "right": answers_right(case, said), "survives": there}
     for name, text in (("by what was said", said), ("by the right answer", case.answer)):
         row[name] = judged(case, model.cite(prompt, cache, text))
     return row
@@ -81,17 +71,10 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all cells, print and save them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--qa", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
-    parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--passages", type=int, default=240)
+    parser = real.new_parser(__doc__)
     parser.add_argument("--tasks", nargs="+", default=["xquad", "nq", "needle"])
     parser.add_argument("--target", type=int, default=None, help="tokens of the compact cache; as usual unless given")
     parser.add_argument("--chunk", type=int, default=None, help="longest chunk; the model's own unless given")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     model, sets = HomerModel.from_pretrained(options.model, device=options.device), real.load(options.qa)
     rows: list[dict[str, Any]] = []
@@ -100,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cases = real.needles(*drawn[1:]) if task == "needle" else real.draw(*drawn, seed=options.seed)
         rows += [{"task": task} | measure(model, case, options.target, options.chunk) for case in cases]
         print("\n".join(table([row for row in rows if row["task"] == task])), flush=True)
-    facts = {name: getattr(options, name) for name in ("passages", "samples", "seed", "target", "chunk")}
-    real.write(options.out, "citing", facts, rows, table(rows))
+    facts = shared.chosen(options, "passages", "samples", "seed", "target", "chunk")
+    shared.write_results(options.out, "citing", facts | {"rows": rows}, table(rows))
 
 
 if __name__ == "__main__":

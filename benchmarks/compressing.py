@@ -9,23 +9,22 @@ among the first 1, 3, 5 and 11. Survival: is a span that states the answer whole
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import real
 import rivals
-import torch
+import shared
 
 from homer import Compressor, HomerConfig, HomerModel, Question
-from homer.experiments.report import machine, versions
 
 FIRST = (1, 3, 5, 11)
 BUDGETS = (128, 256, 512, 1024)
+HEADS = [f"right in first {k}" for k in FIRST] + [f"answer in {b}" for b in BUDGETS]
 CANDIDATES = 100  # passages that BM25 leaves to ours, where it goes first
 Spans = dict[int, list[tuple[int, int]]]  # of passages, what is kept of them
 Found = tuple[list[int], dict[int, Spans | str]]  # the ranking, and what is kept at every budget
@@ -42,7 +41,7 @@ def ours(compressor: Compressor, case: Any, numbers: Sequence[int] | None = None
         result = compressor._choose(prompt, parts, "sentences", budget, None)
         ranking = result.ranking
         kept[budget] = {numbers[i]: list(spans) for i, spans in zip(result.indices, result.spans, strict=True)}
-    return [numbers[place] for place in ranking], kept
+    return [numbers[index] for index in ranking], kept
 
 
 def best_passages(compressor: Compressor, case: Any, ranking: list[int]) -> Found:
@@ -55,7 +54,7 @@ def best_passages(compressor: Compressor, case: Any, ranking: list[int]) -> Foun
             if room <= 0:
                 break
             if number not in lengths:
-                lengths[number] = compressor._builder.encode(case.documents[number]["text"])[0][:, 1:].tolist()
+                lengths[number] = compressor._builder.tokenize(case.documents[number]["text"])[0][:, 1:].tolist()
             inside = lengths[number][:room]
             spans[number] = [(0, inside[-1][1])]
             room -= len(inside)
@@ -69,7 +68,7 @@ def shortened(lingua: rivals.Lingua, compressor: Compressor, case: Any) -> Found
     ranking: list[int] = []
     for budget in BUDGETS:
         ranking, text = lingua.shorten(case.question, titled(case), budget)
-        inside = compressor._builder.encode(text)[0][:budget, 1:].tolist()
+        inside = compressor._builder.tokenize(text)[0][:budget, 1:].tolist()
         kept[budget] = text[: inside[-1][1]] if inside else ""
     return ranking, kept
 
@@ -116,13 +115,7 @@ def states_answer(case: Any, kept: Spans | str) -> bool:
     if isinstance(kept, str):
         return any("".join(answer.split()) in "".join(kept.split()) for answer in answers)
     text = case.documents[number]["text"]
-    for answer in answers:
-        place = text.find(answer)
-        while place >= 0:
-            if any(a <= place and place + len(answer) <= b for a, b in kept.get(number, [])):
-                return True
-            place = text.find(answer, place + 1)
-    return False
+    return any(answer in text[start:end] for answer in answers for start, end in kept.get(number, ()))
 
 
 def measure(way: Way, case: Any) -> dict[str, Any]:
@@ -136,17 +129,16 @@ def measure(way: Way, case: Any) -> dict[str, Any]:
     return {"rank": rank, "survives": survives, "seconds": seconds}
 
 
-def measure_all(ways: Ways, by: str, cases: Sequence[Any], timed: int) -> list[dict[str, Any]]:
+def measure_all(ways: Ways, by: str, cases: Sequence[Any], timed: int) -> Iterator[dict[str, Any]]:
     """All questions by one way, with times of the first ones, for which it starts anew, with no passage known."""
-    rows = []
     way = ways[by]
     for number, case in enumerate(cases):
         if number < timed and by in ("embedder", "llmlingua", "longllmlingua"):
             way = ways[by]
-        rows.append({"by": by} | measure(way, case))
+        row = {"by": by} | measure(way, case)
         if number >= timed:
-            del rows[-1]["seconds"]
-    return rows
+            del row["seconds"]
+        yield row
 
 
 def asking_seconds(model: HomerModel, cases: Sequence[Any]) -> float:
@@ -159,13 +151,12 @@ def asking_seconds(model: HomerModel, cases: Sequence[Any]) -> float:
 
 def table(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
     """Markdown: a line a set and way."""
-    heads = [f"right in first {k}" for k in FIRST] + [f"answer in {b}" for b in BUDGETS]
-    lines = ["| set | by | n | " + " | ".join(heads) + " | s a question |", "|---" * (4 + len(heads)) + "|"]
+    lines = ["| set | by | n | " + " | ".join(HEADS) + " | s a question |", "|---" * (4 + len(HEADS)) + "|"]
     for key in dict.fromkeys((row["set"], row["by"]) for row in rows):
         cell = [row for row in rows if (row["set"], row["by"]) == key]
         shares = [sum(row["rank"] < k for row in cell) / len(cell) for k in FIRST]
         shares += [sum(row["survives"][str(budget)] for row in cell) / len(cell) for budget in BUDGETS]
-        times = [row["seconds"] for row in cell if "seconds" in row]
+        times = [row["seconds"] for row in cell if "seconds" in row] or cell[0].get("times", [])
         seconds = sum(times) / max(1, len(times))
         numbers = " | ".join(f"{share:.2f}" for share in shares)
         lines.append(f"| {key[0]} | {key[1]} | {len(cell)} | {numbers} | {seconds:.3f} |")
@@ -174,10 +165,7 @@ def table(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
 
 def save(folder: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
     """Everything so far, with what it was measured on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "versions": versions()} | facts | {"rows": rows}
-    (folder / "compressing.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "compressing.md").write_text("\n".join(table(rows, facts)) + "\n", encoding="utf-8")
+    shared.write_results(folder, "compressing", facts | {"rows": rows}, table(rows, facts))
 
 
 def draw(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -205,12 +193,18 @@ def draw(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def join(files: Sequence[Path], folder: Path) -> None:
-    """Several runs in one: a way that is in two of them is taken from the first."""
+    """Several runs in one: a way that is in two of them is taken from the first, its times from the first with any."""
     runs = [json.loads(file.read_text()) for file in files]
     rows: list[dict[str, Any]] = []
     for run in runs:
-        known = {(row["set"], row["by"]) for row in rows}
-        rows += [row for row in run["rows"] if (row["set"], row["by"]) not in known]
+        known = {(row["set"], row["by"]): row for row in reversed(rows)}
+        timed = {(row["set"], row["by"]) for row in rows if "seconds" in row}
+        for row in run["rows"]:
+            key = row["set"], row["by"]
+            if key not in known:
+                rows.append(row)
+            elif key not in timed and "seconds" in row:
+                known[key].setdefault("times", []).append(row["seconds"])
     facts = {"runs": [{name: value for name, value in run.items() if name != "rows"} for run in runs]}
     save(folder, rows, facts)
     draw(folder, rows)
@@ -219,14 +213,8 @@ def join(files: Sequence[Path], folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all cells, print and save them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model")
-    parser.add_argument("--qa", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = real.new_parser(__doc__)
     parser.add_argument("--join", type=Path, nargs="+", help="results of several runs; nothing is run")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
-    parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--passages", type=int, default=240)
     parser.add_argument("--sets", nargs="+", default=["xquad", "nq"])
     parser.add_argument("--by", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--embedder", help="folder of a sentence-transformer; its row is left out unless given")
@@ -237,15 +225,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--few", type=int, default=None, help="questions a set for LLMLingua and the plain mean; all unless given"
     )
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.join:
         return join(options.join, options.out)
     model = HomerModel.from_pretrained(options.model, device=options.device)
     config = HomerConfig(max_chunk_len=options.chunk, chunk_batch_size=options.batch)
     ways = Ways(Compressor(model, config=config), model, options.embedder, options.device)
-    facts = {"date": time.strftime("%Y-%m-%d")}
-    facts |= {name: getattr(options, name) for name in ("passages", "seed", "chunk", "batch", "few", "timed")}
+    facts = shared.chosen(options, "passages", "seed", "chunk", "batch", "few", "timed")
     sets, rows = real.load(options.qa), []
     for name in options.sets:
         cases = real.draw(name, sets, options.samples, options.passages, seed=options.seed)
@@ -255,7 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             some = cases[: options.few] if "lingua" in by or "plain" in by else cases
             if options.timed:
                 ways[by](cases[-1])  # heads are measured, kernels are compiled
-            rows += [{"set": name} | row for row in measure_all(ways, by, some, options.timed)]
+            for number, row in enumerate(measure_all(ways, by, some, options.timed), 1):
+                rows.append({"set": name} | row)
+                if number % 10 == 0:  # or a long run that is ended early would have been for nothing
+                    save(options.out, rows, facts)
             print(table(rows, {})[-1], flush=True)
             save(options.out, rows, facts)
         if options.asks:

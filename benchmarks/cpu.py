@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import functools
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
+import shared
 import torch
 
 from homer import HomerModel, read_documents
 from homer.demo import DOCUMENTS
-from homer.experiments.report import machine, versions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -40,9 +39,9 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         for (dtype, fast, batch), seconds in times.items():
             model = models[dtype, fast]
             config = dataclasses.replace(model.config, chunk_batch_size=batch)
-            start = time.perf_counter()
-            answer = model.ask("Where is the summer party held?", documents, config=config, max_new_tokens=16)
-            seconds.append(time.perf_counter() - start)
+            ask = functools.partial(model.ask, "Where is the summer party held?", documents, max_new_tokens=16)
+            spent, answer = shared.timed(lambda ask=ask, config=config: ask(config=config))
+            seconds.append(spent)
             tokens = answer.usage.input_tokens
     first = statistics.median(next(iter(times.values()))[1:])
     return [
@@ -75,17 +74,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--repeats", type=int, default=3, help="rounds after the first, of which the median counts")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(arguments)
-    report = {
-        "machine": machine() | {"instructions": torch.backends.cpu.get_cpu_capability()},
-        "versions": versions(),
-        "date": time.strftime("%Y-%m-%d"),
-        "rows": measure(options),
-    }
+    report: dict[str, Any] = shared.facts() | {"instructions": torch.backends.cpu.get_cpu_capability()}
+    report["rows"] = measure(options)
     for row in report["rows"]:
         name = f"{row['dtype']}, {row['path']} path, {row['chunk_batch_size']} leaves at once"
         print(f"{name:45} {row['seconds']:7.2f} s {row['faster']:6.2f} x", flush=True)
-    if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    shared.write_json(options.out, report)
     return report
 
 

@@ -12,9 +12,6 @@ GPU, what the time of a step goes to. Whatever fails is printed, and does not en
 from __future__ import annotations
 
 import argparse
-import gc
-import json
-import platform
 import statistics
 import sys
 import threading
@@ -25,11 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import shared
 import torch
-import transformers
 from torch import Tensor
 
-import homer
 from homer import CompactCache, HomerConfig, HomerModel
 from homer.backends.pausing import pausing
 from homer.backends.slots import Entry
@@ -117,12 +113,7 @@ class Bench:
         tokens = torch.arange(5, 5 + size, device=self.device)
         for _ in range(3):
             slots.step(tokens)
-        self.wait()
-        start = time.perf_counter()
-        for _ in range(count):
-            slots.step(tokens)
-        self.wait()
-        return 1000 * (time.perf_counter() - start) / count
+        return 1000 * self.seconds([lambda: slots.step(tokens)] * count) / count
 
     def filled(self, caches: list[CompactCache], size: int, room: int) -> Any:
         """Slots with so many rows."""
@@ -223,9 +214,9 @@ class Bench:
         with self.part(row):
             decoder = self.model.decoder
             ids = torch.randint(5, decoder.vocabulary, (requests, length)).to(self.device)
-            places = torch.arange(length, device=self.device)[None]
-            rows = [lambda one=one: decoder.run(0, decoder.layers, one[None], places) for one in ids]
-            whole = lambda: decoder.run(0, decoder.layers, ids, places.expand(requests, -1))  # noqa: E731
+            positions = torch.arange(length, device=self.device)[None]
+            rows = [lambda one=one: decoder.run(0, decoder.layers, one[None], positions) for one in ids]
+            whole = lambda: decoder.run(0, decoder.layers, ids, positions.expand(requests, -1))  # noqa: E731
             one_by_one, together = list[float](), list[float]()
             for _ in range(4):  # the first compiles; the ways take turns, so that other work falls on both
                 one_by_one.append(self.seconds(rows))
@@ -235,12 +226,7 @@ class Bench:
 
     def seconds(self, calls: list[Callable[[], Any]]) -> float:
         """Of all calls, until the device is done."""
-        self.wait()
-        start = time.perf_counter()
-        for call in calls:
-            call()
-        self.wait()
-        return time.perf_counter() - start
+        return shared.timed(lambda: [call() for call in calls], self.device)[0]
 
     def part(self, row: dict[str, Any]) -> Part:
         """A row that is written whatever becomes of it."""
@@ -248,8 +234,7 @@ class Bench:
 
     def wait(self) -> None:
         """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        shared.synchronize(self.device)
 
 
 class Part:
@@ -269,12 +254,9 @@ class Part:
             self.row["note"] = f"failed: {type(error).__name__}: {str(error)[:300]}"
         self.row["seconds"] = round(time.perf_counter() - self.start, 2)
         self.report["rows"].append(self.row)
-        print(line(self.row), flush=True)
-        if self.options.out is not None:
-            self.options.out.write_text(json.dumps(self.report, indent=1) + "\n")
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        print(shared.line_of(self.row, "kernels"), flush=True)
+        shared.write_json(self.options.out, self.report)
+        shared.free_memory()
         return isinstance(error, Exception)
 
 
@@ -305,12 +287,6 @@ def ids_of(length: int) -> list[Tensor]:
     """Prefix, context and suffix of random ids."""
     generator = torch.Generator().manual_seed(length)
     return [torch.randint(0, 199, (n,), generator=generator) for n in (4, length, 6)]
-
-
-def line(row: dict[str, Any]) -> str:
-    """A row as it is printed."""
-    shown = {name: f"{value:.2f}" if isinstance(value, float) else value for name, value in row.items()}
-    return "  ".join(f"{name}={value}" for name, value in shown.items() if name != "kernels")
 
 
 def pair(text: str) -> tuple[int, int]:
@@ -362,13 +338,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Run all parts; print rows as they come, and give the report."""
     options, start = parse(arguments), time.perf_counter()
-    gpu = options.device != "cpu"
-    report: dict[str, Any] = {
-        "machine": torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d"),
-        "versions": {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "rows": [],
-    }  # fmt: skip
+    report: dict[str, Any] = shared.facts() | {"rows": []}
     print(report["machine"], report["versions"], flush=True)
     if "exact" in options.parts:
         exactness(options, report)
@@ -390,7 +360,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             del model, bench
         except Exception:  # the next model may do
             traceback.print_exc()
-        gc.collect()
+        shared.free_memory()
     exact = [row for row in report["rows"] if row["part"] == "exact"]
     wrong = [row["model"] for row in exact if row.get("equal") != row["streams"]]
     print(f"exact: {len(exact) - len(wrong)} of {len(exact)} architectures; not: {', '.join(wrong) or 'none'}")

@@ -12,20 +12,17 @@ Every cell is a line of JSON, written when it is there.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import shared
 import speed
 import torch
-import transformers
 from torch import Tensor
 
-import homer
 from homer import CompactCache, HomerConfig, HomerModel
 from homer.backends.devices import Replicas
 from homer.merging.leaves import WholeLeaves
@@ -112,7 +109,7 @@ class Bench:
         times: list[float] = []
         found: list[CompactCache] = []
         for run in range(self.options.repeats + 1):
-            seconds, cache = self._timed(lambda: model.compress(*parts, config=config))
+            seconds, cache = shared.timed(lambda: model.compress(*parts, config=config), *self.devices)
             found = [*found[:1], cache]
             if run:
                 times.append(seconds)
@@ -123,23 +120,12 @@ class Bench:
         """Seconds until everything is launched on one device."""
         resolved, plan = self.one._settings.plan(config, [len(part) for part in parts], None)
         scoring = self.one._scoring(ids, plan, resolved, None)
-        self._synchronize()
+        shared.synchronize(*self.devices)
         start = time.perf_counter()
         compress(self.one.decoder, plan, ids, scoring, WholeLeaves(config.chunk_batch_size), refresh_suffix=False)
         seconds = time.perf_counter() - start
-        self._synchronize()
+        shared.synchronize(*self.devices)
         return seconds
-
-    def _timed(self, call: Callable[[], CompactCache]) -> tuple[float, CompactCache]:
-        self._synchronize()
-        start = time.perf_counter()
-        result = call()
-        self._synchronize()
-        return time.perf_counter() - start, result
-
-    def _synchronize(self) -> None:
-        for device in self.devices:
-            speed.synchronize(device)
 
     def _peak(self, device: torch.device) -> float | None:
         return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
@@ -181,37 +167,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def facts(options: argparse.Namespace) -> dict[str, Any]:
-    """The machine, the day and the versions."""
-    gpus = [torch.cuda.get_device_name(device) for device in options.devices if "cuda" in device]
+    """The facts of the run, and whether its GPUs reach one another's memory."""
     numbers = [torch.device(device).index for device in options.devices if "cuda" in device]
-    return {
-        "machine": gpus or [platform.processor() or platform.machine()],
-        "peers": [torch.cuda.can_device_access_peer(numbers[0], other) for other in numbers[1:]],
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "shape": options.shape, "dtype": options.dtype, "devices": options.devices,
-    }  # fmt: skip
+    peers = [torch.cuda.can_device_access_peer(numbers[0], other) for other in numbers[1:]]
+    return shared.facts() | {"peers": peers} | shared.chosen(options, "shape", "dtype", "devices")
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Measure cell after cell, print rows as they come, and give them."""
     options, start = parse(arguments), time.perf_counter()
-
-    def write(row: dict[str, Any]) -> None:
-        if options.out is not None:
-            with options.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-
-    machine = facts(options)
-    write(machine)
-    print(machine, flush=True)
+    told = facts(options)
+    shared.append_line(options.out, told)
+    print(told, flush=True)
     bench = Bench(options)
     print(f"loaded and copied after {time.perf_counter() - start:.0f} s\n{HEADER}", flush=True)
     rows: list[dict[str, Any]] = []
     for cell in (TINY if options.tiny else CELLS)[: options.cells]:
         if time.perf_counter() - start < options.limit_s:
             rows.append(bench.measure(cell))
-            write(rows[-1])
+            shared.append_line(options.out, rows[-1])
             print(line(rows[-1]), flush=True)
     print(f"{time.perf_counter() - start:.0f} s in all")
     return rows

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import shared
 import speed
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def seconds(model: HomerModel, call: Callable[[], CompactCache], repeats: int) -
     cache = call()
     times = []
     for _ in range(repeats):
-        spent, cache = speed.timed(call, model.decoder.device)
+        spent, cache = shared.timed(call, model.decoder.device)
         times.append(spent)
     return times, cache
 
@@ -85,9 +86,9 @@ def real_weights(options: argparse.Namespace) -> dict[str, Any]:
 def texts(model: HomerModel, tokens: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Eight prompts with questions of their own, over the shipped documents."""
     documents = read_documents([DOCUMENTS])
-    ids = torch.tensor(model.tokenize("\n\n".join(document.text for document in documents)))
+    ids = torch.tensor(model.tokenize("\n\n".join(document["text"] for document in documents)))
     context = ids.repeat(-(-tokens // len(ids)))[:tokens]
-    questions = [f"What does the text say of {document.title or 'this'}? Answer:" for document in documents[:8]]
+    questions = [f"What does the text say of {document.get('title') or 'this'}? Answer:" for document in documents[:8]]
     return [
         (context[:16], context[16:].roll(997 * n), torch.tensor(model.tokenize(q))) for n, q in enumerate(questions)
     ]
@@ -104,11 +105,9 @@ def main() -> None:
     options = parser.parse_args()
     start = time.perf_counter()
     row = real_weights(options) if options.model else random_weights(options)
-    row |= {"machine": torch.cuda.get_device_name(), "torch": torch.__version__, "all_s": time.perf_counter() - start}
+    row |= shared.facts() | {"all_s": time.perf_counter() - start}
     print(json.dumps(row, indent=1))
-    if options.out is not None:
-        with options.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    shared.append_line(options.out, row)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, Any], record: 
             now, chunk = time.perf_counter() - start - record.due, json.loads(line[6:])
             if "error" in chunk:
                 raise RuntimeError(str(chunk["error"])[:200])
-            text = _text(chunk)
+            text = text_of(chunk)
             if text and record.first is None:
                 record.first = now
             elif text:
@@ -197,7 +197,8 @@ async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, Any], record: 
     record.status = "done"
 
 
-def _text(chunk: dict[str, Any]) -> str:
+def text_of(chunk: dict[str, Any]) -> str:
+    """The text in a piece of a stream."""
     choices = chunk.get("choices") or [{}]
     return choices[0].get("delta", {}).get("content") or ""
 

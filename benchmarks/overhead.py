@@ -10,26 +10,19 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import platform
-import random
-import re
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import load
+import shared
 import torch
-import transformers
 from transformers import AutoTokenizer
 
-import homer
-from homer import CompactCache, HomerConfig, Prompt, read_documents
+from homer import CompactCache, HomerConfig, Prompt
 from homer.backends.entries import Entries
 from homer.backends.loading import MINI
-from homer.demo import DOCUMENTS
 from homer.plan.schedule import plan_for
 from homer.text.prompt import PromptBuilder
 from homer.view.sources import trace_sources
@@ -40,23 +33,15 @@ COLUMNS = ("prompt", "second prompt", "sources", "trace")
 HEADER = f"{'tokenizer':24} {'documents':18} {'tokens':>7} " + " ".join(f"{name:>13}" for name in COLUMNS)
 
 
-def sentences(seed: int) -> Iterator[str]:
-    """Sentences of the documents shipped, numbered so that none comes twice."""
-    text = " ".join(document["text"] for document in read_documents([DOCUMENTS]))
-    known = [" ".join(part.split()) for part in re.split(r"(?<=[.!?])\s", text) if part.strip()]
-    draw = random.Random(seed)
-    return (f"{draw.choice(known)} This is remark {number}." for number in itertools.count(seed * 10**6))
-
-
 def characters_of(tokenizer: Any, tokens: int) -> int:
     """About how many characters of these sentences are so many tokens."""
-    sample = " ".join(itertools.islice(sentences(99), 50))
-    return int(tokens * len(sample) / len(PromptBuilder(tokenizer).encode(sample)[0]))
+    sample = " ".join(itertools.islice(load.told(99), 50))
+    return int(tokens * len(sample) / len(PromptBuilder(tokenizer).tokenize(sample)[0]))
 
 
 def told(characters: int, seed: int) -> list[str]:
     """Sentences of so many characters in all."""
-    said = sentences(seed)
+    said = load.told(seed)
     parts = [next(said)]
     length = len(parts[0])
     while length < characters:
@@ -91,29 +76,22 @@ def made_up_cache(prompt: Prompt, kept: int = KEPT) -> CompactCache:
     chosen = torch.randperm(context, generator=draw)[: plan.final_len - before - after].sort().values
     survived = torch.randint(0, plan.height + 1, (len(prompt),), generator=draw).to(torch.int8)
     survived[before + chosen] = plan.height + 1
-    places = torch.cat([torch.arange(before), before + chosen, torch.arange(before + context, len(prompt))])
+    tokens = torch.cat([torch.arange(before), before + chosen, torch.arange(before + context, len(prompt))])
     ids = torch.cat(prompt.parts)
-    states = (torch.zeros(1, 1, len(places), 1),) * LAYERS
+    states = (torch.zeros(1, 1, len(tokens), 1),) * LAYERS
     return CompactCache(
-        *(Entries(states, states), torch.arange(len(places))[None], places, ids[places][None]),
-        *(torch.rand(len(places), generator=draw), torch.zeros(1, 5), len(prompt), before, after),
+        *(Entries(states, states), torch.arange(len(tokens))[None], tokens, ids[tokens][None]),
+        *(torch.rand(len(tokens), generator=draw), torch.zeros(1, 5), len(prompt), before, after),
         *("a model", "its digest", HomerConfig(**config.to_dict()), survived),
     )
 
 
-def load(name: str) -> Any:
+def tokenizer_of(name: str) -> Any:
     """The tokenizer of a folder, a hub id or a GGUF file."""
     path = Path(name)
     if path.suffix == ".gguf":
         return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     return AutoTokenizer.from_pretrained(name)
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a call, and what it gave."""
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
 
 
 def measure(tokenizer: Any, name: str, tokens: int, repeats: int) -> Iterator[dict[str, Any]]:
@@ -128,11 +106,11 @@ def measure(tokenizer: Any, name: str, tokens: int, repeats: int) -> Iterator[di
 
 def run(tokenizer: Any, documents: list[str]) -> dict[str, Any]:
     """Seconds of each step, once."""
-    first, _ = timed(lambda: PromptBuilder(tokenizer).build("What is remark 7?", documents))
-    second, prompt = timed(lambda: PromptBuilder(tokenizer).build("And what is remark 8?", documents))
+    first, _ = shared.timed(lambda: PromptBuilder(tokenizer).build("What is remark 7?", documents))
+    second, prompt = shared.timed(lambda: PromptBuilder(tokenizer).build("And what is remark 8?", documents))
     cache = made_up_cache(prompt)
-    sources, _ = timed(lambda: trace_sources(prompt, cache))
-    trace, _ = timed(lambda: trace_documents(prompt, cache))
+    sources, _ = shared.timed(lambda: trace_sources(prompt, cache))
+    trace, _ = shared.timed(lambda: trace_documents(prompt, cache))
     return {"tokens": len(prompt), "prompt": first, "second prompt": second, "sources": sources, "trace": trace}
 
 
@@ -152,22 +130,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(arguments)
-    versions = {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    report: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": cores,
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": versions,
-        "rows": [],
-    }
+    report: dict[str, Any] = shared.facts() | {"rows": []}
     print(HEADER, flush=True)
     for name in options.tokenizer:
-        for row in measure(load(name), name, options.tokens, options.repeats):
+        for row in measure(tokenizer_of(name), name, options.tokens, options.repeats):
             report["rows"].append(row)
             print(line(row), flush=True)
-    if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    shared.write_json(options.out, report)
     return report
 
 

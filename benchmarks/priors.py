@@ -12,18 +12,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import real
-import torch
+import shared
+from compressing import BUDGETS, FIRST, HEADS, states_answer
 from torch import Tensor
 
 from homer import Compressor, HomerConfig, HomerModel, Question
 from homer.text.prompt import Prompt
 
-FIRST = (1, 3, 5, 11)
-BUDGETS = (128, 256, 512, 1024)
 PRIORS = (0.0, 0.25, 0.5, 1.0, 2.0)
 
 
@@ -61,22 +59,14 @@ def measure(compressor: Compressor, case: Any, documents: Sequence[Any]) -> dict
     for budget in BUDGETS:
         found = compressor._choose(prompt, parts, "sentences", budget, None)
         ranking = found.ranking
-        kept = dict(zip(found.indices, found.spans, strict=True))
+        kept = {number: list(spans) for number, spans in zip(found.indices, found.spans, strict=True)}
         survives[str(budget)] = states_answer(case, kept)
     return {"rank": ranking.index(case.gold[0][0]), "survives": survives}
 
 
-def states_answer(case: Any, kept: dict[int, Any]) -> bool:
-    """Whether a span that states the answer is whole in what is kept of the right passage."""
-    number, answers = case.gold[0]
-    spans, text = kept.get(number, ()), case.documents[number]["text"]
-    return any(answer in text[start:end] for answer in answers for start, end in spans)
-
-
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Markdown: a line a set and prior; BM25 by itself first."""
-    heads = [f"right in first {k}" for k in FIRST] + [f"answer in {b}" for b in BUDGETS]
-    lines = ["| set | prior | n | " + " | ".join(heads) + " |", "|---" * (3 + len(heads)) + "|"]
+    lines = ["| set | prior | n | " + " | ".join(HEADS) + " |", "|---" * (3 + len(HEADS)) + "|"]
     for key in dict.fromkeys((row["set"], row["prior"]) for row in rows):
         cell = [row for row in rows if (row["set"], row["prior"]) == key]
         shares = [f"{sum(row['rank'] < k for row in cell) / len(cell):.2f}" for k in FIRST]
@@ -106,22 +96,15 @@ def run(options: argparse.Namespace, model: HomerModel) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all cells, print and save them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--qa", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
-    parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--passages", type=int, default=240)
+    parser = real.new_parser(__doc__)
     parser.add_argument("--sets", nargs="+", default=["xquad", "nq"])
     parser.add_argument("--priors", nargs="+", type=float, default=list(PRIORS))
     parser.add_argument("--chunk", type=int, default=None, help="longest leaf; the model's own unless given")
     parser.add_argument("--batch", type=int, default=1, help="leaves at a time")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     rows = run(options, HomerModel.from_pretrained(options.model, device=options.device))
-    facts = {name: getattr(options, name) for name in ("passages", "samples", "seed", "chunk", "batch")}
-    real.write(options.out, "priors", facts, rows, table(rows))
+    facts = shared.chosen(options, "passages", "samples", "seed", "chunk", "batch")
+    shared.write_results(options.out, "priors", facts | {"rows": rows}, table(rows))
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def draw(tasks: Tasks, names: Sequence[str], length: int, samples: int) -> Promp
             prompt = case.prompt
             room = length - len(prompt.prefix_ids) - len(prompt.suffix_ids)
             evidence = _evidence(prompt, case.statement)
-            place, end = int(evidence.nonzero()[0]), int(evidence.nonzero()[-1])
-            start = min(max(0, place - seed * 37 % (room - (end - place) - 1)), len(evidence) - room)
+            first, end = int(evidence.nonzero()[0]), int(evidence.nonzero()[-1])
+            start = min(max(0, first - seed * 37 % (room - (end - first) - 1)), len(evidence) - room)
             if start < 0:
                 continue
             part = slice(start, start + room)
@@ -79,14 +79,14 @@ def _evidence(prompt: Any, statement: str) -> Tensor:
 def score(model: HomerModel, calibration: Calibration, prompts: Prompts) -> dict[str, Tensor]:
     """What every variant ranks the tokens by, (prompts, length), after all layers."""
     decoder, sentences = model.decoder, Sentences(model.tokenizer)
-    place = torch.arange(prompts.ids.shape[1])[None]
+    positions = torch.arange(prompts.ids.shape[1])[None]
     ranks: dict[str, list[Tensor]] = {name: [] for name in VARIANTS}
     for row, (prefix_len, suffix_len) in zip(prompts.ids, prompts.affixes, strict=True):
-        observed = decoder.run(0, decoder.layers, row[None], place, range(decoder.layers)).observed
+        observed = decoder.run(0, decoder.layers, row[None], positions, range(decoder.layers)).observed
         for name, significance in VARIANTS.items():
             watched = significance.observe(0, decoder.layers, decoder.layers)
             seen = Observation(
-                {layer: observed[layer] for layer in watched}, place, place, None, prefix_len, suffix_len,
+                {layer: observed[layer] for layer in watched}, positions, positions, None, prefix_len, suffix_len,
                 decoder.layers, calibration, sentences.number(row)[None],
             )  # fmt: skip
             ranks[name].append(significance.rank(significance.score(seen), seen))

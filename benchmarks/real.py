@@ -16,23 +16,23 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # bm25s takes JAX where it is, and JAX all of the GPU's memory
 
 import bm25s
+import shared
 import Stemmer
 import torch
 from torch import Tensor
 
-from homer import HomerModel
-from homer.experiments.report import machine, versions
+from homer import CompactCache, HomerModel
 from homer.text.prompt import Prompt
 
-NEEDLE = "The door code for the {place} is {code}."
-PLACES = "boathouse,print shop,north gate,seed store,organ loft,cold chamber,map room,rope walk".split(",")
+NEEDLE = "The door code for the {room} is {code}."
+ROOMS = "boathouse,print shop,north gate,seed store,organ loft,cold chamber,map room,rope walk".split(",")
 OTHERS = ("bm25", "bm25 best last", "right passage")
 
 
@@ -93,33 +93,41 @@ def needles(sets: dict[str, Any], count: int, passages: int) -> list[Case]:
     cases = []
     for number, case in enumerate(draw("xquad", sets, count, passages, seed=1)):
         rng = random.Random(number)
-        place, code = rng.choice(PLACES), str(rng.randrange(1000, 10000))
+        room, code = rng.choice(ROOMS), str(rng.randrange(1000, 10000))
         index, _ = case.gold[0]
         text = case.documents[index]["text"]
         cut = text.find(". ") + 2 if ". " in text else 0
-        statement = NEEDLE.format(place=place, code=code)
+        statement = NEEDLE.format(room=room, code=code)
         documents = [dict(document) for document in case.documents]
         documents[index]["text"] = f"{text[:cut]}{statement} {text[cut:]}"
-        cases.append(Case(f"What is the door code for the {place}?", documents, [(index, [statement])], code))
+        cases.append(Case(f"What is the door code for the {room}?", documents, [(index, [statement])], code))
     return cases
 
 
 def survives(prompt: Prompt, kept: Tensor, gold: Sequence[tuple[int, list[str]]]) -> bool:
     """Whether for every question a span that states an answer is whole among the kept context tokens (bool)."""
-    return all(_one_survives(prompt, kept, *one) for one in gold)
+    return all(any(bool(kept[tokens].all()) for tokens in answer_tokens(prompt, *one)) for one in gold)
 
 
-def _one_survives(prompt: Prompt, kept: Tensor, document: int, answers: list[str]) -> bool:
+def answer_tokens(prompt: Prompt, document: int, answers: Sequence[str]) -> Iterator[Tensor]:
+    """The context tokens (n,) of every span of a document that states an answer, wherever it stands."""
     number, start, end = prompt.origins.unbind(1)
     text = prompt.documents[document].text
     for answer in answers:
-        place = text.find(answer)
-        while place >= 0:
-            inside = (number == document) & (end > place) & (start < place + len(answer))
-            if inside.any() and bool(kept[inside].all()):
-                return True
-            place = text.find(answer, place + 1)
-    return False
+        at = text.find(answer)
+        while at >= 0:
+            tokens = ((number == document) & (end > at) & (start < at + len(answer))).nonzero().flatten()
+            if len(tokens):
+                yield tokens
+            at = text.find(answer, at + 1)
+
+
+def kept_context(prompt: Prompt, cache: CompactCache) -> Tensor:
+    """(context tokens,), bool: which of them a compact cache holds."""
+    indices = cache.kept_tokens.cpu() - len(prompt.prefix_ids)
+    kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool)
+    kept[indices[(indices >= 0) & (indices < len(kept))]] = True
+    return kept
 
 
 def bm25_ranking(case: Case) -> list[int]:
@@ -137,7 +145,7 @@ def bm25_ranking(case: Case) -> list[int]:
 
 
 def bm25_passages(case: Case, prompt: Prompt, room: int) -> list[Tensor]:
-    """The context tokens (their places) of each of the best passages by BM25, best first, `room` in all."""
+    """The context tokens (their indices) of each of the best passages by BM25, best first, `room` in all."""
     chosen: list[Tensor] = []
     for document in bm25_ranking(case):
         chosen.append((prompt.origins[:, 0] == document).nonzero().flatten()[: max(0, room - sum(map(len, chosen)))])
@@ -172,9 +180,7 @@ def measure(model: HomerModel, case: Case, target: int, significance: str, answe
         kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool).index_fill_(0, rows, True)
     else:
         cache = model.compress_prompt(prompt, config=dataclasses.replace(config, significance=significance))
-        places = cache.kept_tokens.cpu() - len(prompt.prefix_ids)
-        kept = torch.zeros(len(prompt.context_ids), dtype=torch.bool)
-        kept[places[(places >= 0) & (places < len(kept))]] = True
+        kept = kept_context(prompt, cache)
     seconds = time.perf_counter() - start
     row: dict[str, Any] = {"survives": survives(prompt, kept, case.gold), "tokens": len(prompt), "seconds": seconds}
     if answered:
@@ -197,29 +203,35 @@ def report(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Run all cells, print and save them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--qa", type=Path, required=True)
+def new_parser(purpose: str | None) -> argparse.ArgumentParser:
+    """The options of all scripts that ask real questions."""
+    parser = argparse.ArgumentParser(description=purpose)
+    parser.add_argument("--model")
+    parser.add_argument("--qa", type=Path, help="folder of the questions")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else None)
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--passages", type=int, default=240)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    """Run all cells, print and save them."""
+    parser = new_parser(__doc__)
     parser.add_argument("--targets", type=int, nargs="+", default=[256, 512, 2048])
     parser.add_argument("--by", nargs="+", default=["auto", "standardized", "paper", *OTHERS])
     parser.add_argument("--tasks", nargs="+", default=["xquad", "nq", "two xquad", "two nq", "needle"])
     parser.add_argument("--few", type=int, default=20, help="samples for all but the first of --by and bm25")
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else None
-    model = HomerModel.from_pretrained(options.model, device_map=device)
-    sets = load(options.qa)
+    model, sets = HomerModel.from_pretrained(options.model, device=options.device), load(options.qa)
     rows: list[dict[str, Any]] = []
     for task in options.tasks:
         name, asked = task.removeprefix("two "), 1 + task.startswith("two ")
         cases = (
             needles(sets, min(24, options.samples), options.passages)
             if task == "needle"
-            else draw(name, sets, options.samples, options.passages, asked)
+            else draw(name, sets, options.samples, options.passages, asked, options.seed)
         )
         for target in options.targets:
             for number, by in enumerate(options.by):
@@ -228,20 +240,8 @@ def main() -> None:
                     row = measure(model, case, target, by, answered=asked == 1)
                     rows.append({"task": task, "target": target, "by": by} | row)
                 print(report(rows)[-1], flush=True)
-                save(options.out, options.passages, rows)
-
-
-def save(folder: Path, passages: int, rows: list[dict[str, Any]]) -> None:
-    """All rows so far, with what they were measured on."""
-    write(folder, "real", {"passages": passages}, rows, report(rows))
-
-
-def write(folder: Path, name: str, facts: dict[str, Any], rows: Sequence[dict[str, Any]], lines: Sequence[str]) -> None:
-    """Rows as JSON, with the machine, the versions and other facts, and lines beside them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "versions": versions()} | facts | {"rows": rows}
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+                content = shared.chosen(options, "passages", "seed") | {"rows": rows}
+                shared.write_results(options.out, "real", content, report(rows))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from shared import free_memory, timed, write_json
+from speed import SHAPES, build, new_report, pair, prefill
 from torch import Tensor
 
 import homer
 from homer import HomerConfig, HomerModel, StateStore
-
-sys.path.insert(0, str(Path(__file__).parent))
-from speed import SHAPES, build, new_report, pair, prefill, synchronize
 
 GB = 1e9
 COLUMNS = ("scratch_s", "first_s", "second_s", "pinned_s", "disk_s", "plain_first_s", "plain_second_s", "kept_gb",
@@ -75,7 +72,7 @@ class Bench:
                 row["notes"].append(f"{measure.__name__}: out of memory")
             except Exception as error:  # one part must not end the run
                 row["notes"].append(f"{measure.__name__}: {type(error).__name__}: {error}")
-            self._clear()
+            free_memory()
         for name in ("second", "pinned", "disk", "scratch"):
             if f"{name}_s" in row and "first_s" in row:
                 row[f"{name}_vs_first"] = row[f"{name}_s"] / row["first_s"]
@@ -119,8 +116,8 @@ class Bench:
         if encoded.nbytes > self.options.pinned_gb * GB:
             row["notes"].append("pinned: left out, beyond --pinned-gb")
             return
-        row["pin_s"], encoded = self._timed(encoded.to_pinned_memory)
-        self._clear()
+        row["pin_s"], encoded = timed(encoded.to_pinned_memory, self.device)
+        free_memory()
         row["pinned_s"], row["pinned_runs"] = self._times(lambda: self.homer.compress_encoded(encoded, other), 3)
 
     def _disk(self, row: dict[str, Any], encode: Callable[..., Any], encoded: Any, suffix: Tensor) -> None:
@@ -129,7 +126,7 @@ class Bench:
             row["notes"].append("disk: left out, beyond --disk-gb")
             return
         with tempfile.TemporaryDirectory(dir=self.options.folder) as folder:
-            row["write_s"], _ = self._timed(lambda: encode(store=StateStore(folder, device_bytes=0)))
+            row["write_s"], _ = timed(lambda: encode(store=StateStore(folder, device_bytes=0)), self.device)
             held: list[Any] = []
 
             def ask() -> None:
@@ -144,7 +141,7 @@ class Bench:
     def _plain(self, row: dict[str, Any], prefix: Tensor, context: Tensor, suffix: Tensor) -> None:
         """The whole prompt, and then the suffix alone on top of everything before it."""
         ids = torch.cat([prefix, context, suffix])[None].to(self.device)
-        row["plain_first_s"], cache = self._timed(lambda: prefill(self.model, ids))
+        row["plain_first_s"], cache = timed(lambda: prefill(self.model, ids), self.device)
         row["plain_gb"] = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) / GB
         kept = ids.shape[1] - len(suffix)  # the cache holds the suffix as well, which every run takes off first
         positions = torch.arange(kept, ids.shape[1], device=self.device)[None]
@@ -162,20 +159,8 @@ class Bench:
         """The median after one run to warm up, and all times."""
         times = []
         while len(times) <= repeats:
-            times.append(self._timed(call)[0])
+            times.append(timed(call, self.device)[0])
         return statistics.median(times[1:]), times
-
-    def _timed(self, call: Callable[[], Any]) -> tuple[float, Any]:
-        synchronize(self.device)
-        start = time.perf_counter()
-        result = call()
-        synchronize(self.device)
-        return time.perf_counter() - start, result
-
-    def _clear(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def left(self) -> float:
         """Seconds until the limit."""
@@ -257,16 +242,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             report["rows"].append(row)
             cells = [f"{column}={row[column]:.4g}" for column in COLUMNS if column in row]
             print(name, length, *cells, *row["notes"], f"{bench.left():.0f} s left", flush=True)
-            if options.out is not None:
-                options.out.write_text(json.dumps(report, indent=1) + "\n")
+            write_json(options.out, report)
         del bench
-        gc.collect()
-        if torch.device(options.device).type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory()
     report["total_s"] = time.perf_counter() - options.start
-    if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{report['machine']}: {report['total_s']:.0f} s in all")
+    write_json(options.out, report)
+    print(f"{report['total_s']:.0f} s in all")
     return report
 
 

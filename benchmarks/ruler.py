@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import shared
 import torch
 
 from homer import HomerModel
 from homer.experiments import RULER_TASKS, Setup, ruler_cases
-from homer.experiments.report import machine, versions
 from homer.experiments.retrieval import run_cases
 from homer.experiments.ruler import RULER_NEW_TOKENS
 
@@ -55,14 +53,6 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def save(folder: Path, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Everything so far, with what it was measured on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "versions": versions()} | facts | {"rows": rows}
-    (folder / "ruler.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "ruler.md").write_text("\n".join(table(rows)) + "\n", encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all tasks, print and save them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -84,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lengths = {"max_chunk_len": options.chunk, "target_len": options.target, "chunk_batch_size": options.batch}
     settings = {name: value for name, value in lengths.items() if value is not None}
     setup = Setup(model, settings=settings, seed=options.seed)
-    facts: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "model": model.name.rsplit("/", 1)[-1]}
-    facts |= {name: getattr(options, name) for name in ("samples", "chunk", "target", "batch", "seed")}
+    facts: dict[str, Any] = {"model": model.name.rsplit("/", 1)[-1]}
+    facts |= shared.chosen(options, "samples", "chunk", "target", "batch", "seed")
     rows: list[dict[str, Any]] = []
     for task in options.tasks:
         rows += measure(setup, task, options)
-        save(options.out, rows, facts)
+        shared.write_results(options.out, "ruler", facts | {"rows": rows}, table(rows))
         print("\n".join(table(rows)[-2:]), flush=True)
 
 

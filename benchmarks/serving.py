@@ -20,11 +20,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import gc
 import itertools
 import json
-import os
-import platform
 import subprocess
 import sys
 import threading
@@ -34,13 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import load as loads
+import shared
 import speed
 import torch
-import transformers
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache
 
-import homer
 from homer import CompactCache, HomerConfig, HomerModel, Prompt
 from homer.backends.base import Decoder, Steps
 from homer.backends.entries import Entries
@@ -107,14 +103,14 @@ class Plain(HomerModel):
 
     def compress_prompt(self, prompt: Prompt, **options: Any) -> CompactCache:
         """Keys and values of everything."""
-        ids = torch.cat([prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids])
+        ids = torch.cat(prompt.parts)
         forward: Any = self.model
         with torch.no_grad():
             output = forward(ids[None].to(self.model.device), past_key_values=DynamicCache(), logits_to_keep=1)
-        places = torch.arange(len(ids))
+        tokens = torch.arange(len(ids))
         return CompactCache(
             Entries.of_cache(output.past_key_values),
-            *(places[None], places, ids[None], torch.zeros(len(ids)), output.logits[:, -1].float(), len(ids)),
+            *(tokens[None], tokens, ids[None], torch.zeros(len(ids)), output.logits[:, -1].float(), len(ids)),
             *(len(prompt.prefix_ids), len(prompt.suffix_ids), self.name, "", self.config),
         )
 
@@ -124,14 +120,14 @@ class Plain(HomerModel):
 
     def _tokens(self, cache: CompactCache, count: int) -> Iterator[int]:
         states, logits, forward = cache.to_dynamic_cache(), cache.logits, self._forward
-        for place in range(len(cache), len(cache) + count):
+        for last in range(len(cache), len(cache) + count):
             token = logits.argmax(-1, keepdim=True)
             yield int(token)
-            logits = forward(token, states, place)
+            logits = forward(token, states, last)
 
-    def _forward(self, token: Tensor, states: DynamicCache, place: int) -> Tensor:
+    def _forward(self, token: Tensor, states: DynamicCache, last: int) -> Tensor:
         forward: Any = self.model
-        position = torch.tensor([[place]], device=token.device)
+        position = torch.tensor([[last]], device=token.device)
         with torch.no_grad():
             logits: Tensor = forward(token, past_key_values=states, position_ids=position).logits[:, -1]
         return logits
@@ -163,21 +159,18 @@ class Bench:
                 self.cell(row, o.plain_lengths if mix == "short" else o.lengths)
             except Exception as error:  # the next cell may do
                 self.write(row | {"note": f"failed: {type(error).__name__}: {error}"[:300]}, [])
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            shared.free_memory()
 
     def cell(self, row: dict[str, Any], lengths: list[int]) -> None:
         """One service under one load."""
         load = loads.load_of(self.options, row["clients"], lengths, self.characters)
-        name = f"{row['mix']}-{row['service']}-{row['clients']}"
         with self.service(row["service"], max(lengths)) as model, self.served(model, row["service"]) as url:
             warm = dataclasses.replace(
                 load, rate=2.0, seconds=1.0, drain=90.0, lengths=(min(lengths),), chats=0, seed=99
             )
-            self.drive(url, warm, name)
+            self.drive(url, warm)
             busy = time.process_time()
-            records, seconds = self.drive(url, load, name)
+            records, seconds = self.drive(url, load)
         row |= {"rate": load.rate, "lengths": lengths, **loads.figures(records, seconds)}
         self.write(row | {"server_cpu_s": time.process_time() - busy}, [dataclasses.asdict(r) for r in records])
 
@@ -217,7 +210,7 @@ class Bench:
             thread.join()
             model.share_steps(contextlib.nullcontext())
 
-    def drive(self, url: str, load: loads.Load, name: str) -> tuple[list[loads.Record], float]:
+    def drive(self, url: str, load: loads.Load) -> tuple[list[loads.Record], float]:
         """What the clients saw, and how long it took."""
         told = json.dumps({"url": url, "load": dataclasses.asdict(load)})
         code = "import sys, json, load; load.drive(json.loads(sys.stdin.read()))"
@@ -233,8 +226,7 @@ class Bench:
         print(f"{head} | {row['note'] if 'note' in row else loads.line(row)}", flush=True)
         if self.options.out is None:
             return
-        with (self.options.out / "serving.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rounded(row)) + "\n")
+        shared.append_line(self.options.out / "serving.jsonl", rounded(row))
         if records and self.options.records:
             loads.write(self.options.out / f"{head.replace(' ', '-')}.jsonl", map(rounded, records))
 
@@ -314,13 +306,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and print a row for every cell."""
     options = parse(arguments)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpu = options.device != "cpu"
-    machine = torch.cuda.get_device_name() if gpu else f"{cores} CPU cores, {torch.get_num_threads()} threads"
-    versions = {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    versions["python"] = platform.python_version()
-    settings = {name: value for name, value in vars(options).items() if name != "out"}
-    header = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "versions": versions, "settings": settings}
+    header = shared.facts() | {"settings": {name: value for name, value in vars(options).items() if name != "out"}}
     print(json.dumps(header), flush=True)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)

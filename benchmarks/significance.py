@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,18 +21,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import shared
 import torch
 from torch import Tensor
+from variants import CALIBRATIONS, Variant, in_case, variants
 
 from homer import Calibration, HomerModel, calibrate, load_calibration
-from homer.experiments.report import machine, versions
 from homer.significance.sentences import Sentences
 from training.evaluate import plain_answer
 from training.levels import Levels, Nodes, even_plan
 from training.tasks import Case, Tasks
-
-sys.path.insert(0, str(Path(__file__).parent))
-from variants import CALIBRATIONS, Variant, in_case, variants
 
 TASKS = ("pass_key", "one_fact", "one_of_eight", "several_values", "reworded")
 NEW_TOKENS = 24
@@ -81,7 +78,7 @@ class Bench:
     def _answers(
         self, case: Case, evidence: list[list[int]], settings: dict[str, Any], group: Sequence[Variant]
     ) -> Iterator[tuple[Variant, Tensor, str]]:
-        """For every variant the places of the context that survived, and what was said."""
+        """For every variant the indices of the context that survived, and what was said."""
         model = self.model
         if settings:
             config = dataclasses.replace(model.config, **settings)
@@ -100,8 +97,8 @@ class Bench:
         end = frozenset({model.tokenizer.eos_token_id})
         texts = [model.tokenizer.decode(ids) for ids in levels.read(roots, NEW_TOKENS, end)]
         for variant, root, text in zip(group, roots, texts, strict=True):
-            places = root.tokens[0, plan.prefix_len : -plan.suffix_len].cpu() - plan.prefix_len
-            yield variant, kept[places], text
+            indices = root.tokens[0, plan.prefix_len : -plan.suffix_len].cpu() - plan.prefix_len
+            yield variant, kept[indices], text
 
 
 def is_right(text: str, case: Case) -> bool:
@@ -110,16 +107,16 @@ def is_right(text: str, case: Case) -> bool:
 
 
 def evidence_tokens(case: Case) -> list[list[int]]:
-    """Of every sentence that states a right answer, the places of its tokens in the context."""
+    """Of every sentence that states a right answer, the indices of its tokens in the context."""
     number, start, end = case.prompt.origins.unbind(1)
     found = []
     for answer, statement in zip(case.answers, case.statements, strict=True):
         parts = [part for part in re.split(r"(?<=[.!?]) ", statement) if answer in part]
         for sentence in parts or [statement]:  # an answer such as an instruction may itself be two sentences
             for i, document in enumerate(case.prompt.documents):
-                place = document.text.find(sentence)
-                if place >= 0:
-                    inside = (number == i) & (end > place) & (start < place + len(sentence))
+                at = document.text.find(sentence)
+                if at >= 0:
+                    inside = (number == i) & (end > at) & (start < at + len(sentence))
                     found.append(inside.nonzero().flatten().tolist())
     return found
 
@@ -225,16 +222,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     start = time.time()
     rows = list(_measure_all(options, start))
     cells = table(rows)
-    facts = {
-        "machine": machine(),
-        "versions": versions(),
-        "date": time.strftime("%Y-%m-%d"),
-        "seconds": time.time() - start,
-    }
-    result = facts | {"table": cells}
-    (options.out / "significance.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = {"seconds": time.time() - start, "table": cells}
     text = "\n\n".join(f"{name}\n\n{markdown(cells, name)}" for name in options.models)
-    (options.out / "significance.md").write_text(text + "\n")
+    shared.write_results(options.out, "significance", result, [text])
     print(text)
     print(f"{time.time() - start:.0f} s")
     return result

@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import load as loads
 import psutil
+import shared
 
 from homer import read_documents
 from homer.demo import DOCUMENTS
-from homer.experiments.report import machine, versions
 
 QUESTION = "What is the door code for the northern archive?"
 FACT = "The door code for the northern archive is 48213."
@@ -64,12 +65,14 @@ class Soak:
         outcomes: how often what happened.
         wrong: what should not have happened.
         compared: texts that were what came alone.
+        seconds: that every request took.
     """
 
     def __init__(self, url: str, seed: int) -> None:
         self.outcomes: collections.Counter[str] = collections.Counter()
         self.wrong: list[str] = []
         self.compared = self.came = 0
+        self.seconds: list[float] = []
         self._url, self._end, self._random = url, 0.0, random.Random(seed)
         self._bodies, self._alone = bodies(seed), list[str]()
         self._text = "\n\n".join(document["text"] for document in read_documents([DOCUMENTS]))
@@ -97,11 +100,13 @@ class Soak:
         for _ in range(requests):
             if time.monotonic() >= self._end:
                 return
-            kind = self._random.choice(kinds)
+            kind, start = self._random.choice(kinds), time.monotonic()
             try:
                 self.outcomes[f"{kind.__name__[1:]}: {await kind(http)}"] += 1
             except httpx.HTTPError as error:
-                self.wrong.append(f"{kind.__name__[1:]}: {error!r}")
+                left = self._end - time.monotonic()
+                self.wrong.append(f"{kind.__name__[1:]}: {error!r} with {left:.0f} s to go")
+            self.seconds.append(time.monotonic() - start)
 
     def _question(self, **more: object) -> tuple[int, dict[str, Any]]:
         number = self._random.randrange(len(self._bodies))
@@ -163,8 +168,7 @@ def _text(line: str) -> str:
     """The text in a line of a stream."""
     if not line.startswith("data: {"):
         return ""
-    choices = json.loads(line[6:]).get("choices") or [{}]
-    return choices[0].get("delta", {}).get("content") or ""
+    return loads.text_of(json.loads(line[6:]))
 
 
 @contextmanager
@@ -199,7 +203,7 @@ async def soak(url: str, server: psutil.Process, options: argparse.Namespace) ->
     """Run clients, and read memory meanwhile."""
     clients, readings = Soak(url, options.seed), list[float]()
     await clients.ask_alone()
-    watching = asyncio.ensure_future(memory(server, options.minutes, readings))
+    watching = asyncio.ensure_future(memory(server, options.minutes / 5, readings))
     await clients.run(options.clients, options.minutes * 60)
     watching.cancel()
     return clients, readings
@@ -219,17 +223,16 @@ def main() -> int:
         health = httpx.get(url.replace("/v1", "/healthz")).json()
     quarters = [statistics.median(part) for part in _quarters(readings)]
     flat = quarters[3] <= TOLERANCE * quarters[1]
-    report = {
-        "machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d"),
+    report = shared.facts() | {
         "minutes": options.minutes, "clients": options.clients, "clients_that_came": clients.came,
         "requests": clients.outcomes.total(), "texts_compared": clients.compared,
+        "seconds_of_a_request": loads.at_shares("s", clients.seconds) | {"most": max(clients.seconds, default=0.0)},
         "outcomes": dict(sorted(clients.outcomes.items())), "wrong": clients.wrong[:10], "afterwards": health,
         "memory_mb_by_quarter": [round(quarter) for quarter in quarters], "flat": flat,
         "memory_mb": [round(reading) for reading in readings],
     }  # fmt: skip
     print(json.dumps(report, indent=1))
-    if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    shared.write_json(options.out, report)
     return 0 if flat and not clients.wrong else 1
 
 

@@ -18,10 +18,8 @@ import argparse
 import copy
 import dataclasses
 import functools
-import gc
 import itertools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -30,7 +28,7 @@ from typing import Any
 
 import overhead
 import torch
-import transformers
+from shared import facts, free_memory, timed, write_json
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
@@ -135,21 +133,6 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     return Ceilings(2.0 * size**3 / product, 2.0 * copied / copying)
 
 
-def timed(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds of a call, until the device is done, and what it gave."""
-    synchronize(device)
-    start = time.perf_counter()
-    result = call()
-    synchronize(device)
-    return time.perf_counter() - start, result
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def build(shape: Shape, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
     """A Llama of a shape with random weights, made on the device; it never says that it has come to an end."""
     config = LlamaConfig(
@@ -223,9 +206,7 @@ class Bench:
             row["note"] = "out of memory"
         except Exception as error:  # one cell must not end the run
             row["note"] = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory()
         self._compare(row)
         self.report["rows"].append(row)
         print(line(row), flush=True)
@@ -240,7 +221,7 @@ class Bench:
             plan = self.homer.plan(*map(len, parts))
         refresh = self.homer.config.refresh_suffix
         floor = homer_floor(self.shape, self.ceilings, plan, refresh)
-        times, peak, cache = self._repeat(lambda: self.homer.compress(*parts), floor)
+        times, peak, cache = self._repeat(lambda: self.homer.compress(*parts))
         first, last = (self._stream(cache, n) for n in DECODED)
         row = {"decode_ms": 1000 * (last - first) / (DECODED[1] - DECODED[0]), "stream_s": last}
         row["decode_floor_ms"] = 1000 * decode_floor(self.shape, self.ceilings, len(cache) + DECODED[1] // 2)
@@ -261,7 +242,7 @@ class Bench:
         floor = homer_floor(self.shape, self.ceilings, plan, asked.config.refresh_suffix)
         batches = [next(runs) for _ in range(self.options.repeats + 1)]
         given = iter(batches)
-        times, peak, answer = self._repeat(lambda: asked.ask("What is remark 7?", next(given), max_new_tokens=1), floor)
+        times, peak, answer = self._repeat(lambda: asked.ask("What is remark 7?", next(given), max_new_tokens=1))
         row = self._row(times, peak, floor, answer.usage.kept_tokens)
         return row | {"tokens": answer.usage.input_tokens, "documents": count}
 
@@ -284,7 +265,7 @@ class Bench:
         if 2 * floor > self.left():
             return {"prefill_floor_s": floor, "note": f"left out: the floor alone is {floor:.0f} s"}
         ids = self._ids(length)[None].to(self.device)
-        times, peak, output = self._repeat(lambda: prefill(model, ids), floor)
+        times, peak, output = self._repeat(lambda: prefill(model, ids))
         row = self._row(times, peak, floor, length)
         tokens = 16
         seconds, _ = timed(lambda: decode(model, output, length, tokens), self.device)
@@ -292,7 +273,7 @@ class Bench:
         row["decode_floor_ms"] = 1000 * decode_floor(self.shape, self.ceilings, length + tokens // 2)
         return row
 
-    def _repeat(self, call: Callable[[], Any], floor: float) -> tuple[list[float], int | None, Any]:
+    def _repeat(self, call: Callable[[], Any]) -> tuple[list[float], int | None, Any]:
         """Times of a call, the first apart; fewer where time runs out. Also the peak of memory, and the last result."""
         cuda = self.device.type == "cuda"
         if cuda:
@@ -342,8 +323,8 @@ def prefill(model: Any, ids: Tensor) -> DynamicCache:
 def decode(model: Any, cache: DynamicCache, length: int, tokens: int) -> None:
     """So many greedy tokens, one by one, after `length` cached ones; the cache grows."""
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    for place in range(length, length + tokens):
-        position = torch.tensor([[place]], device=model.device)
+    for last in range(length, length + tokens):
+        position = torch.tensor([[last]], device=model.device)
         logits = model(token, past_key_values=cache, position_ids=position, use_cache=True).logits
         token = logits[:, -1:].argmax(-1)
         int(token)  # as streaming needs it
@@ -410,14 +391,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def new_report(options: argparse.Namespace) -> dict[str, Any]:
     """A report without rows: the machine, the day, versions and settings."""
-    cuda = torch.device(options.device).type == "cuda"
-    return {
-        "machine": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {"homer": homer.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "settings": {name: value for name, value in vars(options).items() if name not in ("out", "start")},
-        "rows": [],
-    }
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "start")}
+    return facts() | {"settings": settings, "rows": []}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -437,12 +412,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 else:
                     report["rows"].append({"shape": name, "method": method, "length": length, "note": "no time left"})
                     print(line(report["rows"][-1]), flush=True)
-                if options.out is not None:
-                    options.out.write_text(json.dumps(report, indent=1) + "\n")
+                write_json(options.out, report)
         del bench
-        gc.collect()
+        free_memory()
     rates = report["ceilings"]
-    print(f"{report['machine']}: {rates['operations'] / 1e12:.3g} TFLOP/s, {rates['bytes'] / 1e12:.3g} TB/s; ", end="")
+    print(f"{rates['operations'] / 1e12:.3g} TFLOP/s, {rates['bytes'] / 1e12:.3g} TB/s; ", end="")
     print(f"{time.perf_counter() - options.start:.0f} s in all")
     torch.set_num_threads(threads)
     return report

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import shared
 import torch
 
 from homer import CompactCache, Grammar, HomerConfig, HomerModel
-from homer.experiments.report import machine, versions
 from homer.generation.batching import Batch
 from homer.generation.sampling import Sampling
 from homer.text.constraining.matching import Grammars
@@ -202,26 +202,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def line(row: dict[str, Any]) -> str:
-    """A row as it is printed."""
-    shown = {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
-    return "  ".join(f"{name}={value}" for name, value in shown.items() if name != "runs")
-
-
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure, print and write."""
     options = parse(arguments)
     rows: list[dict[str, Any]] = []
-    facts = {"device": options.device, "dtype": options.dtype, "temperature": options.temperature}
-    report = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), **facts, "rows": rows}
+    report = shared.facts() | shared.chosen(options, "device", "dtype", "temperature") | {"rows": rows}
     for name, model in models(options):
         backend = f"{type(model.decoder).__name__}, {type(model.decoder.slots()).__name__}"
         for part in options.parts:
             for row in {"cost": cost, "validity": validity}[part](name, model, options):
                 rows.append(row | {"backend": backend})
-                print(line(rows[-1]), flush=True)
-                if options.out is not None:
-                    options.out.write_text(json.dumps(report, indent=1) + "\n")
+                print(shared.line_of(rows[-1], "runs"), flush=True)
+                shared.write_json(options.out, report)
         if options.tiny:
             break
     return report

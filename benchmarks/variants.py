@@ -41,7 +41,7 @@ class LastLayer(Standardized):
 
 @dataclasses.dataclass(frozen=True)
 class Mean(Standardized):
-    """The mean of the `best` largest excesses in place of the largest."""
+    """The mean of the `best` largest z-scores in place of the largest."""
 
     best: int = 2
 
@@ -70,9 +70,9 @@ class Sum(Standardized):
         now = torch.einsum("nhl,h->nl", self.rank_each(self.z_scores(seen, heads), seen), weights)
         return now if seen.scores is None else now + seen.scores
 
-    def rank_each(self, excesses: Tensor, seen: Observation) -> Tensor:
+    def rank_each(self, z_scores: Tensor, seen: Observation) -> Tensor:
         """(nodes, heads, length), the largest of each sentence, head by head."""
-        ranks = [super(Sum, self).rank(excesses[:, head], seen) for head in range(excesses.shape[1])]
+        ranks = [super(Sum, self).rank(z_scores[:, head], seen) for head in range(z_scores.shape[1])]
         return torch.stack(ranks, 1)
 
 

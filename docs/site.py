@@ -141,7 +141,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 class _NoBackend:
-    def load(self) -> dict[str, float]:
+    def busyness(self) -> dict[str, float]:
         return {}
 
 

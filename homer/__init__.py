@@ -117,7 +117,7 @@ __all__ = [
 ]
 
 # where they are; imported when they are asked for, so that help and completion of commands need no torch
-_PLACES = {
+_MODULES = {
     "base.arguments": "as_title",
     "base.folder": "StoreFolder",
     "base.locks": "Lock",
@@ -158,4 +158,4 @@ _PLACES = {
 
 install()
 if not TYPE_CHECKING:
-    __getattr__ = names_of(__name__, _PLACES, old_names(__name__))
+    __getattr__ = names_of(__name__, _MODULES, old_names(__name__))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from homer.base.arguments import check_whole
 from homer.errors import ConfigError
 
 SIGNIFICANCES = ("auto", "question", "paper", "standardized")
@@ -63,7 +64,10 @@ class HomerConfig:
         if not isinstance(self.refresh_suffix, bool):
             raise ConfigError(f"refresh_suffix={self.refresh_suffix!r} is no bool: give True or False")
         for name, minimum in _MINIMUM.items():
-            _check_whole_number(name, getattr(self, name), minimum)
+            value = getattr(self, name)
+            if value is not None or name in ("chunk_batch_size", "suffix_budget"):
+                check_whole(name, value, minimum, error=ConfigError)
+                object.__setattr__(self, name, int(value))  # numpy's are no JSON
 
     def resolve(
         self, window: int, layers: int, sliding_window: int | None = None, evidence_layer: int | None = None
@@ -82,16 +86,9 @@ class HomerConfig:
         """
         chunk = self.max_chunk_len or min(window // 2, sliding_window or window)
         warmup = default_warmup(layers, evidence_layer) if self.layers_warmup is None else self.layers_warmup
-        resolved = ResolvedConfig(
-            max_chunk_len=chunk,
-            target_len=self.target_len or (chunk if sliding_window is None else _within(sliding_window, chunk)),
-            layers_warmup=warmup,
-            max_initial_chunk_len=self.max_initial_chunk_len,
-            refresh_suffix=self.refresh_suffix,
-            chunk_batch_size=self.chunk_batch_size,
-            suffix_budget=self.suffix_budget,
-            significance=self.significance,
-        )
+        target = self.target_len or (chunk if sliding_window is None else _within(sliding_window, chunk))
+        derived = {"max_chunk_len": chunk, "target_len": target, "layers_warmup": warmup}
+        resolved = ResolvedConfig(**vars(self) | derived)
         _check_known(self.significance)
         resolved._check_against(window, layers, sliding_window)
         return resolved
@@ -157,15 +154,6 @@ def default_warmup(layers: int, evidence_layer: int | None) -> int:
 def _within(sliding_window: int, chunk: int) -> int:
     """What may be kept of a chunk, so that new tokens too still see all of it."""
     return max(_MINIMUM["target_len"], min(chunk, sliding_window - min(256, sliding_window // 8)))
-
-
-def _check_whole_number(name: str, value: object, minimum: int) -> None:
-    if value is None and name not in ("chunk_batch_size", "suffix_budget"):
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{name}={value!r} is no whole number: give a number of at least {minimum}")
-    if value < minimum:
-        raise ConfigError(f"{name}={value} is too small: it must be at least {minimum}")
 
 
 def _significance_name(given: Any) -> str:

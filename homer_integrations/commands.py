@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from types import SimpleNamespace
 from typing import Any
 
-_LOADING = ("model", "device", "device_map", "devices", "dtype", "gguf_file", "calibration", "rope_scaling")
+_LOADING = (
+    "model", "device", "device_map", "devices", "dtype", "gguf_file", "calibration", "rope_scaling",
+    "chat_template_kwargs",
+)  # fmt: skip
 _LENGTHS = ("max_chunk_len", "target_len", "layers_warmup", "max_initial_chunk_len", "chunk_batch_size")
 
 
@@ -49,10 +51,9 @@ def _serve(shared: Any, *model: Any) -> Any:
         option("--states-bytes", type=int, help="of documents' states in memory, for new questions (default: 0)"),
         option("--states-folder", type=path, help="keep documents' states on disk as well"),
         option("--states-folder-bytes", type=int),
-        option("--chat-template-kwargs", metavar="JSON", help='for the chat template: {"enable_thinking": false}'),
         option("--ray", is_flag=True, help="run under Ray Serve, on this machine or a cluster"),
         option("--replicas", type=int, help="with --ray: copies of the model"),
-        option("--max-replicas", type=int, help="with --ray: add copies by load, up to so many"),
+        option("--max-replicas", type=int, help="with --ray: add copies as they get busy, up to so many"),
         option("--gpus-per-replica", type=float, help="with --ray"),
         option("--cpus-per-replica", type=float, help="with --ray"),
         *model,
@@ -92,24 +93,9 @@ def run_serve(options: SimpleNamespace) -> int:
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name in ("host", "port", "ray"):
         given.pop(name)
-    if "chat_template_kwargs" in given:
-        given["chat_template_kwargs"] = mapping_of(given["chat_template_kwargs"])
     if os.environ.get("HOMER_API_KEY"):
         given.setdefault("api_key", os.environ["HOMER_API_KEY"])
     return run(given, options.host, options.port, ray=options.ray)
-
-
-def mapping_of(text: str) -> dict[str, Any]:
-    """A JSON object, as an option gives it. Raises ConfigError on something else."""
-    from homer import ConfigError
-
-    try:
-        given = json.loads(text)
-    except ValueError:
-        given = None
-    if not isinstance(given, dict):
-        raise ConfigError(f'--chat-template-kwargs {text} is no JSON object: give one, as {{"enable_thinking": false}}')
-    return given
 
 
 def run_batch_command(options: SimpleNamespace) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import asked_small
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from homer import HomerConfig, HomerModel
@@ -56,3 +57,8 @@ def tiny() -> HomerModel:
 @pytest.fixture(scope="session")
 def mini() -> HomerModel:
     return HomerModel.from_pretrained("mini")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
+    return asked_small(tmp_path_factory.mktemp("small"))

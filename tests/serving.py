@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import openai
+
 from homer import read_documents
 from homer.demo import DOCUMENTS
 from homer_integrations.serve import ServeSettings
@@ -26,6 +28,17 @@ def long_documents(characters: int) -> list[dict[str, str]]:
 def chat_body(documents: Any = None, question: str = QUESTION, **more: Any) -> dict[str, Any]:
     body = {"model": "mini", "messages": [{"role": "user", "content": question}], "max_tokens": 16}
     return body | ({"documents": documents} if documents else {}) | more
+
+
+def client_of(url: str, key: str = "any") -> openai.OpenAI:
+    """OpenAI's own client, which asks once."""
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0)
+
+
+def create(client: openai.OpenAI, content: str = QUESTION, **options: Any) -> Any:
+    """A chat of one message."""
+    asked = [{"role": "user", "content": content}]
+    return client.chat.completions.create(model="mini", messages=asked, **options)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,14 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from homer import Calibration, CompactCache, HomerConfig, HomerModel
 from homer.backends.loading import MINI
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
 
 def load_benchmark(file: str, name: str = "") -> ModuleType:
-    path = Path(__file__).parent.parent / "benchmarks" / f"{file}.py"
-    spec = importlib.util.spec_from_file_location(name or file, path)
+    """A script, which finds those that it imports beside it."""
+    if str(BENCHMARKS) not in sys.path:
+        sys.path.append(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location(name or file, BENCHMARKS / f"{file}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name or file] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -48,6 +52,13 @@ def asked_small(folder: Path, window: int = 256) -> HomerModel:
     heads = Calibration(torch.zeros(6, 0), {"team": [[3, 1], [1, 0]]}, question_heads=torch.eye(6, 2) + 0.1)
     config = HomerConfig(max_chunk_len=240, target_len=64)
     return HomerModel.from_pretrained(save_small(folder, window=window), config=config, calibration=heads)
+
+
+def damaged(data: bytes, at: int) -> bytes:
+    """The data with one bit of a byte changed; `at` may count from the end."""
+    changed = bytearray(data)
+    changed[at] ^= 1
+    return bytes(changed)
 
 
 def assert_same(ours: CompactCache, one: CompactCache) -> None:

@@ -1,6 +1,7 @@
 """A model that thinks: a tokenizer with a template of our own, and weights that say the same words after each other."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ OPENED = (
     "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
 )
 SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-MARKS = ["<think>", "</think>"]
+MARKS, CALL_MARKS = ["<think>", "</think>"], ["<tool_call>", "</tool_call>"]
 THOUGHT, ANSWER = "The dewar holds 35 </th ink> litres.", "35 litres"
 SAID = [
     "<|assistant|>",
@@ -42,32 +43,42 @@ SAID = [
     " litres",
     "<|end|>",
 ]
+CALLING = ["<|assistant|>", "<think>", "The dewar", "</think>", "Well.", *CALL_MARKS, "<|end|>"]  # it thinks, and calls
 
 
-def thinking_tokenizer(template: str = SWITCHED, marks: bool = True) -> PreTrainedTokenizerFast:
-    """One token a byte, and some that no text becomes, which the model says; its marks may be plain text."""
-    words = [word.replace(" ", "Ġ") for word in SAID if word not in (*SPECIAL, *MARKS)]
+def thinking_tokenizer(
+    template: str = SWITCHED, marks: bool = True, special: bool = False, said: Sequence[str] = SAID
+) -> PreTrainedTokenizerFast:
+    """One token a byte, and some that no text becomes, which the model says; its marks may be plain text, or special.
+
+    Families differ there: <think> of Qwen3 is an added token and not special, [THINK] of Mistral is.
+    """
+    names = [*MARKS, *(word for word in said if word in CALL_MARKS)]
+    words = [word.replace(" ", "Ġ") for word in dict.fromkeys(said) if word not in (*SPECIAL, *names)]
     vocabulary = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *words]
     tokenizer = Tokenizer(models.BPE(vocab={word: n for n, word in enumerate(vocabulary)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL])
     if marks:
-        tokenizer.add_tokens([AddedToken(name, special=False) for name in MARKS])
+        added = [AddedToken(name, special=special, normalized=False) for name in names]
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", chat_template=template)
 
 
-def thinking_model(template: str = SWITCHED, window: int = 1024, **options: Any) -> HomerModel:
-    """After each token of SAID it says the next one, whatever came before."""
+def thinking_model(
+    template: str = SWITCHED, window: int = 1024, special: bool = False, said: Sequence[str] = SAID, **options: Any
+) -> HomerModel:
+    """After each token of what is `said` it says the next one, whatever came before."""
     torch.manual_seed(0)
-    tokenizer = thinking_tokenizer(template)
+    tokenizer = thinking_tokenizer(template, special=special, said=said)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=8, num_hidden_layers=6, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=window, bos_token_id=None, pad_token_id=0,
         eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    ids = [tokenizer.convert_tokens_to_ids(word.replace(" ", "Ġ")) for word in SAID]
+    ids = [tokenizer.convert_tokens_to_ids(word.replace(" ", "Ġ")) for word in said]
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()

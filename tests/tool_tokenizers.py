@@ -60,11 +60,10 @@ RESPONSE_TEMPLATE = {
 }
 
 
-def tool_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, control tokens, and the two marks, which are tokens but no control tokens."""
+def tool_tokenizer(special: bool = False) -> PreTrainedTokenizerFast:
+    """One token a byte, control tokens, and the two marks, which are tokens, as of Qwen, or special ones."""
     tokenizer: Any = byte_tokenizer(TOOL_TEMPLATE)
-    tokenizer.add_tokens(
-        [AddedToken(mark, special=False, normalized=False) for mark in ("<tool_call>", "</tool_call>")]
-    )
+    marks = [AddedToken(mark, special=special, normalized=False) for mark in ("<tool_call>", "</tool_call>")]
+    tokenizer.add_tokens(marks, special_tokens=special)
     tokenizer.response_template = RESPONSE_TEMPLATE
     return tokenizer

@@ -32,7 +32,7 @@ class Row:
         kinds: index into WEIGHTS of each token.
         owners: number of the fact that a token belongs to, or 0.
         context: (first, end) of the documents.
-        queries: (QUERIES, 2), place of the last prompt token of a question and number of its fact; or NO_QUERY.
+        queries: (QUERIES, 2), index of the last prompt token of a question and number of its fact; or NO_QUERY.
     """
 
     ids: np.ndarray
@@ -54,13 +54,13 @@ class Rows:
         self.system, self.user, self.assistant, self.end = [
             tokenizer.convert_tokens_to_ids(token) for token in (SYSTEM, USER, ASSISTANT, END)
         ]
-        self.line_break, self.paragraph_break = self.encode("\n"), self.encode("\n\n")
+        self.line_break, self.paragraph_break = self.tokenize("\n"), self.tokenize("\n\n")
 
     def __iter__(self) -> Iterator[Row]:
         while True:
             yield self.plain() if self.random.random() < 0.2 else self.prompt()
 
-    def encode(self, text: str) -> list[int]:
+    def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
@@ -103,7 +103,7 @@ class Rows:
         queries: list[tuple[int, int]] = []
         for number, (fact, answer) in enumerate(asked[: self.random.randint(1, 12)]):
             question = [*([self.user] if number else []), *self.question(fact)]
-            reply = [*self.encode(answer), self.end]
+            reply = [*self.tokenize(answer), self.end]
             if len(ids) + len(question) + len(reply) > LENGTH:
                 break
             ids += question + reply
@@ -119,13 +119,13 @@ class Rows:
     def prefix(self) -> list[int]:
         """A system line, and the opening of the user's turn."""
         system = DEFAULT_SYSTEM if self.random.random() < 0.5 else self.random.choice(self.prose["systems"])
-        return [self.system, *self.encode(system), self.end, self.user]
+        return [self.system, *self.tokenize(system), self.end, self.user]
 
     def question(self, fact: Fact) -> list[int]:
         """A question, the end of the user's turn and the opening of the answer."""
         opener = f"{self.random.choice(self.prose['openers'])} " if self.random.random() < 0.1 else ""
         text = f"Question: {opener}{self.random.choice(fact.questions)}"
-        return [*self.encode(text), self.end, self.assistant]
+        return [*self.tokenize(text), self.end, self.assistant]
 
     def documents(self, facts: list[Fact], budget: int) -> tuple[list[int], list[int]]:
         """Tokens of some titled documents, and for each token the number of the fact it belongs to, or -1."""
@@ -147,9 +147,9 @@ class Rows:
         if budget < 25 and statements:
             body = []
         for owner, statement in statements:
-            place = self.random.randint(0, len(body))
-            body.insert(place, (self.encode(self._border() + statement), owner))
-        header = self.encode("Document:" + (f" {self._title()}" if self.random.random() < 0.85 else ""))
+            at = self.random.randint(0, len(body))
+            body.insert(at, (self.tokenize(self._border() + statement), owner))
+        header = self.tokenize("Document:" + (f" {self._title()}" if self.random.random() < 0.85 else ""))
         body = self._separate(body)
         return [(header, -1), (self.line_break, -1), *body, (self.paragraph_break, -1)]
 
@@ -159,7 +159,7 @@ class Rows:
             return body
         ids, owner = body[0]
         text = self._backend.decode(ids, skip_special_tokens=False).lstrip(" \n-")
-        return [(self.encode(text), owner), *body[1:]]
+        return [(self.tokenize(text), owner), *body[1:]]
 
     def _border(self) -> str:
         return self.random.choices((" ", "\n", "\n\n", "\n- "), (6, 2, 2, 1))[0]

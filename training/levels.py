@@ -95,14 +95,14 @@ class Levels:
         logits = self.decoder.extend(self.ids[-suffix_len:].expand(count, -1), positions, cache, keep=1)
         said: list[list[int]] = [[] for _ in roots]
         open_rows = set(range(count))
-        place = positions[:, -1:]
+        position = positions[:, -1:]
         for _ in range(new_tokens):
-            token, place = logits[:, -1].argmax(-1, keepdim=True), place + 1
+            token, position = logits[:, -1].argmax(-1, keepdim=True), position + 1
             for row in list(open_rows):
                 open_rows.discard(row) if int(token[row]) in end else said[row].append(int(token[row]))
             if not open_rows:
                 break
-            logits = self.decoder.extend(token, place, cache, keep=1)
+            logits = self.decoder.extend(token, position, cache, keep=1)
         return said
 
     def _leaves(self) -> tuple[Nodes, dict[int, Tensor]]:
@@ -168,7 +168,7 @@ def even_plan(
         spare: (context tokens,), bool, which tokens may be left out.
 
     Returns:
-        The plan, prefix, context and suffix, and the places (kept,) of the context that are kept.
+        The plan, prefix, context and suffix, and the indices (kept,) of the context that are kept.
     """
     prefix, context, suffix = parts
     kept = torch.arange(len(context))
@@ -192,8 +192,8 @@ def _select(ranks: Tensor, plan: MergePlan, target: int) -> Tensor:
     length = ranks.shape[1]
     context = ranks[:, plan.prefix_len : length - plan.suffix_len]
     best = context.topk(target - plan.prefix_len - plan.suffix_len, 1).indices.sort(1).values + plan.prefix_len
-    places = torch.arange(length, device=ranks.device).expand(len(ranks), -1)
-    return torch.cat([places[:, : plan.prefix_len], best, places[:, length - plan.suffix_len :]], 1)
+    columns = torch.arange(length, device=ranks.device).expand(len(ranks), -1)
+    return torch.cat([columns[:, : plan.prefix_len], best, columns[:, length - plan.suffix_len :]], 1)
 
 
 def _take(x: Tensor, indices: Tensor, dim: int) -> Tensor:

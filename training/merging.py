@@ -70,9 +70,9 @@ class Level:
     suffix: Tensor
 
     def inside(self) -> Tensor:
-        """(trees, width), whether a place holds a token of the documents."""
-        place = torch.arange(self.hidden.shape[2], device=self.hidden.device)
-        return (place >= self.prefix[:, None]) & (place < (self.prefix + self.context)[:, None])
+        """(trees, width), whether a column holds a token of the documents."""
+        column = torch.arange(self.hidden.shape[2], device=self.hidden.device)
+        return (column >= self.prefix[:, None]) & (column < (self.prefix + self.context)[:, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,12 +173,12 @@ def _merge(level: Level, scores: Tensor, pairs: Sequence[tuple[int, int]], width
     keep = torch.minimum(level.context, (width - level.prefix - level.suffix) // 2)
     order = _order(level, scores, keep)
     left, right = (torch.tensor(side, device=order.device) for side in zip(*pairs, strict=True))
-    place = torch.arange(width, device=order.device).expand(len(keep), width)
+    column = torch.arange(width, device=order.device).expand(len(keep), width)
     affix = level.prefix[:, None], level.suffix[:, None]
-    *rows, share, _ = sources(place, affix, (keep[:, None], keep[:, None]))
+    *rows, share, _ = sources(column, affix, (keep[:, None], keep[:, None]))
     indices = (row.clamp(max=order.shape[2] - 1)[:, None].expand(-1, len(pairs), -1) for row in rows)
     a, b = (order[:, side].gather(2, index) for side, index in zip((left, right), indices, strict=True))
-    from_left = place < affix[0] + keep[:, None]
+    from_left = column < affix[0] + keep[:, None]
 
     def join(x: Tensor) -> Tensor:
         return torch.where(_like(from_left, x), _take(x[:, left], a), _take(x[:, right], b))
@@ -192,13 +192,13 @@ def _merge(level: Level, scores: Tensor, pairs: Sequence[tuple[int, int]], width
 
 
 def _order(level: Level, scores: Tensor, keep: Tensor) -> Tensor:
-    """(trees, chunks, width), the places of the survivors in order, then those of the rest."""
-    place = torch.arange(scores.shape[2], device=scores.device)
+    """(trees, chunks, width), the columns of the survivors in order, then those of the rest."""
+    column = torch.arange(scores.shape[2], device=scores.device)
     inside = level.inside()[:, None]
     rank = scores.masked_fill(~inside, -torch.inf).argsort(dim=2, descending=True, stable=True).argsort(2)
     total = (level.prefix + level.context + level.suffix)[:, None, None]
-    kept = torch.where(inside, rank < keep[:, None, None], place < total)
-    return torch.where(kept, place, place + scores.shape[2]).argsort(2)
+    kept = torch.where(inside, rank < keep[:, None, None], column < total)
+    return torch.where(kept, column, column + scores.shape[2]).argsort(2)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
@@ -237,14 +237,14 @@ def _read(
     All questions of a tree run as one sequence, in which none sees another.
     """
     prefix, context, _ = trees.lengths.long().unbind(1)
-    place = torch.arange(QUESTIONS * READING, device=prefix.device)
-    positions = (prefix + context)[:, None] + place % READING
+    column = torch.arange(QUESTIONS * READING, device=prefix.device)
+    positions = (prefix + context)[:, None] + column % READING
     hidden = model.model.embed_tokens(trees.reading.flatten(1).long())
     rotary = model.model.rotary_emb(hidden, positions)
     inside = root.inside()
     cached = torch.arange(inside.shape[1], device=prefix.device) < (root.prefix + root.context)[:, None]
-    own = (place[:, None] >= place) & (place[:, None] // READING == place // READING)
-    mask = torch.cat([cached[:, None].expand(-1, len(place), -1), own.expand(len(prefix), -1, -1)], 2)[:, None]
+    own = (column[:, None] >= column) & (column[:, None] // READING == column // READING)
+    mask = torch.cat([cached[:, None].expand(-1, len(column), -1), own.expand(len(prefix), -1, -1)], 2)[:, None]
     last = (torch.arange(QUESTIONS, device=prefix.device) * READING + trees.asked.long() - 1).clamp_min(0)
     losses = []
     for number, layer in enumerate(model.model.layers):

@@ -35,13 +35,13 @@ def new_model(vocabulary: int, end_id: int, pad_id: int, window: int = 1024) -> 
 
 
 def run_layer(
-    layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], places: Tensor
+    layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], asking: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One causal layer.
 
     Args:
         hidden: (batch, length, hidden size); rotary: cosine and sine, (batch, length, head dim) each.
-        places: (batch, queries), tokens whose queries are wanted.
+        asking: (batch, queries), tokens whose queries are wanted.
 
     Returns:
         hidden states; logits (batch, heads, queries, length) of those queries before any mask, in float32;
@@ -49,7 +49,7 @@ def run_layer(
     """
     q, k, v = _projections(layer, hidden, rotary)
     hidden = _finish(layer, hidden, F.scaled_dot_product_attention(q, k, v, is_causal=True))
-    return hidden, _looks(q, k, places, layer.self_attn.scaling), _flat(k), _flat(v)
+    return hidden, _looks(q, k, asking, layer.self_attn.scaling), _flat(k), _flat(v)
 
 
 def read_layer(
@@ -58,7 +58,7 @@ def read_layer(
     rotary: tuple[Tensor, Tensor],
     cache: tuple[Tensor, Tensor],
     mask: Tensor,
-    places: Tensor,
+    asking: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """One layer whose tokens also see a cache of keys and values (batch, cached, heads x head dim).
 
@@ -66,12 +66,12 @@ def read_layer(
         mask: (batch, 1, length, cached + length), True where a token may look.
 
     Returns:
-        hidden states, and logits (batch, heads, queries, cached) of the queries at `places`.
+        hidden states, and logits (batch, heads, queries, cached) of the queries at `asking`.
     """
     q, k, v = _projections(layer, hidden, rotary)
     keys, values = (_heads(t.to(k.dtype), layer.self_attn.head_dim) for t in cache)
     mixed = F.scaled_dot_product_attention(q, torch.cat([keys, k], 2), torch.cat([values, v], 2), attn_mask=mask)
-    return _finish(layer, hidden, mixed), _looks(q, keys, places, layer.self_attn.scaling)
+    return _finish(layer, hidden, mixed), _looks(q, keys, asking, layer.self_attn.scaling)
 
 
 def evidence_loss(looks: Tensor, inside: Tensor, wanted: Tensor) -> Tensor:
@@ -118,8 +118,8 @@ def _finish(layer: Any, hidden: Tensor, mixed: Tensor) -> Tensor:
     return result
 
 
-def _looks(q: Tensor, k: Tensor, places: Tensor, scaling: float) -> Tensor:
-    index = places[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
+def _looks(q: Tensor, k: Tensor, asking: Tensor, scaling: float) -> Tensor:
+    index = asking[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
     return q.gather(2, index).float() @ k.float().transpose(2, 3) * scaling
 
 

@@ -62,13 +62,13 @@ def row_losses(model: Any, batch: dict[str, Tensor], weights: Tensor, use: Funct
     ids, kinds, context = batch["ids"].long(), batch["kinds"].long(), batch["context"].long()
     index = torch.arange(LENGTH, device=ids.device)
     inside = (index >= context[:, :1]) & (index < context[:, 1:])
-    places, facts = batch["queries"].long().unbind(2)
-    wanted = (batch["owners"].long()[:, None] == facts[:, :, None]) & inside[:, None] & (places >= 0)[..., None]
+    asking, facts = batch["queries"].long().unbind(2)
+    wanted = (batch["owners"].long()[:, None] == facts[:, :, None]) & inside[:, None] & (asking >= 0)[..., None]
     hidden = model.model.embed_tokens(ids)
     rotary = model.model.rotary_emb(hidden, index.expand(len(ids), -1))
     evidence = []
     for number, layer in enumerate(model.model.layers):
-        hidden, looks, _, _ = use.run(layer, hidden, rotary, places.clamp_min(0))
+        hidden, looks, _, _ = use.run(layer, hidden, rotary, asking.clamp_min(0))
         if number >= FIRST_EVIDENCE_LAYER:
             evidence.append(use.evidence(looks, inside, wanted))
     language, right = use.answer(model, hidden, ids, weights[kinds])

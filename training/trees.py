@@ -91,7 +91,7 @@ class Trees:
         asked = []
         for number, fact in enumerate(facts[:QUESTIONS]):
             question = self.rows.question(fact)
-            answer = [*self.rows.encode(ABSENT if absent and number == 0 else fact.answer), self.rows.end]
+            answer = [*self.rows.tokenize(ABSENT if absent and number == 0 else fact.answer), self.rows.end]
             if len(question) + len(answer) > READING:
                 break
             asked.append((question, answer))
@@ -101,7 +101,7 @@ class Trees:
         """Documents cut to `length` tokens, and the owner of each; None where they or the first fact fall short."""
         tokens, owners = self.rows.documents(planted, int(length * 1.04) + 40 - 22 * len(planted))
         held = sum(owner == 0 for owner in owners[:length])
-        if len(tokens) < length or (planted and held < len(self.rows.encode(planted[0].statement))):
+        if len(tokens) < length or (planted and held < len(self.rows.tokenize(planted[0].statement))):
             return None
         return tokens[:length], owners[:length]
 

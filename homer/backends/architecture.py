@@ -52,6 +52,14 @@ def check_architecture(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"{name} has layers of kind {', '.join(sorted(kinds))}, not attention: {_MEND}")
 
 
+def not_plain(model: nn.Module) -> str | None:
+    """Why a model is more than weights on one device; None where it is not."""
+    devices = {str(parameter.device) for parameter in model.parameters()}
+    if len(devices) > 1 or "meta" in devices:
+        return f"its weights lie on {len(devices)} devices ({', '.join(sorted(devices))})"
+    return "its modules carry hooks" if any(hasattr(module, "_hf_hook") for module in model.modules()) else None
+
+
 def final_norm(decoder: nn.Module) -> str:
     """The name of a decoder's last norm."""
     return next(name for name in _FINAL_NORMS if hasattr(decoder, name))

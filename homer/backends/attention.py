@@ -39,8 +39,8 @@ def watched(implementation: str) -> str:
 
 
 def _wrapper(implementation: str) -> Callable[..., Any]:
-    def attention(module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
-        observer = kwargs.pop(OBSERVER, None)
+    def attention(module: Any, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+        observer: Observer | None = kwargs.pop(OBSERVER, None)
         if observer is not None:
             observer(module.layer_idx, query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5)
         # positions repeat after a merge, which flash attention would take for several packed sequences

@@ -112,7 +112,7 @@ class Decoder(abc.ABC):
         Args:
             ids, position_ids: (batch, n).
             keep: how many last rows of logits are wanted; 0 means all.
-            mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
+            mask: (batch, cached + n), 0 where a cached column is padding; None where none is.
 
         Returns:
             Logits (batch, n or keep, vocabulary) in the model's dtype.
@@ -134,7 +134,7 @@ class Decoder(abc.ABC):
         Args:
             ids, position_ids: (batch, n).
             cache: grows as its layers please; the output's entries are what it holds afterwards.
-            mask: (batch, cached + n), 0 where a cached place is padding; None where none is.
+            mask: (batch, cached + n), 0 where a cached column is padding; None where none is.
             question: as in `run`.
         """
 
@@ -169,9 +169,21 @@ class Decoder(abc.ABC):
     def slots(self) -> Slots:
         """Room for requests that go on together, none of them there yet; see `Slots`."""
 
+    def probe(self) -> tuple[Tensor, Tensor]:
+        """Ids and positions (1, 8) of a few tokens, by which two ways of running a model are compared."""
+        positions = torch.arange(PROBE_LEN, device=self.device)[None]
+        return positions % self.vocabulary, positions
+
     def exclusive(self) -> contextlib.AbstractContextManager[Any]:
         """A lock where weights are offloaded, since loading them in and out is not for two threads at once."""
         return self._offload_lock or contextlib.nullcontext()
+
+
+def gap_between(ours: Tensor | None, theirs: Tensor | None) -> float | None:
+    """How far logits lie apart, where that is more than rounding makes of it; None where they agree."""
+    one, other = not_none(ours), not_none(theirs)
+    gap, scale = (one - other).abs().max().item(), other.abs().max().item()
+    return None if gap <= 0.02 * max(1.0, scale) else gap
 
 
 def take_rows(x: Any, kept: Tensor | None) -> Any:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from homer.backends.architecture import not_plain
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE = ("default", "linear", "llama3", "yarn")
 
@@ -28,11 +30,11 @@ class Projection(NamedTuple):
 
     def into(self, x: Tensor, out: Tensor) -> None:
         """The same, written to `out`, which may split the features in several dimensions."""
-        rows, place = x.flatten(0, -2), out.view(-1, self.weight.shape[0])
+        rows, target = x.flatten(0, -2), out.view(-1, self.weight.shape[0])
         if self.bias is None:
-            torch.mm(rows, self.weight.t(), out=place)
+            torch.mm(rows, self.weight.t(), out=target)
         else:
-            torch.addmm(self.bias, rows, self.weight.t(), out=place)
+            torch.addmm(self.bias, rows, self.weight.t(), out=target)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +66,8 @@ def read_blocks(causal_lm: Any) -> tuple[Block, ...]:
     if config.model_type not in FAMILIES:
         raise UnknownBlockError(f"its family is {config.model_type}, not one of {', '.join(FAMILIES)}")
     _check_rope(config)
-    devices = {str(parameter.device) for parameter in causal_lm.parameters()}
-    if len(devices) > 1 or "meta" in devices:
-        raise UnknownBlockError(f"its weights lie on {len(devices)} devices: {', '.join(sorted(devices))}")
-    if any(hasattr(module, "_hf_hook") for module in causal_lm.modules()):
-        raise UnknownBlockError("its modules carry hooks")
+    if reason := not_plain(causal_lm):
+        raise UnknownBlockError(reason)
     if type(causal_lm.lm_head) is not nn.Linear:
         raise UnknownBlockError(f"its head is a {type(causal_lm.lm_head).__name__}")
     return tuple(_block(layer) for layer in causal_lm.get_decoder().layers)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from homer.backends.architecture import unwrapped
+from homer.backends.architecture import not_plain, unwrapped
 from homer.backends.base import Decoder
 from homer.backends.fused import make_decoder
 from homer.backends.options import settle_device
@@ -71,8 +71,8 @@ class Replicas:
         start, waiting = self.runs(), deque[Future[T]]()
         try:
             for number, call in enumerate(calls):
-                place = number % len(self)
-                waiting.append(start(place, _with(call, self.decoders[place])))
+                index = number % len(self)
+                waiting.append(start(index, _with(call, self.decoders[index])))
                 if len(waiting) >= _AHEAD * len(self):
                     yield _awaited(waiting.popleft())
             while waiting:
@@ -114,15 +114,15 @@ def make_replicas(
         ConfigError: devices that are not there, or of which the model's own is not the first.
         UnsupportedModelError: a model whose weights cannot be copied.
     """
-    places = settle_devices(devices, decoder.device)
-    if len(places) < 2:
+    found = settle_devices(devices, decoder.device)
+    if len(found) < 2:
         return None
-    if places[0] != decoder.device:
+    if found[0] != decoder.device:
         raise ConfigError(
-            f"the devices begin with {places[0]}, but the model lies on {decoder.device}: name its own one first"
+            f"the devices begin with {found[0]}, but the model lies on {decoder.device}: name its own one first"
         )
     check_copies(model)
-    return Replicas([decoder, *(make_decoder(copy_to(model, place), fast) for place in places[1:])])
+    return Replicas([decoder, *(make_decoder(copy_to(model, other), fast) for other in found[1:])])
 
 
 def settle_devices(devices: Devices, own: torch.device | None = None) -> tuple[torch.device, ...]:
@@ -166,8 +166,8 @@ def first_of(devices: Devices, device: Any, options: Any) -> Any:
     Raises:
         ConfigError: devices that are not there, or another option beside them that says where a model lies.
     """
-    places = settle_devices(devices)
-    if not places:
+    found = settle_devices(devices)
+    if not found:
         return device
     for name, value in (("device", device), ("device_map", options.get("device_map"))):
         if value is not None:
@@ -175,9 +175,9 @@ def first_of(devices: Devices, device: Any, options: Any) -> Any:
                 f"devices={devices!r} and {name}={value!r} are given: leave one of them out. devices copies a model "
                 f"that fits one device to each, device_map='auto' cuts one up that fits none"
             )
-    if len(places) > 1 and options.get("quantization_config") is not None:
+    if len(found) > 1 and options.get("quantization_config") is not None:
         raise UnsupportedModelError(_refusal("its weights are to be quantized"))
-    return places[0]
+    return found[0]
 
 
 def check_copies(model: PreTrainedModel) -> None:
@@ -187,11 +187,8 @@ def check_copies(model: PreTrainedModel) -> None:
         UnsupportedModelError: says what it is.
     """
     kinds = {type(weight).__name__ for weight in model.parameters() if type(weight) is not nn.Parameter}
-    places = {str(weight.device) for weight in model.parameters()}
-    if len(places) > 1 or "meta" in places:
-        raise UnsupportedModelError(_refusal(f"its weights lie on {len(places)} devices ({', '.join(sorted(places))})"))
-    if any(hasattr(module, "_hf_hook") for module in model.modules()):
-        raise UnsupportedModelError(_refusal("its modules carry hooks"))
+    if reason := not_plain(model):
+        raise UnsupportedModelError(_refusal(reason))
     if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False):
         raise UnsupportedModelError(_refusal("its weights are quantized"))
     if kinds or not all(weight.is_floating_point() for weight in model.parameters()):

@@ -162,22 +162,22 @@ def join(a: Tensor, b: Tensor, dim: int, affix: Affix) -> Tensor:
 
 
 def sources(
-    places: Tensor, affix: tuple[Length, Length], contexts: tuple[Length, Length]
+    indices: Tensor, affix: tuple[Length, Length], contexts: tuple[Length, Length]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where the tokens at `places` of two joined chunks come from: rows of the left, of the right, and their weights.
+    """Where the tokens at `indices` of two joined chunks come from: rows of the left, of the right, and their weights.
 
     The same as `join`, said of every token by itself: so what survives is fetched from both chunks in one pass.
 
     Args:
-        places: whole numbers of any shape; those behind the last token are given what would stand there.
+        indices: whole numbers of any shape; those behind the last token are given what would stand there.
         affix, contexts: tokens of prefix and suffix, and of both contexts; numbers, or tensors that broadcast.
     """
     middle, end = affix[0] + contexts[0], affix[0] + contexts[0] + contexts[1]
-    in_left, in_suffix = places < middle, places >= end
-    shared = (places < affix[0]) | in_suffix
-    half = torch.full((), 0.5, device=places.device)
-    from_left = torch.where(in_left, places, torch.where(in_suffix, places - contexts[1], 0))
-    from_right = torch.where(in_left, torch.where(shared, places, 0), places - contexts[0])
+    in_left, in_suffix = indices < middle, indices >= end
+    shared = (indices < affix[0]) | in_suffix
+    half = torch.full((), 0.5, device=indices.device)
+    from_left = torch.where(in_left, indices, torch.where(in_suffix, indices - contexts[1], 0))
+    from_right = torch.where(in_left, torch.where(shared, indices, 0), indices - contexts[0])
     weight = torch.where(shared, half, in_left.to(half.dtype))
     return from_left, from_right, weight, 1 - weight
 

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 
 from homer.backends.attention import watched
-from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, not_none, take_rows
+from homer.backends.base import Decoder, Keep, LayerOutput, Steps, gap_between, not_none, take_rows
 from homer.backends.blocks import UnknownBlockError
 from homer.backends.entries import Entries
 from homer.backends.fp8 import check_fast, in_fp8
@@ -188,8 +188,8 @@ class FusedDecoder(Decoder):
         rotary = self.parts.rotary(residual, position_ids)
         delta: Tensor | None = None  # what a layer adds waits for the next norm: addition and norm are one kernel
         kept: Tensor | None = None
-        for place, number in enumerate(numbers):
-            block, (key, value) = self.parts.chunked[number], room[2 * place : 2 * place + 2]
+        for index, number in enumerate(numbers):
+            block, (key, value) = self.parts.chunked[number], room[2 * index : 2 * index + 2]
             residual, x = self.parts.norm(residual, delta, block.input_norm, block.eps)
             query = self.parts.project(block, x, rotary, key, value)
             if earlier is None:
@@ -246,11 +246,9 @@ class FusedDecoder(Decoder):
 
     def _compare(self) -> None:
         """Run a few tokens both ways: what disagrees is of a kind not known here."""
-        ids = torch.arange(PROBE_LEN, device=self.device)[None] % self.vocabulary
-        positions = torch.arange(PROBE_LEN, device=self.device)[None]
-        ours, reference = (decoder.run(0, self.layers, ids, positions) for decoder in (self, self._reference))
-        gap = not_none(ours.logits).sub(not_none(reference.logits)).abs().max().item()
-        if not gap <= 0.02 * max(1.0, not_none(reference.logits).abs().max().item()):
+        ours, reference = (decoder.run(0, self.layers, *self.probe()) for decoder in (self, self._reference))
+        gap = gap_between(ours.logits, reference.logits)
+        if gap is not None:
             raise UnknownBlockError(f"its logits differ by {gap:.3g} from those of its own code")
 
 

@@ -31,10 +31,10 @@ class GraphSteps:
         kept, device = entries.length, layers.device
         capacity = -(-(kept + room) // ROUND) * ROUND
         sides = entries.keys, entries.values
-        self._keys, self._values = ([_places(t.to(device), capacity) for t in side] for side in sides)
+        self._keys, self._values = ([_with_room(t.to(device), capacity) for t in side] for side in sides)
         self.token = torch.zeros(1, 1, dtype=torch.long, device=device)
         self._position = torch.full((1, 1), position, device=device)
-        self._place = torch.full((1,), kept, device=device)
+        self._column = torch.full((1,), kept, device=device)
         self.logits = torch.zeros(1, layers.vocabulary, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -51,11 +51,11 @@ class GraphSteps:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Run the token that waits, and move on by one place."""
-        logits = decode(self._layers, self.token, self._position, self._place, self._keys, self._values)
+        """Run the token that waits, and move on by one column."""
+        logits = decode(self._layers, self.token, self._position, self._column, self._keys, self._values)
         self.logits.copy_(logits)
         self._position += 1
-        self._place += 1
+        self._column += 1
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """The graph of one step; the step that warms it up is taken back."""
@@ -65,7 +65,7 @@ class GraphSteps:
         with CAPTURE, torch.cuda.stream(stream):
             self.step()  # kernels are compiled and buffers made here, which a capture does not allow
             self._position -= 1
-            self._place -= 1
+            self._column -= 1
             stream.synchronize()
             graph.capture_begin(capture_error_mode="thread_local")
             self.step()
@@ -78,7 +78,7 @@ def decode(
     layers: FusedLayers,
     tokens: Tensor,
     positions: Tensor,
-    places: Tensor,
+    columns: Tensor,
     keys: Sequence[Tensor],
     values: Sequence[Tensor],
 ) -> Tensor:
@@ -88,7 +88,7 @@ def decode(
 
     Args:
         tokens, positions: (rows, 1).
-        places: (rows,), where each row's new keys and values go; it sees all up to there.
+        columns: (rows,), where each row's new keys and values go; it sees all up to there.
         keys, values: one (rows, capacity, key heads, head dim) tensor a layer.
     """
     kernels, rows = layers.kernels, len(tokens)
@@ -103,8 +103,8 @@ def decode(
         rotated = torch.empty_like(query)
         kernels.apply_rotary(query, block.query_norm, block.eps, *rotary, rotated)
         write = kernels.write_kv if rows == 1 else kernels.write_rows
-        write(own_keys, own_values, places, key, value, block.key_norm, block.eps, *rotary)
-        attended = kernels.decode_attention(rotated, own_keys, own_values, places, block.head_dim**-0.5)
+        write(own_keys, own_values, columns, key, value, block.key_norm, block.eps, *rotary)
+        attended = kernels.decode_attention(rotated, own_keys, own_values, columns, block.head_dim**-0.5)
         if rows == 1:
             attended = kernels.matvec(attended, *block.output)
             residual, x = kernels.add_norm(residual, attended, block.middle_norm, block.eps)
@@ -114,7 +114,7 @@ def decode(
     return layers.head(residual, not_none(delta))[:, 0]
 
 
-def _places(entries: Tensor, capacity: int) -> Tensor:
+def _with_room(entries: Tensor, capacity: int) -> Tensor:
     """(1, heads, kept, dim) entries in a tensor of (1, capacity, heads, dim)."""
     _, heads, kept, dim = entries.shape
     grown = entries.new_zeros(1, capacity, heads, dim)

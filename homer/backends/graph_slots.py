@@ -17,6 +17,7 @@ from homer.backends.layers import FusedLayers
 from homer.backends.slots import Entry, Slots, size_for
 
 _SHARE = 0.7  # of what memory is left, what the slots may take where more than one row runs
+_IDLE = 0.125  # the same where none does, so that their graphs are there for the next one
 
 
 @dataclasses.dataclass
@@ -27,10 +28,10 @@ class _Row:
 
 
 class GraphSlots(Slots):
-    """Rows with places of their own in tensors of (rows, capacity): as long as the longest may become.
+    """Rows with columns of their own in tensors of (rows, capacity): as long as the longest may become.
 
-    A graph serves any rows up to its number: the spare ones run as well, at place 0, and never move on. Graphs are
-    made anew where the tensors grow.
+    A graph serves any rows up to its number: the spare ones run as well, at column 0, and never move on. Graphs are
+    made anew where the tensors grow; while no row is there, both stay if they are small beside what memory is free.
     """
 
     def __init__(self, layers: FusedLayers) -> None:
@@ -38,6 +39,7 @@ class GraphSlots(Slots):
         self._sides: list[Tensor] = []  # one (2, size, capacity, key heads, head dim) a layer: keys and values
         self._size = self._capacity = 0
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._captures = layers.device.type == "cuda"
         self._pool: Any = None
         self._state = torch.zeros(4, 0, dtype=torch.long)
         self._logits = torch.zeros(0, layers.vocabulary)
@@ -53,12 +55,14 @@ class GraphSlots(Slots):
     @torch.no_grad()
     def join(self, entries: Sequence[Entry]) -> None:
         """As `Slots.join`."""
-        size = max(self._size, size_for(len(self) + len(entries)))
         needed = max(entry.length + entry.room for entry in entries)
+        size = size_for(len(self) + len(entries))
         # in wide steps, since whatever grows throws all graphs away
-        capacity = max(self._capacity, -(-needed // (4 * ROUND)) * 4 * ROUND)
-        if (size, capacity) != (self._size, self._capacity):
-            self._grow(size, capacity, entries[0])
+        capacity = -(-needed // (4 * ROUND)) * 4 * ROUND
+        if size > self._size or capacity > self._capacity:
+            if not self._rows:  # what stayed for the next ones is of no use to these
+                self._forget()
+            self._grow(max(self._size, size), max(self._capacity, capacity), entries[0])
         for row, entry in enumerate(entries, len(self)):
             for side, layer in zip(self._sides, entry.entries, strict=True):
                 for room, part in zip(side, layer, strict=True):
@@ -79,6 +83,11 @@ class GraphSlots(Slots):
             self._rows[row] = last
         self._state[:, end] = 0
 
+    def stays(self) -> bool:
+        """As `Slots.stays`."""
+        held = sum(side.nbytes for side in self._sides)
+        return bool(self._graphs) and held <= _IDLE * (held + _free(self._layers.device))
+
     @torch.no_grad()
     def take(self, row: int) -> Entry:
         """As `Slots.take`."""
@@ -94,7 +103,7 @@ class GraphSlots(Slots):
         """As `Slots.step`."""
         self._state[0, : len(self)].copy_(tokens, non_blocking=True)
         size = size_for(len(self))
-        if self._layers.device.type != "cuda":
+        if not self._captures:
             self._run(size)
         else:
             if size not in self._graphs:
@@ -105,11 +114,16 @@ class GraphSlots(Slots):
 
     def _run(self, size: int) -> None:
         """Run the tokens that wait in the first rows, and move those on that are in use."""
-        tokens, positions, places, used = self._state[:, :size]
+        tokens, positions, columns, used = self._state[:, :size]
         keys, values = ([side[i, :size] for side in self._sides] for i in (0, 1))
-        self._logits[:size].copy_(decode(self._layers, tokens[:, None], positions[:, None], places, keys, values))
+        self._logits[:size].copy_(decode(self._layers, tokens[:, None], positions[:, None], columns, keys, values))
         positions += used
-        places += used
+        columns += used
+
+    def _forget(self) -> None:
+        """Let go of all that is held, so that there is room for what comes."""
+        self._graphs, self._pool, self._sides = {}, None, []
+        self._size = self._capacity = 0
 
     def _grow(self, size: int, capacity: int, like: Entry) -> None:
         """Larger tensors with the old rows in them; graphs go first, since they know where the old ones are."""
@@ -137,11 +151,10 @@ class GraphSlots(Slots):
         if device.type != "cuda" or size == 1:
             return
         token = like.entries.nbytes // like.length  # bytes of one
-        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-        free += self._size * self._capacity * token - torch.cuda.memory_allocated(device)
+        free = _free(device) + self._size * self._capacity * token
         if size * capacity * token > _SHARE * free:
             raise torch.OutOfMemoryError(
-                f"{size} rows of {capacity} places take {size * capacity * token:,} bytes, of {free:,} that are free"
+                f"{size} rows of {capacity} columns take {size * capacity * token:,} bytes, of {free:,} that are free"
             )
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
@@ -166,3 +179,9 @@ class GraphSlots(Slots):
             graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(stream)
         return graph
+
+
+def _free(device: torch.device) -> int:
+    """Bytes of a GPU that nothing holds."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused

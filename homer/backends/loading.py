@@ -53,13 +53,13 @@ def load_model(
         UnsupportedModelError: no such model, transformers cannot load it, or a package is missing.
     """
     check_options(options)
-    dtype, place = settle_dtype(dtype, options), settle_device(device, options)
+    dtype, device = settle_dtype(dtype, options), settle_device(device, options)
     with _explained(name_or_path, options):
         source = locate(name_or_path, options)
         config = _configuration(source, options)
         if rope_scaling is not None:
             scale_rope(config, rope_scaling)
-        model = _weights(source, config, dtype, place, options)
+        model = _weights(source, config, dtype, device, options)
     model.train(False)
     settings, calibration = _beside(source.folder)
     return LoadedModel(
@@ -130,8 +130,8 @@ def _weights(
         _forget_blocks(model)
     if source.adapter or source.gguf_file:  # transformers names the folder, or what the adapter belongs to
         model.config._name_or_path = source.name
-    placed: PreTrainedModel = model if device is None or "device_map" in options else model.to(device)
-    return placed
+    moved: PreTrainedModel = model if device is None or "device_map" in options else model.to(device)
+    return moved
 
 
 def _usual_dtype(source: Source, config: Any, device: torch.device | None, options: Mapping[str, Any]) -> Dtype:
@@ -139,10 +139,10 @@ def _usual_dtype(source: Source, config: Any, device: torch.device | None, optio
 
     On a CPU without instructions for 16 bits they are 32, too: products there are many times faster so.
     """
-    placed = device if device is not None else options.get("device_map")
+    where = device if device is not None else options.get("device_map")
     if source.name != "mini" and source.gguf_file is None:
         quantized = options.get("quantization_config") or getattr(config, "quantization_config", None)
-        wide = str(placed or "cpu") == "cpu" and not quantized and not computes_16_bits()
+        wide = str(where or "cpu") == "cpu" and not quantized and not computes_16_bits()
         saved = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
         if not wide or saved not in (torch.bfloat16, torch.float16):
             return "auto"
@@ -150,7 +150,7 @@ def _usual_dtype(source: Source, config: Any, device: torch.device | None, optio
         return torch.float32
     if source.gguf_file is None:
         return "auto" if torch.cuda.is_available() else torch.float32
-    return torch.float32 if placed is None or "cpu" in str(placed) else torch.bfloat16
+    return torch.float32 if where is None or "cpu" in str(where) else torch.bfloat16
 
 
 def computes_16_bits() -> bool:
@@ -188,17 +188,17 @@ def scale_rope(config: Any, scaling: float | Mapping[str, Any]) -> None:
         ConfigError: a factor below 1, or a model with RoPE settings for each kind of layer.
     """
     text = config.get_text_config()
-    present = dict(text.rope_parameters or {})
-    if "rope_theta" not in present:
+    rope = dict(text.rope_parameters or {})
+    if "rope_theta" not in rope:
         raise ConfigError("this model has RoPE settings for each kind of layer: give them in its own configuration")
-    window = present.get("original_max_position_embeddings") or text.max_position_embeddings
+    window = rope.get("original_max_position_embeddings") or text.max_position_embeddings
     wanted: dict[str, Any] = (
         dict(scaling) if isinstance(scaling, Mapping) else {"rope_type": "yarn", "factor": float(scaling)}
     )
     if wanted.get("factor", 1.0) < 1:
         raise ConfigError(f"rope_scaling={wanted['factor']} would shrink the window: give a factor of at least 1")
-    base = {"rope_theta": present["rope_theta"], "original_max_position_embeddings": window}
-    partial = {name: present[name] for name in ("partial_rotary_factor",) if name in present}
+    base = {"rope_theta": rope["rope_theta"], "original_max_position_embeddings": window}
+    partial = {name: rope[name] for name in ("partial_rotary_factor",) if name in rope}
     text.rope_parameters = base | partial | wanted
     text.max_position_embeddings = int(text.rope_parameters["original_max_position_embeddings"] * wanted["factor"])
 

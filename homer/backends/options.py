@@ -64,7 +64,7 @@ def settle_device(device: str | torch.device | int | None, options: Mapping[str,
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Refuse options that have no place here; those that transformers drops without a word are named in the log.
+    """Refuse options that cannot be given here; those that transformers drops without a word are named in the log.
 
     Raises:
         ConfigError: says what to give instead.

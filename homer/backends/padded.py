@@ -15,7 +15,7 @@ from homer.backends.entries import Entries
 from homer.backends.slots import Entry, Slots, size_for
 
 Extend = Callable[..., Tensor]  # as Decoder.extend
-_SPARE = 256  # places for new tokens that are made at a time, at most
+_SPARE = 256  # columns for new tokens that are made at a time, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +87,9 @@ class PaddedSlots(Slots):
         longest = max(row.length for row in self._rows)
         cache = DynamicCache()
         cache.layers = [_Window(layer, len(self), self._column - longest, self._column) for layer in self._layers]
-        places = torch.tensor([[row.position] for row in self._rows], device=self._device)
+        positions = torch.tensor([[row.position] for row in self._rows], device=self._device)
         ids = tokens.view(-1, 1).to(self._device)
-        logits = self._extend(ids, places, cache, keep=1, mask=self._mask(longest))[:, -1].float()
+        logits = self._extend(ids, positions, cache, keep=1, mask=self._mask(longest))[:, -1].float()
         self._logits = logits.to(self._logits.device)
         self._rows = [row.next() for row in self._rows]
         self._column += 1
@@ -200,6 +200,6 @@ class OneByOne(Slots):
 
     def _step(self, row: Entry, token: Tensor) -> Entry:
         cache = row.entries.to_cache()
-        place = torch.tensor([[row.position]], device=self._device)
-        logits = self._extend(token.view(1, 1).to(self._device), place, cache, keep=1)[:, -1].float()
+        position = torch.tensor([[row.position]], device=self._device)
+        logits = self._extend(token.view(1, 1).to(self._device), position, cache, keep=1)[:, -1].float()
         return Entry(Entries.of_cache(cache), logits.to(row.logits.device), row.position + 1, row.room - 1)

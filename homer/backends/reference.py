@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from homer.backends.architecture import check_architecture, final_norm, unwrapped
 from homer.backends.attention import OBSERVER
-from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, not_none, take_rows
+from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, gap_between, not_none, take_rows
 from homer.backends.entries import Entries
 from homer.backends.padded import OneByOne, PaddedSlots
 from homer.backends.pausing import pause, stretches
@@ -110,11 +110,11 @@ class ReferenceDecoder(Decoder):
 
     def steps(self, entries: Entries, position: int, room: int) -> Steps:
         """As `Decoder.steps`."""
-        cache, places = entries.to_cache(), itertools.count(position)
+        cache, positions = entries.to_cache(), itertools.count(position)
 
         def step(token: Tensor) -> Tensor:
-            place = torch.tensor([[next(places)]], device=self.device)
-            return self.extend(token.view(1, 1).to(self.device), place, cache, keep=1)[:, -1].float()
+            position = torch.tensor([[next(positions)]], device=self.device)
+            return self.extend(token.view(1, 1).to(self.device), position, cache, keep=1)[:, -1].float()
 
         return step
 
@@ -125,16 +125,16 @@ class ReferenceDecoder(Decoder):
     @functools.cached_property
     def _goes_together(self) -> bool:
         """Whether rows of unlike length give together what each gives alone; tried once, when first needed."""
-        ids = torch.arange(PROBE_LEN, device=self.device)[None] % self.vocabulary
-        whole = self.run(0, self.layers, ids, torch.arange(PROBE_LEN, device=self.device)[None])
+        ids, positions = self.probe()
+        whole = self.run(0, self.layers, ids, positions)
         rows = [_first_part(whole, end) for end in (PROBE_LEN // 2, PROBE_LEN)]
         alone, together = OneByOne(self.extend, self.device), PaddedSlots(self.extend, self.device)
         try:
             for slots in (alone, together):
                 slots.join(rows)
                 slots.step(ids[0, :2])
-            gap, scale = (alone.logits - together.logits).abs().max().item(), alone.logits.abs().max().item()
-            reason = "" if gap <= 0.02 * max(1.0, scale) else f"its logits differ by {gap:.3g}"
+            gap = gap_between(together.logits, alone.logits)
+            reason = "" if gap is None else f"its logits differ by {gap:.3g}"
         except Exception as error:  # whatever a model's own code makes of padding
             reason = str(error)
         if reason:
@@ -162,7 +162,7 @@ class ReferenceDecoder(Decoder):
         view = copy_module(root)
         view._modules["layers"] = nn.ModuleList(list(root.layers)[first:end])
         view.config = copy.copy(root.config)
-        if getattr(root.config, "layer_types", None):  # some models look them up by the place in the loop
+        if getattr(root.config, "layer_types", None):  # some models look them up by their number in the loop
             view.config.layer_types = root.config.layer_types[first:end]
         if end < self.layers:
             view._modules[final_norm(root)] = nn.Identity()
@@ -177,8 +177,7 @@ class ReferenceDecoder(Decoder):
 
     def _probe(self) -> None:
         """Run a few tokens whole and in two parts: the results must agree and every layer must be observable."""
-        ids = torch.arange(PROBE_LEN, device=self.device)[None] % self.vocabulary
-        positions = torch.arange(PROBE_LEN, device=self.device)[None]
+        ids, positions = self.probe()
         half = self.layers // 2
         name = type(self.causal_lm).__name__
         try:
@@ -192,8 +191,8 @@ class ReferenceDecoder(Decoder):
                 f"{name}: the attention of {self.layers - len(whole.observed)} of {self.layers} layers cannot be "
                 f"watched, since it does not run through transformers' attention interface"
             )
-        gap = (not_none(whole.logits) - not_none(upper.logits)).abs().max().item()
-        if not gap <= 0.02 * max(1.0, not_none(whole.logits).abs().max().item()):
+        gap = gap_between(upper.logits, whole.logits)
+        if gap is not None:
             raise UnsupportedModelError(f"{name}: run in two parts, its logits differ by {gap:.3g} from the whole's")
 
 

@@ -31,7 +31,7 @@ class Entry:
 
     @property
     def length(self) -> int:
-        """Places that its keys take now."""
+        """Columns that its keys take now."""
         return self.entries.length
 
 
@@ -53,7 +53,11 @@ class Slots(abc.ABC):
 
     @abc.abstractmethod
     def leave(self, row: int) -> None:
-        """Take a row out; the last one moves to its place."""
+        """Take a row out; the last one becomes that row."""
+
+    def stays(self) -> bool:
+        """Whether this is to be kept while there are no rows, since it holds little that costs much to make."""
+        return False
 
     @abc.abstractmethod
     def take(self, row: int) -> Entry:

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def names_of(package: str, places: Mapping[str, str], otherwise: Callable[[str], Any]) -> Callable[[str], Any]:
+def names_of(package: str, modules: Mapping[str, str], otherwise: Callable[[str], Any]) -> Callable[[str], Any]:
     """A package's `__getattr__`.
 
     Args:
-        places: modules of the package, and the names that each has, with spaces between.
+        modules: of the package, and the names that each has, with spaces between.
         otherwise: what is asked for all other names.
     """
-    modules = {name: module for module, names in places.items() for name in names.split()}
+    found = {name: module for module, names in modules.items() for name in names.split()}
 
     def find(name: str) -> Any:
-        if name not in modules:
+        if name not in found:
             return otherwise(name)
-        value = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        value = getattr(importlib.import_module(f"{package}.{found[name]}"), name)
         setattr(sys.modules[package], name, value)  # from now on it is found at once
         return value
 

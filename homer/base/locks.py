@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Any
+from typing import Any, Protocol
 
-_LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+class Renewable(Protocol):
+    """What holds a thread that may not come along."""
+
+    def renew(self) -> None:
+        """Forget whoever holds it."""
+
+
+_KNOWN: weakref.WeakSet[Renewable] = weakref.WeakSet()
 
 
 class Lock:
@@ -15,7 +23,7 @@ class Lock:
 
     def __init__(self) -> None:
         self.renew()
-        _LOCKS.add(self)
+        renew_after_fork(self)
 
     def renew(self) -> None:
         """Forget whoever holds it."""
@@ -37,9 +45,14 @@ class Lock:
         self._lock.release()
 
 
+def renew_after_fork(known: Renewable) -> None:
+    """Have this renewed in every forked child, as long as it is there."""
+    _KNOWN.add(known)
+
+
 def _renew() -> None:
-    for lock in list(_LOCKS):
-        lock.renew()
+    for known in list(_KNOWN):
+        known.renew()
 
 
 if hasattr(os, "register_at_fork"):

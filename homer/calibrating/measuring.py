@@ -19,7 +19,7 @@ from homer.calibrating.synthetic import Segment, draw_segments, own_text
 from homer.errors import CalibrationError
 from homer.significance.calibration import Calibration
 from homer.significance.scores import LEAST_DEVIATION, z_scores
-from homer.text.tokenizing import Encoder, Piece
+from homer.text.tokenizing import Piece, PieceTokenizer
 
 SMOOTHED = 31  # distances; a single one sees only as many tokens as there are prompts
 _NEEDLES = 100
@@ -49,7 +49,7 @@ def calibrate(
             None: text that the library has at hand.
         segments: how many to take for the bias, spread over all text; the paper takes 100 of WikiText-103.
         segment_len: tokens of a segment and of a prompt. None: the model's max_chunk_len.
-        prompts: how many to take for means and deviations, from random places of the text; 0 leaves them out.
+        prompts: how many to take for means and deviations, from anywhere in the text; 0 leaves them out.
         heads: find the evidence heads as well, by 100 prompts that state the answer.
 
     Returns:
@@ -174,8 +174,8 @@ def _all_ids(model: Measurable, source: Any) -> Tensor:
     if parts and isinstance(parts[0], int):
         parts = [parts]
     if any(isinstance(part, str) for part in parts):
-        encoder = Encoder(model.require_tokenizer("calibrate on text"))
-        parts = [encoder.encode(Piece(part)).ids if isinstance(part, str) else part for part in parts]
+        tokenizer = PieceTokenizer(model.require_tokenizer("calibrate on text"))
+        parts = [tokenizer.tokenize(Piece(part)).ids if isinstance(part, str) else part for part in parts]
     return torch.cat([torch.as_tensor(part).flatten().long() for part in parts] or [torch.zeros(0).long()])
 
 

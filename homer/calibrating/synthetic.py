@@ -94,15 +94,15 @@ def _segment(
     words = {"a": random.choice(_ATTRIBUTES), "o": thing, "v": str(random.randrange(10000, 100000))}
     statement = _capital(random.choice(_STATEMENTS).format(**words)) if needle else ""
     stretch = _stretch(random, ids, length)
-    place = random.randrange(int(0.7 * length)) if needle else 0
-    parts = [tokenizer.decode(part).strip() for part in (stretch[:place], stretch[place:])]
+    cut = random.randrange(int(0.7 * length)) if needle else 0
+    parts = [tokenizer.decode(part).strip() for part in (stretch[:cut], stretch[cut:])]
     documents = _documents(random, [parts[0], statement, parts[1]])
     prompt = model.build_prompt(_capital(random.choice(_QUESTIONS).format(**words)), documents)
     return _cut(prompt, length, statement)
 
 
 def _stretch(random: Random, ids: Sequence[int], length: int) -> list[int]:
-    """`length` tokens from any place on, beginning again where the text ends."""
+    """`length` tokens from anywhere on, beginning again where the text ends."""
     start = random.randrange(len(ids))
     return list(itertools.islice(itertools.cycle(ids), start, start + length))
 
@@ -134,9 +134,9 @@ def _states(prompt: Prompt, statement: str) -> Tensor:
     number, start, end = prompt.origins.unbind(1)
     found = torch.zeros(len(number), dtype=torch.bool)
     for i, document in enumerate(prompt.documents):
-        place = document.text.find(statement) if statement else -1
-        if place >= 0:
-            found |= (number == i) & (end > place) & (start < place + len(statement))
+        at = document.text.find(statement) if statement else -1
+        if at >= 0:
+            found |= (number == i) & (end > at) & (start < at + len(statement))
     return found
 
 

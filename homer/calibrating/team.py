@@ -43,7 +43,7 @@ def hits(votes: Tensor, right: Tensor) -> Tensor:
 
 def _lead(votes: Tensor, right: Tensor) -> Tensor:
     """(questions, heads), the log of the right passage's votes over those of the best other one."""
-    place = right[:, None, None].expand(*votes.shape[:2], 1)
-    own = votes.gather(2, place)[..., 0]
-    others = votes.scatter(2, place, -1.0).amax(2)
+    index = right[:, None, None].expand(*votes.shape[:2], 1)
+    own = votes.gather(2, index)[..., 0]
+    others = votes.scatter(2, index, -1.0).amax(2)
     return (own + FEW).log() - (others + FEW).log()

@@ -132,11 +132,11 @@ class Passages:
     def _seen(self, prompt: Prompt, device: torch.device, calibration: Calibration | None) -> Observation:
         """The chunk as a significance sees it, without logits."""
         ids = torch.cat(prompt.parts)
-        places = torch.arange(len(ids), device=device)[None]
+        indices = torch.arange(len(ids), device=device)[None]
         parts = number_parts(self._model.tokenizer, ids)
         sentences, passages = (None, None) if parts is None else (part[None] for part in parts)
         return Observation(
-            {}, places, places, None, len(prompt.prefix_ids), len(prompt.suffix_ids),
+            {}, indices, indices, None, len(prompt.prefix_ids), len(prompt.suffix_ids),
             self._model.decoder.layers, calibration, sentences, passages, final=True,
         )  # fmt: skip
 
@@ -153,8 +153,8 @@ class Passages:
     def _evidence(self, asked: Asked) -> Tensor:
         """(context tokens,), which of them state the answer."""
         number, start, end = self._prompt.origins.unbind(1)
-        place = self.documents[asked.passage]["text"].index(asked.answer)
-        return (number == asked.passage) & (end > place) & (start < place + len(asked.answer))
+        at = self.documents[asked.passage]["text"].index(asked.answer)
+        return (number == asked.passage) & (end > at) & (start < at + len(asked.answer))
 
 
 def _rivals(calibration: Calibration | None) -> dict[str, Significance]:

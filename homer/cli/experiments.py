@@ -60,7 +60,7 @@ def _cases(new_tokens: int) -> tuple[click.Parameter, ...]:
         _CALIBRATION,
         Option("--context-lengths", multiple=True, type=int, help="tokens; default: 1, 2, 4, 8 windows"),
         Option("--samples", type=int, default=10, help="cases of each length"),
-        Option("--depths", type=int, default=10, help="places of the fact asked for"),
+        Option("--depths", type=int, default=10, help="depths of the fact asked for"),
         Option("--data", multiple=True, type=PATH, metavar="FILE", help="read cases from JSON lines files"),
         Option("--write-data", type=PATH, metavar="FILE", help="write the cases, and run nothing"),
         max_tokens("most new tokens", new_tokens),

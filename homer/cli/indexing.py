@@ -58,7 +58,7 @@ def estimate(
     """How large a store of these documents will be, before anything is encoded."""
     resolved = config.resolve(model.window, model.decoder.layers, model.decoder.sliding_window)
     layers = document_layer_ranges(model.decoder.layers, resolved.layers_warmup, 1)[0][1]
-    prompt = PromptBuilder(model.require_tokenizer("index")).build("?", documents)
+    prompt = PromptBuilder(model.require_tokenizer("index"), model.chat_template_kwargs).build("?", documents)
     tokens = len(prompt.context_ids)
     return Estimate(
         sum(not document.blank for document in prompt.documents),
@@ -164,7 +164,8 @@ def encode_from_store(
 
 def _budget(model: HomerModel, question: str, system: str | None, config: HomerConfig) -> int:
     """The room that a store's contexts keep for a question; the same for all but very long ones."""
-    prefix_ids, suffix_ids, _ = PromptBuilder(model.require_tokenizer("ask")).build_affix(question, system)
+    builder = PromptBuilder(model.require_tokenizer("ask"), model.chat_template_kwargs)
+    prefix_ids, suffix_ids, _ = builder.build_affix(question, system)
     resolved = config.resolve(model.window, model.decoder.layers, model.decoder.sliding_window)
     return budget_for(len(suffix_ids), len(prefix_ids), resolved.max_chunk_len)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,13 +50,13 @@ class Command(click.Command):
     def _one_by_one(self, args: Sequence[str], completing: bool) -> Iterator[str]:
         several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
         name, missing = "", False
-        for place, arg in enumerate(args):
+        for index, arg in enumerate(args):
             if arg.startswith("-") and arg != "-":
                 if missing:
                     break
                 name, missing = (arg, True) if arg in several else ("", False)
                 if arg == "--":
-                    yield from args[place:]
+                    yield from args[index:]
                     return
                 if not name:
                     yield arg
@@ -84,7 +85,7 @@ def command(name: str, purpose: str, run: str, *parameters: click.Parameter) -> 
 
 
 def argument(name: str, **given: Any) -> click.Argument:
-    """What is given by its place."""
+    """What is given without a name."""
     return click.Argument([name], **given)
 
 
@@ -103,6 +104,17 @@ def _setting(field: dataclasses.Field[Any]) -> Option:
     return Option(f"--{name}", type=int if "int" in kind else float, help="see HomerConfig")
 
 
+def _json_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """A JSON object as a dict; click's usage error on something else."""
+    try:
+        given = None if value is None else json.loads(value)
+    except ValueError:
+        given = value
+    if not (given is None or isinstance(given, dict)) or (value is not None and given is None):
+        raise click.BadParameter(f'{value} is no JSON object: give one, as {{"enable_thinking": false}}', ctx, param)
+    return given
+
+
 DEVICE_HELP = "cpu, cuda, mps, or auto for all GPUs"
 DTYPE = Option("--dtype", help="such as bfloat16")
 MODEL = (
@@ -114,6 +126,12 @@ MODEL = (
     DTYPE,
     Option("--calibration", help="a calibration file"),
     Option("--rope-scaling", type=float, help="a factor for YaRN"),
+    Option(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        callback=_json_object,
+        help='for the chat template: {"enable_thinking": false}',
+    ),
 )
 SIGNIFICANCE = Option("--significance", type=click.Choice(SIGNIFICANCES), help="what decides which tokens survive")
 CONFIG = tuple(map(_setting, dataclasses.fields(HomerConfig)))

@@ -32,6 +32,7 @@ def _load(options: Options) -> HomerModel:
         devices=options.devices,
         gguf_file=options.gguf_file,
         rope_scaling=options.rope_scaling,
+        chat_template_kwargs=options.chat_template_kwargs,
     )
 
 
@@ -76,8 +77,8 @@ def run_ask(options: Options) -> int:
     answer = model.ask(options.question, documents, system=options.system, **told, **settings)
     if options.html:
         answer.show(options.html)
-    print(_json(answer) if options.json else _report(answer))
-    _say(skipped)
+    print(_json(answer) if options.json else _report(answer, options.show_thinking))
+    _say([*skipped, *_cut(answer)])
     return 0
 
 
@@ -125,11 +126,22 @@ def _json(answer: Answer) -> str:
     return json.dumps({name: value for name, value in answer.to_dict().items() if name != "trace"}, indent=1)
 
 
-def _report(answer: Answer) -> str:
-    """The answer, and the passages it rests on."""
+def _cut(answer: Answer) -> list[str]:
+    """What is to be said of an answer that did not come to its end."""
+    if answer.finish_reason != "length":
+        return []
+    what = "answer was cut" if answer.text or not answer.reasoning else "thought was cut before there was an answer"
+    return [f"the {what} after {answer.usage.output_tokens:,} tokens: raise --max-tokens"]
+
+
+def _report(answer: Answer, thinking: bool = False) -> str:
+    """The answer, and the passages it rests on; before it, where that is wanted, what was thought."""
     usage = answer.usage
     cached = f", {usage.cached_tokens:,} of them from before" if usage.cached_tokens else ""
-    lines = [answer.text, "", f"{usage.input_tokens:,} tokens compressed to {usage.kept_tokens:,}{cached}"]
+    thought = [f"Thought: {answer.reasoning}", ""] if thinking and answer.reasoning else []
+    lines = [*thought, answer.text, "", f"{usage.input_tokens:,} tokens compressed to {usage.kept_tokens:,}{cached}"]
+    if answer.reasoning and not thinking:
+        lines.append(f"{usage.reasoning_tokens:,} tokens of thought before the answer; --show-thinking prints them")
     for source in answer.sources[:3]:
         lines.append(f"\n{source.title}: {source.kept:,} of {source.tokens:,} tokens kept")
         lines += [f"  {passage.start}-{passage.end}: {_line(passage.text)}" for passage in source.passages[:2]]

@@ -67,11 +67,11 @@ def heads_table(calibration: Calibration, least: float = 0.1) -> str:
     """
     if calibration.heads is None:
         raise CalibrationError("this calibration knows no evidence heads: measure one by homer calibrate --heads")
-    shares, places = calibration.heads.flatten().sort(descending=True)
+    shares, order = calibration.heads.flatten().sort(descending=True)
     width = calibration.heads.shape[1]
     rows = [
-        [f"layer {place // width} head {place % width}", f"{share:.2f}"]
-        for share, place in zip(shares.tolist(), places.tolist(), strict=True)
+        [f"layer {head // width} head {head % width}", f"{share:.2f}"]
+        for share, head in zip(shares.tolist(), order.tolist(), strict=True)
         if share >= least
     ]
     return align([["evidence head", "needles found"], *rows])

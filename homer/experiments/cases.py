@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from homer.errors import InputError
-from homer.text.tokenizing import Encoder, Piece
+from homer.text.tokenizing import Piece, PieceTokenizer
 
 _FIELDS = ("prefix", "context", "postfix", "target")
 
@@ -42,29 +42,33 @@ class Case:
         return sum(_holds(said, target) for target in self.targets) / len(self.targets)
 
 
-class CaseEncoder:
+class CaseTokenizer:
     """Cases to token ids; what stands in the context can never become a control token."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._encoder = Encoder(tokenizer)
-        self._leading = self._encoder.leading_ids()
+        self._tokenizer = PieceTokenizer(tokenizer)
+        self._leading = self._tokenizer.leading_ids()
         self._affixes: dict[str, list[int]] = {}
 
-    def encode(self, case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    def tokenize(self, case: Case) -> tuple[Tensor, Tensor, Tensor]:
         """Prefix, context and suffix ids, (n,) each; a BOS comes first where the tokenizer puts one, once."""
         prefix = self._affix(case.prefix)
         if prefix[: len(self._leading)] != self._leading:
             prefix = self._leading + prefix
-        context = self._encoder.encode(Piece(case.context)).ids
+        context = self._tokenizer.tokenize(Piece(case.context)).ids
         return torch.tensor(prefix).long(), torch.tensor(context).long(), torch.tensor(self._affix(case.postfix)).long()
+
+    def length(self, case: Case) -> int:
+        """Tokens of the whole prompt."""
+        return sum(map(len, self.tokenize(case)))
 
     def count(self, texts: Iterable[str]) -> list[int]:
         """Tokens of each text by itself."""
-        return [len(self._encoder.encode(Piece(text)).ids) for text in texts]
+        return [len(self._tokenizer.tokenize(Piece(text)).ids) for text in texts]
 
     def _affix(self, text: str) -> list[int]:
         if text not in self._affixes:
-            self._affixes[text] = self._encoder.encode(Piece(text, trusted=True)).ids
+            self._affixes[text] = self._tokenizer.tokenize(Piece(text, trusted=True)).ids
         return self._affixes[text]
 
 
@@ -81,7 +85,7 @@ def write_cases(path: str | os.PathLike[str], cases: Iterable[Case]) -> None:
         raise InputError(f"cannot write {path} ({error.strerror}): give another file") from None
 
 
-def read_cases(path: str | os.PathLike[str], encoder: CaseEncoder) -> list[Case]:
+def read_cases(path: str | os.PathLike[str], tokenizer: CaseTokenizer) -> list[Case]:
     """Cases of a JSON lines file with the fields prefix, context, postfix and target.
 
     Where a file does not say its length, the longest of its prompts stands for all; where it does not say a depth,
@@ -102,7 +106,7 @@ def read_cases(path: str | os.PathLike[str], encoder: CaseEncoder) -> list[Case]
         raise InputError(f"{path} holds 0 cases: give at least one line")
     if all(case.length for case in cases):
         return cases
-    longest = max(sum(map(len, encoder.encode(case))) for case in cases)
+    longest = max(map(tokenizer.length, cases))
     return [dataclasses.replace(case, length=case.length or longest) for case in cases]
 
 

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from homer.errors import InputError
-from homer.experiments.cases import Case, CaseEncoder
+from homer.experiments.cases import Case, CaseTokenizer
 from homer.text.documents import Document
 from homer.text.prompt import PromptBuilder
 
@@ -50,12 +50,12 @@ class Haystack:
     """
 
     def __init__(self, text: str, tokenizer: Any, *, repeat: bool = False, system: str | None = None) -> None:
-        self.encoder = CaseEncoder(tokenizer)
+        self.tokenizer = CaseTokenizer(tokenizer)
         self._builder, self._system, self._repeat = PromptBuilder(tokenizer), system, repeat
         self.sentences = [sentence for sentence in split_sentences(text) if sentence.strip()]
         if not self.sentences:
             raise InputError("the haystack holds no text: give a file with running text")
-        self._counts = self.encoder.count(self.sentences)
+        self._counts = self.tokenizer.count(self.sentences)
         self.tokens = sum(self._counts)
 
     def case(self, question: Question, length: int, depth: float, random: Random) -> Case:
@@ -69,19 +69,19 @@ class Haystack:
         prefix, postfix = self._builder.affix_texts(question.question, self._system)
         facts = [fact if fact[-1:].isspace() else f"{fact} " for fact in question.facts]
         empty = Case(prefix, Document("".join(facts)).render(), postfix, question.targets, length, depth)
-        room = length - self._tokens(empty) - _SPARE
+        room = length - self.tokenizer.length(empty) - _SPARE
         if room < min(self._counts):
             raise InputError(
                 f"a context length of {length} tokens leaves {room} for the haystack beside question and facts, its "
                 f"shortest sentence takes {min(self._counts)}: raise it"
             )
         first = random.randrange(len(self.sentences))
-        places = [depth, *(random.random() for _ in facts[1:])]
+        depths = [depth, *(random.random() for _ in facts[1:])]
         if question.in_order:
-            places.sort()
+            depths.sort()
 
         def fill(room: int) -> Case:
-            context = Document(_hide(facts, places, self._stretch(first, room))).render()
+            context = Document(_hide(facts, depths, self._stretch(first, room))).render()
             return dataclasses.replace(empty, context=context)
 
         return self._fit(fill, room, length)
@@ -91,16 +91,13 @@ class Haystack:
         fitting: list[tuple[int, Case]] = []
         for step in itertools.count():
             case = fill(room)
-            slack = length - self._tokens(case)
+            slack = length - self.tokenizer.length(case)
             if slack >= 0:
                 fitting.append((slack, case))
             if fitting and (0 <= slack <= max(self._counts) or step >= _TRIES):
                 return min(fitting, key=lambda pair: pair[0])[1]
             room += slack if slack >= 0 else slack - step
         raise AssertionError("unreachable: the count has no end")
-
-    def _tokens(self, case: Case) -> int:
-        return sum(map(len, self.encoder.encode(case)))
 
     def _stretch(self, first: int, room: int) -> list[str]:
         """Sentences of at most `room` tokens together, counted one by one, from sentence `first` on."""
@@ -129,8 +126,8 @@ def split_sentences(text: str) -> list[str]:
 def _hide(facts: Sequence[str], depths: Sequence[float], sentences: Sequence[str]) -> str:
     """Facts between sentences, each at its depth by characters."""
     ends = list(itertools.accumulate(map(len, sentences), initial=0))
-    places = [bisect.bisect_left(ends, depth * ends[-1]) for depth in depths]
+    indices = [bisect.bisect_left(ends, depth * ends[-1]) for depth in depths]
     pieces = list(sentences)
-    for place, fact in sorted(zip(places, facts, strict=True), key=lambda pair: -pair[0]):
-        pieces.insert(place, fact)
+    for index, fact in sorted(zip(indices, facts, strict=True), key=lambda pair: -pair[0]):
+        pieces.insert(index, fact)
     return "".join(pieces).strip()

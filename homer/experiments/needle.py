@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from homer.base.arguments import check_whole
 from homer.errors import ConfigError
 from homer.experiments.cases import Case
 from homer.experiments.haystack import Haystack, Question
@@ -20,8 +21,8 @@ PLURAL_FACT = "One of the door codes for the {key} is {value}."
 PLURAL_QUESTION = "What are all the door codes for the {key}?"
 NEEDLE_NEW_TOKENS = 48
 _KINDS = "northern southern eastern western upper lower old new inner outer".split()
-_PLACES = "archive warehouse workshop laboratory gate tower depot library boathouse greenhouse".split()
-MOST_KEYS = len(_KINDS) * len(_PLACES)
+_SITES = "archive warehouse workshop laboratory gate tower depot library boathouse greenhouse".split()
+MOST_KEYS = len(_KINDS) * len(_SITES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +46,8 @@ class Needles:
     values: int = 1
 
     def __post_init__(self) -> None:
-        for name, most in (("keys", MOST_KEYS), ("values", 100)):
-            count = getattr(self, name)
-            if not 1 <= count <= most:
-                raise ConfigError(f"{name}={count} is out of range: it must be between 1 and {most}")
+        check_whole("keys", self.keys, 1, MOST_KEYS, ConfigError)
+        check_whole("values", self.values, 1, 100, ConfigError)
         if (self.fact is None) != (self.question is None):
             raise ConfigError("a needle and its question belong together: give both or neither")
         if self.fact is not None and "{value}" not in self.fact:
@@ -66,7 +65,7 @@ class Needles:
     def draw(self, random: Random) -> Question:
         """Keys and values at random; the statement asked for comes first."""
         fact, question = self.templates
-        keys = [f"{_KINDS[i % 10]} {_PLACES[i // 10]}" for i in random.sample(range(MOST_KEYS), self.keys)]
+        keys = [f"{_KINDS[i % 10]} {_SITES[i // 10]}" for i in random.sample(range(MOST_KEYS), self.keys)]
         numbers = [str(n) for n in random.sample(range(10000, 100000), self.keys - 1 + self.values)]
         asked, others = numbers[: self.values], numbers[self.values :]
         facts = [_fill(fact, keys[0], value) for value in asked]

@@ -32,7 +32,7 @@ def passkey_cases(
         setup: gives the tokenizer and the seed; the methods do not matter.
         context_lengths: tokens of the whole prompt. None: 1, 2, 4 and 8 times the model's own window.
         samples: cases of each length.
-        depths: places of the statement, spread evenly; samples take them in turn.
+        depths: of the statement, spread evenly; samples take them in turn.
         filler: a text file in place of the sentences built in.
     """
     text = FILLER if filler is None else read_text(filler)

@@ -17,12 +17,13 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
+from homer.base.arguments import check_whole
 from homer.errors import ConfigError, InputError
 from homer.experiments.methods import FilePath, Method, Setup, open_methods
 from homer.experiments.report import Report
 from homer.experiments.retrieval import default_lengths, read_text
 from homer.model import HomerModel
-from homer.text.tokenizing import Encoder, Piece
+from homer.text.tokenizing import Piece, PieceTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def perplexity(
     Args:
         texts: text files.
         context_lengths: tokens. None: 1, 4, 8 and 16 times the model's own window.
-        samples: texts to take, from the files in turn; first from their beginnings, then from places that the seed
+        samples: texts to take, from the files in turn; first from their beginnings, then from where the seed
             draws. None: the beginning of every file.
 
     Raises:
@@ -98,7 +99,7 @@ def perplexity(
     settings |= {"texts": [os.path.basename(path) for path in texts], "resolved": resolved}
     rows = tuple(_row(name, length, losses[name]) for name in losses for length in lengths)
     points = sorted({*lengths, *(max(2, lengths[-1] * i // _POINTS) for i in range(1, _POINTS + 1))})
-    curves = {name: _curve(name, points, losses[name]) for name in losses}
+    curves = {name: _curve(points, losses[name]) for name in losses}
     cases = tuple(_cases(losses, lengths))
     return Report("perplexity", "perplexity", settings, rows, cases, time.perf_counter() - start, curves)
 
@@ -161,9 +162,9 @@ def _plain_logits(model: HomerModel, ids: Tensor, length: int) -> Iterator[Tenso
     device = model.decoder.device
     for start in range(0, len(ids), length):
         part = ids[start : start + length].to(device)[None]
-        places = torch.arange(start, start + part.shape[1], device=device)[None]
+        positions = torch.arange(start, start + part.shape[1], device=device)[None]
         with torch.no_grad():
-            output: Any = model.model(part, past_key_values=cache, position_ids=places, use_cache=True)
+            output: Any = model.model(part, past_key_values=cache, position_ids=positions, use_cache=True)
         yield output.logits[0]
 
 
@@ -204,7 +205,7 @@ def _row(method: str, length: int, losses: Sequence[Tensor]) -> dict[str, Any]:
     return row | ({"error": "out of memory"} if value is None else {})
 
 
-def _curve(method: str, points: Sequence[int], losses: Sequence[Tensor]) -> list[tuple[int, float]]:
+def _curve(points: Sequence[int], losses: Sequence[Tensor]) -> list[tuple[int, float]]:
     values = ((point, _accumulated(losses, point)) for point in points)
     return [(point, value) for point, value in values if value is not None]
 
@@ -213,12 +214,12 @@ def _documents(setup: Setup, texts: Sequence[FilePath], length: int, samples: in
     """(length,) ids of every sample, with a BOS where the tokenizer puts one."""
     if not texts:
         raise InputError("0 text files: give at least one")
-    if samples is not None and samples < 1:
-        raise ConfigError(f"samples={samples} is too small: it must be at least 1")
-    encoder = Encoder(setup.tokenizer())
-    leading = encoder.leading_ids()
+    if samples is not None:
+        check_whole("samples", samples, 1, error=ConfigError)
+    tokenizer = PieceTokenizer(setup.tokenizer())
+    leading = tokenizer.leading_ids()
     wanted = length - len(leading)
-    files = [torch.tensor(encoder.encode(Piece(read_text(path))).ids) for path in texts]
+    files = [torch.tensor(tokenizer.tokenize(Piece(read_text(path))).ids) for path in texts]
     for path, ids in zip(texts, files, strict=True):
         if len(ids) < wanted:
             raise InputError(

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from homer.base.arguments import check_whole
 from homer.errors import ConfigError
-from homer.experiments.cases import Case, CaseEncoder, read_cases
+from homer.experiments.cases import Case, CaseTokenizer, read_cases
 from homer.experiments.haystack import Haystack, Question, depths_of
 from homer.experiments.methods import FilePath, Method, Setup, open_methods
 from homer.experiments.report import Report
@@ -40,14 +41,13 @@ def make_cases(
     """
     lengths = default_lengths(setup, WINDOWS) if context_lengths is None else list(dict.fromkeys(context_lengths))
     for name, value in (("samples", samples), ("depths", depths), ("context_lengths", min(lengths, default=0))):
-        if value < 1:
-            raise ConfigError(f"{name}={value} is too small: it must be at least 1")
-    places = depths_of(min(depths, samples))
+        check_whole(name, value, 1, error=ConfigError)
+    spread = depths_of(min(depths, samples))
     cases = []
     for length in lengths:
         for sample in range(samples):
             random = Random(f"{setup.seed} {length} {sample}")
-            cases.append(haystack.case(ask(random), length, places[sample % len(places)], random))
+            cases.append(haystack.case(ask(random), length, spread[sample % len(spread)], random))
     return cases
 
 
@@ -67,8 +67,8 @@ def load_cases(setup: Setup, files: Sequence[FilePath] | FilePath, **made: Any) 
     if given:
         raise ConfigError(f"{given[0]} is for cases made on the spot, these are read from data: leave one out")
     files = [files] if isinstance(files, str) or not isinstance(files, Sequence) else files
-    encoder = CaseEncoder(setup.tokenizer())
-    return [case for file in files for case in read_cases(file, encoder)]
+    tokenizer = CaseTokenizer(setup.tokenizer())
+    return [case for file in files for case in read_cases(file, tokenizer)]
 
 
 def run_cases(
@@ -85,14 +85,14 @@ def run_cases(
     A length at which a method runs out of GPU memory is left at that, and has None for its accuracy.
     """
     start = time.perf_counter()
-    encoder = CaseEncoder(setup.tokenizer())
+    tokenizer = CaseTokenizer(setup.tokenizer())
     outcomes: list[dict[str, Any]] = []
     resolved: dict[str, Any] = {}
     with tqdm(total=len(setup.methods) * len(cases), desc=experiment, unit="case", disable=not progress) as bar:
         for method in open_methods(setup):
             bar.set_postfix_str(method.name)
             resolved[method.name] = method.facts()
-            outcomes += _run_method(method, cases, encoder, max_new_tokens, bar)
+            outcomes += _run_method(method, cases, tokenizer, max_new_tokens, bar)
     outcomes.sort(key=lambda outcome: setup.methods.index(outcome["method"]))
     lengths = sorted({case.length for case in cases})
     chosen = setup.to_dict() | {"context_lengths": lengths, "max_new_tokens": max_new_tokens} | settings
@@ -101,7 +101,7 @@ def run_cases(
 
 
 def _run_method(
-    method: Method, cases: Sequence[Case], encoder: CaseEncoder, max_new_tokens: int, bar: Any
+    method: Method, cases: Sequence[Case], tokenizer: CaseTokenizer, max_new_tokens: int, bar: Any
 ) -> list[dict[str, Any]]:
     outcomes, too_long = [], float("inf")
     for number, case in enumerate(cases):
@@ -109,7 +109,7 @@ def _run_method(
         facts["targets"] = list(case.targets)
         if case.length < too_long:
             try:
-                outcomes.append(facts | _answer(method, case, encoder, max_new_tokens))
+                outcomes.append(facts | _answer(method, case, tokenizer, max_new_tokens))
             except torch.OutOfMemoryError:
                 logger.warning("%s ran out of memory at %d tokens", method.name, case.length)
                 too_long = case.length
@@ -119,13 +119,12 @@ def _run_method(
     return outcomes
 
 
-def _answer(method: Method, case: Case, encoder: CaseEncoder, max_new_tokens: int) -> dict[str, Any]:
-    parts = encoder.encode(case)
+def _answer(method: Method, case: Case, tokenizer: CaseTokenizer, max_new_tokens: int) -> dict[str, Any]:
+    parts = tokenizer.tokenize(case)
     start = time.perf_counter()
     said, kept = method.answer(*parts, max_new_tokens)
     seconds = round(time.perf_counter() - start, 3)
-    tokens = sum(map(len, parts))
-    return {"said": said, "found": case.found(said), "tokens": tokens, "kept": kept, "seconds": seconds}
+    return {"said": said, "found": case.found(said), "tokens": sum(map(len, parts)), "kept": kept, "seconds": seconds}
 
 
 def _rows(outcomes: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:

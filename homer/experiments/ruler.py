@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from homer.errors import ConfigError, InputError
-from homer.experiments.cases import Case, CaseEncoder
+from homer.experiments.cases import Case, CaseTokenizer
 from homer.experiments.haystack import Haystack, Question
 from homer.experiments.methods import FilePath, Setup
 from homer.experiments.needle import Needles
@@ -98,7 +98,7 @@ class _Lists:
 
     def __init__(self, text: str, setup: Setup) -> None:
         tokenizer = setup.tokenizer()
-        self._words, self._encoder = sorted(set(_WORD.findall(text))), CaseEncoder(tokenizer)
+        self._words, self._tokenizer = sorted(set(_WORD.findall(text))), CaseTokenizer(tokenizer)
         self._prefix, self._postfix = PromptBuilder(tokenizer).affix_texts(_ASKS_WORDS)
 
     def case(self, length: int, seed: str) -> Case:
@@ -108,9 +108,8 @@ class _Lists:
             InputError: no list fits, or words are wanting for a longer one.
         """
         most = len(self._words) - _COMMON
-        others = bisect.bisect_right(
-            range(1, most + 1), length, key=lambda n: self._tokens(self._list(n, length, seed))
-        )
+        tokens = lambda n: self._tokenizer.length(self._list(n, length, seed))  # noqa: E731
+        others = bisect.bisect_right(range(1, most + 1), length, key=tokens)
         if others < 1 and most >= 1:
             raise InputError(f"a context length of {length} tokens holds no list of words: raise it")
         if others == most:
@@ -129,6 +128,3 @@ class _Lists:
         numbered = " ".join(f"{number}. {word}" for number, word in enumerate(words, 1))
         context = Document(f"{_LISTED}\n\n{numbered}").render()
         return Case(self._prefix, context, self._postfix, tuple(common), length, 0.5)
-
-    def _tokens(self, case: Case) -> int:
-        return sum(map(len, self._encoder.encode(case)))

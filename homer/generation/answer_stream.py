@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from homer.base.arguments import check_real, check_whole
 from homer.errors import GenerationError, TimeoutExceededError
@@ -22,10 +22,26 @@ from homer.view.logprobs import Piece
 from homer.view.sources import Usage, trace_sources
 from homer.view.trace import Traceable
 
+Text = TypeVar("Text", bound=str)
 Cite = Callable[[Prompt, CompactCache, str], tuple[Citation, ...]]
 
 
-class AnswerStream(Iterator[str]):
+class _Pieces(Iterator[Text]):
+    """Pieces as they come, of which those of thoughts are passed over."""
+
+    _pieces: Iterator[str]
+
+    def __next__(self) -> Text:
+        while isinstance(piece := next(self._pieces), Thought):
+            pass
+        return piece  # type: ignore[return-value]
+
+    def parts(self) -> Iterator[str]:
+        """All pieces: those of the answer, and before them, as `Thought`s, those of what the model thinks."""
+        return self._pieces
+
+
+class AnswerStream(_Pieces[str]):
     """Text of an answer as it is generated, without white space at either end.
 
     What the model thinks before it answers is left out; `parts` gives it too, as `Thought`s.
@@ -50,15 +66,6 @@ class AnswerStream(Iterator[str]):
         self._cancelled = threading.Event()
         self._deadline, self._seconds = math.inf, math.inf
         self._pieces = self._run()
-
-    def __next__(self) -> str:
-        while isinstance(piece := next(self._pieces), Thought):
-            pass
-        return piece
-
-    def parts(self) -> Iterator[str]:
-        """All pieces: those of the answer, and before them, as `Thought`s, those of what the model thinks."""
-        return self._pieces
 
     def cancel(self) -> None:
         """Stop compressing or generating as soon as possible."""
@@ -166,7 +173,7 @@ class AnswerStream(Iterator[str]):
             raise _CancelledError
 
 
-class AnswerStreams(Iterator[Piece]):
+class AnswerStreams(_Pieces[Piece]):
     """Several answers to one prompt on their way: pieces of their texts as they come, each with its `choice`.
 
     `cancel` may be called from any thread. An error in one ends all.
@@ -175,15 +182,6 @@ class AnswerStreams(Iterator[Piece]):
     def __init__(self, streams: Sequence[AnswerStream]) -> None:
         self._streams = streams
         self._pieces = self._run()
-
-    def __next__(self) -> Piece:
-        while isinstance(piece := next(self._pieces), Thought):
-            pass
-        return piece
-
-    def parts(self) -> Iterator[str]:
-        """All pieces, thoughts as well; see AnswerStream.parts."""
-        return self._pieces
 
     def cancel(self) -> None:
         """Stop compressing or generating as soon as possible."""

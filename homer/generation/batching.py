@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import weakref
 from collections import deque
 from collections.abc import Callable
 
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from homer.backends.base import Decoder, not_none
 from homer.backends.slots import SIZES, Entry, Slots
-from homer.base.locks import Lock
+from homer.base.locks import Lock, renew_after_fork
 from homer.errors import GenerationError
 from homer.generation.choosing import Chooser, reader
 from homer.generation.sampling import Sampling
@@ -22,15 +20,14 @@ from homer.generation.seat import AHEAD, Row, Seat
 from homer.merging.cache import CompactCache
 from homer.text.constraining.matching import Guide, mask_rows
 
-_BATCHES: weakref.WeakSet[Batch] = weakref.WeakSet()
-
 
 class Batch:
-    """Streams of one model, at most 32 of which take a step together; others wait for a place.
+    """Streams of one model, at most 32 of which take a step together; others wait for a slot.
 
     There is no thread of its own: of the threads that wait for a token, one leads, which is to run a step for all,
     and the others find theirs when it is done. A stream joins and leaves between steps. Who reads slowly holds up
-    nobody: its stream rests once `AHEAD` tokens wait for it. Keys and values are held while somebody runs.
+    nobody: its stream rests once `AHEAD` tokens wait for it. Keys and values are held while somebody runs, and room for
+    those that come where slots stay.
 
     Attributes:
         share: every step runs within it; it is entered by one thread at a time.
@@ -41,13 +38,13 @@ class Batch:
         self._decoder, self._most = decoder, most
         self._lock = Lock()  # for what follows; the last three belong to the leader alone
         self._leads = False
-        self._left = False  # whether a row was closed that still has its place
+        self._left = False  # whether a row was closed that still has its slot
         self._asleep: set[Row] = set()
         self._waiting: deque[Row] = deque()
         self._rows: list[Row] = []  # in the order of the slots
         self._slots: Slots | None = None
         self._tight = False  # whether memory was too small for one more
-        _BATCHES.add(self)
+        renew_after_fork(self)
 
     def open(
         self,
@@ -90,15 +87,15 @@ class Batch:
                 row.bell.acquire()
 
     def enter(self, row: Row) -> None:
-        """A row wants its place now, before it is read: rows that come together then join in one step."""
+        """A row wants its slot now, before it is read: rows that come together then join in one step."""
         with self._lock:
             self._line_up(row)
 
     def leave(self, row: Row) -> None:
-        """A row gets no more tokens, and its place is free: at once, or before the next step where one runs."""
+        """A row gets no more tokens, and its slot is free: at once, or before the next step where one runs."""
         with self._lock:
             row.done = True
-            if not row.placed:
+            if not row.entered:
                 row.entry = None
                 return
             self._left = True
@@ -109,15 +106,15 @@ class Batch:
         self._lead(self._sweep)
 
     def _line_up(self, row: Row) -> None:
-        if row.wants_place:
-            row.placed = True
+        if row.wants_slot:
+            row.entered = True
             self._waiting.append(row)
 
     def renew(self) -> None:
         """In a process that was forked off: whoever led or waited did not come along."""
         for row in (*self._rows, *self._waiting):
             row.error = GenerationError("this stream was begun in another process: begin it again in this one")
-            row.placed = False
+            row.entered = False
         self._leads = self._left = self._tight = False
         self._asleep, self._waiting, self._rows, self._slots = set(), deque(), [], None
 
@@ -146,7 +143,7 @@ class Batch:
             for row in list(self._asleep):
                 if row.tokens or row.done or row.error:
                     self._ring(row)
-            for row in list(self._asleep)[:1]:  # it found no place yet, and nobody may be left to lead
+            for row in list(self._asleep)[:1]:  # it found no slot yet, and nobody may be left to lead
                 self._ring(row)
             return True
 
@@ -224,23 +221,22 @@ class Batch:
 
     def _drop(self) -> None:
         """Take out those that have ended."""
-        for number in reversed(range(len(self._rows))):  # the last one moves into a free place
+        for number in reversed(range(len(self._rows))):  # the last one moves into a free slot
             if self._rows[number].done:
                 self._take_out(number)
 
     def _take_out(self, number: int) -> None:
         row, self._rows[number] = self._rows[number], self._rows[-1]
         self._rows.pop()
-        self._tight = False
-        if self._rows:
-            not_none(self._slots).leave(number)
-        else:
+        self._tight, slots = False, not_none(self._slots)
+        slots.leave(number)
+        if not self._rows and not slots.stays():
             self._slots = None
         with self._lock:
             row.free()
 
     def _admit(self) -> None:
-        """Let in those that wait, while there are places and memory."""
+        """Let in those that wait, while there are slots and memory."""
         with self._lock:
             count = 0 if self._tight else min(len(self._waiting), self._most - len(self._rows))
             new = [self._waiting.popleft() for _ in range(count)]
@@ -265,17 +261,8 @@ class Batch:
         return new[:count]
 
     def _join(self, new: list[Row]) -> None:
-        slots = self._slots or self._decoder.slots()
+        slots = self._decoder.slots() if self._slots is None else self._slots
         slots.join([not_none(row.entry) for row in new])
         for row in new:
             row.entry = None
         self._rows, self._slots = self._rows + new, slots
-
-
-def _renew() -> None:
-    for batch in list(_BATCHES):
-        batch.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 class TextDecoder:
-    """Token ids to text, bit by bit: holds back what the next token may still change."""
+    """Token ids to text, bit by bit: holds back what the next token may still change.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Args:
+        marks: names of tokens that stand in the text though the tokenizer may call them special, as those around calls
+            of tools do in some families; of other special tokens nothing is seen.
+    """
+
+    def __init__(self, tokenizer: Any, marks: Iterable[str] = ()) -> None:
         self._tokenizer = tokenizer
+        self._marks = {tokenizer.convert_tokens_to_ids(mark): mark for mark in marks}
         self._ids: list[int] = []
         self._start = self._done = 0
 
     def push(self, token: int) -> str:
         """The text that is certain once this token is there."""
+        if token in self._marks:
+            text = self.flush() + self._marks[token]
+            self._ids, self._start, self._done = [], 0, 0
+            return text
         self._ids.append(token)
         text, known = self._text(), self._decode(self._ids[self._start : self._done])
         if len(text) <= len(known) or text.endswith("\ufffd"):
@@ -39,8 +49,8 @@ class TextDecoder:
 
 def first_stop(text: str, stops: Sequence[str]) -> int | None:
     """Where the first stop string in a text begins."""
-    places = [text.find(stop) for stop in stops if stop in text]
-    return min(places) if places else None
+    starts = [text.find(stop) for stop in stops if stop in text]
+    return min(starts) if starts else None
 
 
 def partial_stop(text: str, stops: Sequence[str]) -> int:

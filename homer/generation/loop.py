@@ -84,7 +84,8 @@ class Streams:
         tokens = self.batch.open(cache, sampling, self._end_ids, guide)
         whole = (lambda: guide.whole) if guide else (lambda: False)
         teller = None if sampling.logprobs is None else Teller(tokens.scores, self._spelling)
-        return Stream(tokens, self._end_ids, self._tokenizer, sampling.stops, whole, teller, sampling.thinking)
+        facts = sampling.stops, whole, teller, sampling.thinking, sampling.grammar
+        return Stream(tokens, self._end_ids, self._tokenizer, *facts)
 
     def _guide(self, sampling: Sampling, room: int) -> Guide | None:
         """What says which tokens may come: a grammar, behind a thought where there is one, which must end in time."""

@@ -21,7 +21,7 @@ class Row:
 
     Attributes:
         entry: what it joins by; None while it runs, and when it has ended.
-        placed: whether it waits for a place or has one.
+        entered: whether it waits for a slot or has one.
         chosen: a token that has still to be run.
         tokens: those that were not read yet.
         scores: of all tokens so far, where they are wanted.
@@ -37,14 +37,14 @@ class Row:
         self.scores: list[Score] = []
         self.chosen: int | None = None
         self.error: Exception | None = None
-        self.placed = self.done = False
+        self.entered = self.done = False
         self.bell = threading.Lock()  # free when rung
         self.bell.acquire()
 
     @property
-    def wants_place(self) -> bool:
+    def wants_slot(self) -> bool:
         """Whether it is new, or has rested until half of what waited was read."""
-        return self.entry is not None and not self.placed and not self.done and len(self.tokens) <= AHEAD // 2
+        return self.entry is not None and not self.entered and not self.done and len(self.tokens) <= AHEAD // 2
 
     def give(self, token: int, score: Score | None = None) -> None:
         """One more token."""
@@ -60,8 +60,8 @@ class Row:
         self.free()
 
     def free(self) -> None:
-        """It has no place any more."""
-        self.placed = False
+        """It has no slot any more."""
+        self.entered = False
         if self.done:
             self.entry = None
 
@@ -86,14 +86,14 @@ class Seats(Protocol):
         """A row's next token; None where no more come."""
 
     def enter(self, row: Row) -> None:
-        """A row wants its place now."""
+        """A row wants its slot now."""
 
     def leave(self, row: Row) -> None:
         """A row gets no more tokens."""
 
 
 class Seat(Iterator[int]):
-    """The tokens of one request, as they are asked for. `leave` may be called from any thread, and frees its place.
+    """The tokens of one request, as they are asked for. `leave` may be called from any thread, and frees its slot.
 
     Attributes:
         scores: of each token that was given, where they are wanted.
@@ -111,7 +111,7 @@ class Seat(Iterator[int]):
         return token
 
     def enter(self) -> None:
-        """Want a place now, before the first token is asked for."""
+        """Want a slot now, before the first token is asked for."""
         self._batch.enter(self._row)
 
     def leave(self) -> None:

@@ -12,6 +12,7 @@ from homer.generation.decoding import first_stop, partial_stop
 from homer.generation.seat import Seat
 from homer.generation.telling import Teller
 from homer.generation.thoughts import Thought, ThoughtReader
+from homer.text.constraining.grammar import Grammar
 from homer.text.thinking import Thinking
 from homer.view.logprobs import TokenLogprob
 
@@ -51,6 +52,8 @@ class Stream(Iterator[str]):
         whole: asked where the tokens end by themselves: whether the text is complete, or was cut.
         teller: what notes the log-probabilities of the answer's tokens, where they are asked for; of thoughts, none.
         thinking: how to tell what the model thinks before it answers.
+        grammar: what the text looks like: by it, which special tokens are part of it, and where it holds no more words
+            that a stop string could end.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Stream(Iterator[str]):
         whole: Callable[[], bool] = lambda: False,
         teller: Teller | None = None,
         thinking: Thinking | None = None,
+        grammar: Grammar | None = None,
     ) -> None:
         if stops and tokenizer is None:
             raise GenerationError("stop needs a tokenizer, and this model has none: leave it out, or give a tokenizer")
@@ -70,7 +74,8 @@ class Stream(Iterator[str]):
         self.finish_reason: str | None = None
         self._tokens, self._end_ids, self._stops = tokens, end_ids, stops
         self._tokenizer, self._whole, self._teller = tokenizer, whole, teller
-        self._reader = ThoughtReader(tokenizer, thinking if tokenizer is not None else None)
+        marks, self._sealed = (grammar.marks, grammar.sealed) if grammar and tokenizer is not None else ((), "")
+        self._reader = ThoughtReader(tokenizer, thinking if tokenizer is not None else None, marks)
         self._held, self._unread = "", list[tuple[int, int]]()  # tokens that may still be a mark's
         self._stopped = False  # by a stop string
         self._cancelled = threading.Event()
@@ -128,6 +133,8 @@ class Stream(Iterator[str]):
             self.finish_reason = "cancelled" if self._cancelled.is_set() else ended
         for piece in self._reader.flush():
             yield from self._take(piece)
+        self._sealed = ""
+        yield from self._take("")
         if self._teller is not None and not self._stopped:
             self._teller.settle(None)
         yield from self._emit(self._held)
@@ -151,12 +158,15 @@ class Stream(Iterator[str]):
             yield piece
             return
         self._held += piece
-        place = first_stop(self._held, self._stops)
+        words, mark, _ = self._held.partition(self._sealed) if self._sealed else (self._held, "", "")
+        maybe = partial_stop(words, (self._sealed,)) if self._sealed and not mark else 0  # of the mark's beginning
+        place = first_stop(words[: len(words) - maybe], self._stops)
         if place is not None:
             self.finish_reason, self._stopped = "stop", True
             ready, self._held = self._held[:place], ""
         else:
-            safe = len(self._held) - partial_stop(self._held, self._stops)
+            self._stops = () if mark else self._stops
+            safe = len(self._held) - max(maybe if self._stops else 0, partial_stop(self._held, self._stops))
             ready, self._held = self._held[:safe], self._held[safe:]
         yield from self._emit(ready)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -25,15 +25,19 @@ class ThoughtReader:
     Where marks are control tokens, only those tokens are marks: the same letters in other tokens, as a document may
     make the model repeat them, are text. A thought stands at the head of an answer or nowhere.
 
+    Args:
+        marks: as of TextDecoder.
+
     Attributes:
         state: "before" a thought, in a "thought", or in "words".
         tokens: how many went into the thought and its marks.
     """
 
-    def __init__(self, tokenizer: Any, thinking: Thinking | None) -> None:
+    def __init__(self, tokenizer: Any, thinking: Thinking | None, marks: Iterable[str] = ()) -> None:
         self.state = "words" if thinking is None else "thought" if thinking.opened else "before"
         self.tokens = 0
-        self._tokenizer, self._decoder = tokenizer, TextDecoder(tokenizer)
+        self._tokenizer, self._marks = tokenizer, tuple(marks)
+        self._decoder = TextDecoder(tokenizer, self._marks)
         self._held, self._thought = "", self.state == "thought"
         self._names: dict[int, str] = {}
         self._begin = self._end = ""
@@ -48,7 +52,7 @@ class ThoughtReader:
             return
         if token in self._names:
             self._held += f"{self._decoder.flush()}{_CONTROL}{self._names[token]}"
-            self._decoder = TextDecoder(self._tokenizer)
+            self._decoder = TextDecoder(self._tokenizer, self._marks)
         else:
             self._held += self._decoder.push(token)
         self.tokens += 1
@@ -91,7 +95,8 @@ class ThoughtReader:
     def _plain(self, text: str) -> str:
         """Text without special tokens; of others that are no mark here, the names stay."""
         for token, name in self._names.items() if _CONTROL in text else ():
-            text = text.replace(f"{_CONTROL}{name}", "" if token in self._tokenizer.all_special_ids else name)
+            shown = "" if self._tokenizer.added_tokens_decoder[token].special else name
+            text = text.replace(f"{_CONTROL}{name}", shown)
         return text
 
 

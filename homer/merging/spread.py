@@ -17,20 +17,20 @@ from homer.merging.chunk import Chunk, merge
 from homer.merging.leaves import Leaves
 from homer.merging.node import Node, Watcher
 from homer.merging.walk import Walk
-from homer.plan.placing import owners
+from homer.plan.owners import owners
 from homer.plan.schedule import MergePlan
 
 _AHEAD = 2  # steps that wait at every device, so that it never waits for the next
 
-Place = tuple[int, int]  # level, index
+Address = tuple[int, int]  # of a node: level, index
 
 
 class _Step(NamedTuple):
     """What a device runs at a time: leaves together, or one node above them."""
 
     device: int
-    makes: tuple[Place, ...]
-    takes: tuple[Place, ...] = ()
+    makes: tuple[Address, ...]
+    takes: tuple[Address, ...] = ()
     batch: tuple[int, ...] = ()  # leaves that run together, of which `makes` are the device's own
 
 
@@ -77,9 +77,9 @@ class _Folding:
     def __init__(self, replicas: Replicas, walks: Sequence[Walk], leaves: Leaves, watch: Watcher | None) -> None:
         self._walks, self._leaves, self._watch = walks, leaves, watch
         self._start = replicas.runs()
-        self._chunks: dict[Place, Chunk] = {}
-        self._lies: dict[Place, int] = {}  # the device of what was started; it runs in the order of the starts
-        self._done: set[Place] = set()
+        self._chunks: dict[Address, Chunk] = {}
+        self._lies: dict[Address, int] = {}  # the device of what was started; it runs in the order of the starts
+        self._done: set[Address] = set()
 
     def run(self, steps: Iterator[_Step]) -> Chunk:
         """Start every step as soon as it may, until the root is there."""
@@ -104,7 +104,7 @@ class _Folding:
         """Start what a device can do next: what it takes is there, or comes from the same device before."""
         while queue and sum(step.device == queue[0].device for step in running.values()) < _AHEAD:
             step = queue[0]
-            if not all(place in self._done or self._lies.get(place) == step.device for place in step.takes):
+            if not all(address in self._done or self._lies.get(address) == step.device for address in step.takes):
                 return
             queue.popleft()
             self._lies |= dict.fromkeys(step.makes, step.device)
@@ -114,7 +114,7 @@ class _Folding:
         """Note what is there, and tell of it."""
         self._done |= set(step.makes)
         if self._watch is not None:
-            pending = tuple(chunk for place, chunk in list(self._chunks.items()) if place not in step.makes)
+            pending = tuple(chunk for address, chunk in list(self._chunks.items()) if address not in step.makes)
             for (level, index), chunk in zip(step.makes, chunks, strict=True):
                 length = self._walks[0].plan.lengths[level][index]
                 self._watch(Node(level, index, length, chunk, pending))
@@ -127,7 +127,7 @@ class _Folding:
             chunks = [made[index] for _, index in step.makes]
         else:
             ((level, index),) = step.makes
-            below = [self._chunks.pop(place) for place in step.takes]
+            below = [self._chunks.pop(address) for address in step.takes]
             below = [moved(chunk, device) for chunk in below]
             chunks = [walk.run(merge(*below) if len(below) == 2 else below[0], level, index)]
         self._chunks |= zip(step.makes, chunks, strict=True)

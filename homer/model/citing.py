@@ -13,7 +13,7 @@ from torch import Tensor
 from homer.backends.base import Decoder
 from homer.merging.cache import CompactCache
 from homer.model.contexts import ContextModel
-from homer.model.parts import unit_places
+from homer.model.parts import unit_numbers
 from homer.significance.evidence import QuestionLook
 from homer.significance.question import Question, votes
 from homer.significance.words import terms
@@ -38,7 +38,7 @@ class CitingModel(ContextModel):
         """
         cache.check_made_by(self.decoder.fingerprint, self.name)
         builder = self._builder("cite")
-        return cite(self.decoder, self.check_cites(), prompt, cache, text, lambda given: builder.encode(given)[0])
+        return cite(self.decoder, self.check_cites(), prompt, cache, text, lambda given: builder.tokenize(given)[0])
 
     def check_cites(self) -> Mapping[int, tuple[int, ...]]:
         """Layer -> the heads that `cite` goes by; measured where they are not known yet. Raises CalibrationError."""
@@ -51,7 +51,7 @@ def cite(
     prompt: Prompt,
     cache: CompactCache,
     text: str,
-    encode: Callable[[str], Tensor],
+    tokenize: Callable[[str], Tensor],
 ) -> tuple[Citation, ...]:
     """For each sentence of an answer the parts of the documents that its tokens look at most.
 
@@ -61,20 +61,20 @@ def cite(
 
     Args:
         heads: layer -> heads.
-        encode: gives the tokens (n, 3) of a text from outside: id, first and end character.
+        tokenize: gives the tokens (n, 3) of a text from outside: id, first and end character.
     """
-    sentences, encoded = split_units(text), encode(text)
-    if not len(encoded) or not sentences:
+    sentences, tokens = split_units(text), tokenize(text)
+    if not len(tokens) or not sentences:
         return ()
-    units, places = _kept_units(prompt, cache)
+    units, numbers = _kept_units(prompt, cache)
     if not units:
         return ()
-    shares = _looks(decoder, heads, cache, encoded, sentences)
-    lengths = torch.bincount(places[places >= 0], minlength=len(units))
+    shares = _looks(decoder, heads, cache, tokens, sentences)
+    lengths = torch.bincount(numbers[numbers >= 0], minlength=len(units))
     words = _Words(prompt, units, lengths)
     found = []
     for sentence, row in zip(sentences, shares, strict=True):
-        sums = torch.zeros(len(units)).index_add_(0, places[places >= 0], row[places >= 0])
+        sums = torch.zeros(len(units)).index_add_(0, numbers[numbers >= 0], row[numbers >= 0])
         worth = sums / lengths.clamp(min=1).sqrt() * (1 + WORDS * words.shared(text[sentence.start : sentence.end]))
         cited = _best(prompt, units, sums, worth)
         if cited:
@@ -90,21 +90,21 @@ def _kept_units(prompt: Prompt, cache: CompactCache) -> tuple[list[tuple[int, Un
     origins = prompt.origins[kept]
     there = set(origins[origins[:, 2] > origins[:, 1], 0].tolist())
     units = [split_units(document.text) if i in there else [] for i, document in enumerate(prompt.documents)]
-    place, inside = unit_places(prompt.documents, units, origins)
-    places = torch.full((len(kept),), -1).masked_scatter_(inside, place)
-    return [(number, unit) for number, each in enumerate(units) for unit in each], places
+    found, inside = unit_numbers(prompt.documents, units, origins)
+    numbers = torch.full((len(kept),), -1).masked_scatter_(inside, found)
+    return [(number, unit) for number, each in enumerate(units) for unit in each], numbers
 
 
 def _looks(
-    decoder: Decoder, heads: Mapping[int, tuple[int, ...]], cache: CompactCache, encoded: Tensor, sentences: list[Unit]
+    decoder: Decoder, heads: Mapping[int, tuple[int, ...]], cache: CompactCache, tokens: Tensor, sentences: list[Unit]
 ) -> Tensor:
     """(sentences, kept context): the share of what its tokens look at in the context that falls on each token."""
-    ends = encoded[:, 2].long()
+    ends = tokens[:, 2].long()
     starts = torch.tensor([sentence.start for sentence in sentences])
     number = (torch.searchsorted(starts, ends - 1, right=True) - 1).clamp(min=0)
     rows = (number == torch.arange(len(sentences))[:, None]).float()
     look = QuestionLook(heads, 0, rows / rows.sum(1, keepdim=True).clamp(min=1))
-    ids = encoded[:, 0].long().to(decoder.device)[None]
+    ids = tokens[:, 0].long().to(decoder.device)[None]
     positions = cache.next_position + torch.arange(ids.shape[1], device=decoder.device)[None]
     end = max(heads) + 1
     past = cache.entries.layers(0, end).to_cache()
@@ -137,11 +137,11 @@ class _Words:
 def _best(prompt: Prompt, units: list[tuple[int, Unit]], sums: Tensor, worth: Tensor) -> tuple[Cited, ...]:
     """The parts of most worth, each with its share `sums`."""
     order = worth.argsort(descending=True, stable=True)[:MOST_CITED].tolist()
-    best = [place for place in order if worth[place] > 0 and worth[place] >= _NEARLY * worth[order[0]]]
+    best = [index for index in order if worth[index] > 0 and worth[index] >= _NEARLY * worth[order[0]]]
     return tuple(
-        _cited(prompt.documents[number], number, unit, float(sums[place]))
-        for place in best
-        for number, unit in (units[place],)
+        _cited(prompt.documents[number], number, unit, float(sums[index]))
+        for index in best
+        for number, unit in (units[index],)
     )
 
 

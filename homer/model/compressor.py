@@ -65,7 +65,7 @@ class Compressor:
         if not isinstance(model, HomerModel):
             raise InputError(f"model is a {type(model).__name__}: give a HomerModel, HomerModel.from_pretrained(...)")
         self._model, self._marker = model, check_text("marker", marker)
-        self._builder = PromptBuilder(model.require_tokenizer("compress documents"))
+        self._builder = PromptBuilder(model.require_tokenizer("compress documents"), model.chat_template_kwargs)
         if count is not None and not callable(count):
             raise InputError(f"count={count!r} is no function: give one from a text to its number of tokens")
         self._counts = count
@@ -207,7 +207,7 @@ class Compressor:
 
     def _count(self, text: str) -> int:
         if self._counts is None:
-            return len(self._builder.encode(text)[0])
+            return len(self._builder.tokenize(text)[0])
         tokens = self._counts(text)
         check_whole("what count gives for a text", tokens, 0)
         return int(tokens)

@@ -257,7 +257,7 @@ class HomerModel(CitingModel):
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, in which nothing is a control token."""
-        ids: list[int] = self._builder("tokenize").encode(text)[0][:, 0].tolist()
+        ids: list[int] = self._builder("tokenize").tokenize(text)[0][:, 0].tolist()
         return ids
 
     def measure(self) -> Calibration | None:

@@ -49,9 +49,9 @@ class Parts:
         counts = torch.tensor([len(each) for each in units])
         firsts = (0, *counts.cumsum(0).tolist())
         owners = torch.arange(len(units)).repeat_interleave(counts)
-        place, inside = unit_places(prompt.documents, units, prompt.origins)
+        numbers, inside = unit_numbers(prompt.documents, units, prompt.origins)
         votes, ones = votes.double(), torch.ones(1, votes.shape[1], dtype=torch.float64)
-        sums, tokens = (_sums(each[:, inside], place, len(owners)) for each in (votes, ones))
+        sums, tokens = (_sums(each[:, inside], numbers, len(owners)) for each in (votes, ones))
         passages = _passages(units, tokens[0].long().tolist())
         whole = (_with_titles(prompt, inside, passages, owners, *side) for side in ((votes, sums), (ones, tokens)))
         return cls(
@@ -93,7 +93,7 @@ class Parts:
         return each.pow(self.sharpness).mean(0).pow(1 / self.sharpness)
 
 
-def unit_places(
+def unit_numbers(
     documents: Sequence[Document], units: Sequence[Sequence[Unit]], origins: Tensor
 ) -> tuple[Tensor, Tensor]:
     """For every token of a text, of those with `origins` (n, 3), the number of its unit, all documents' in a row.
@@ -110,8 +110,8 @@ def unit_places(
     numbers, ends = origins[inside, 0].long(), origins[inside, 2].long()
     longest = 1 + max(len(document.text) for document in documents)
     starts = owners * longest + torch.tensor([unit.start for each in units for unit in each], dtype=torch.long)
-    place = torch.searchsorted(starts, numbers * longest + ends - 1, right=True) - 1
-    return torch.maximum(place, firsts[numbers]), inside  # white space before the first unit is that one's
+    found = torch.searchsorted(starts, numbers * longest + ends - 1, right=True) - 1
+    return torch.maximum(found, firsts[numbers]), inside  # white space before the first unit is that one's
 
 
 def _passages(units: Sequence[list[Unit]], tokens: Sequence[int]) -> Tensor:
@@ -138,9 +138,9 @@ def _with_titles(
     )
 
 
-def _sums(values: Tensor, place: Tensor, count: int) -> Tensor:
-    """(n, count) sums of values (n, length) that have the same `place` (length,)."""
-    return values.new_zeros(len(values), count).index_add_(1, place, values)
+def _sums(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    """(n, count) sums of values (n, length) over `groups` (length,)."""
+    return values.new_zeros(len(values), count).index_add_(1, groups, values)
 
 
 def _density(votes: Tensor, tokens: Tensor) -> Tensor:

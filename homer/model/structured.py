@@ -13,7 +13,7 @@ from homer.text.constraining.grammar import Grammar
 from homer.text.constraining.quoting import quoting
 from homer.text.constraining.schema import parse, schema_of
 from homer.text.prompt import DEFAULT_SYSTEM
-from homer.text.tools import ToolTexts, in_words, marks_of, shares_a_word, texts_for
+from homer.text.tools import ToolTexts, in_words, marks_of, shares_a_word, texts_for, usual_words
 from homer.view.answer import Answer
 
 _QUOTES = "homer_quotes_arguments"  # in a tokenizer's settings: the model only quotes, as the small one that ships
@@ -79,7 +79,8 @@ def make_turn(
     otherwise = None if schema is None else Grammar.json_schema(schema)
     told = "" if schema is None else _instruction(schema)
     if choice == "none" or (not known and choice == "auto"):
-        return Turn(in_words(messages, ToolTexts("", "").with_told(told) if told else None), otherwise)
+        texts = ToolTexts("", "", usual=usual_words(tokenizer)).with_told(told) if told else None
+        return Turn(in_words(messages, texts), otherwise)
     if not known:
         raise GenerationError(f"tool_choice={choice!r} but no tools: give tools, or leave it out")
     texts = texts_for(tokenizer, known)

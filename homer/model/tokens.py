@@ -33,7 +33,7 @@ from homer.plan.schedule import MergePlan
 from homer.significance.calibration import Calibration, load_calibration
 from homer.significance.choosing import as_significance, settled
 from homer.significance.scoring import Scoring, scoring_for
-from homer.text.ids import TokenIds, check_ids, check_of_documents
+from homer.text.ids import TokenIds, check_ids, check_numbers, check_ranks
 from homer.text.prompt import span_that_asks
 from homer.text.thinking import as_options
 
@@ -164,7 +164,7 @@ class TokenModel:
         parts = [check_ids(name, ids, self.decoder.vocabulary) for name, ids in given.items()]
         lens = None if document_lens is None else tuple(check_list("document_lens", document_lens, "lengths in tokens"))
         resolved, plan = self._settings.plan(config or self.config, [len(part) for part in parts], lens)
-        known = check_of_documents(document_numbers, document_ranks, len(parts[1]))
+        known = check_numbers(document_numbers, len(parts[1])), check_ranks(document_ranks, len(parts[1]))
         return self._compress(
             *(torch.cat(parts), plan, resolved, lens, question_span), known=known, progress=progress, watch=watch
         )

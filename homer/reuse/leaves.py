@@ -67,12 +67,12 @@ class KeptLeaves(Leaves):
 
     def _survivors(self, tokens: Tensor) -> list[LeafStates]:
         """Of every leaf's states, those of the context tokens that came through the whole tree."""
-        places = tokens - self._plan.prefix_len
+        indices = tokens - self._plan.prefix_len
         ends = torch.tensor([end for _, end in self._plan.spans])
-        borders = itertools.pairwise([0, *torch.searchsorted(places.cpu(), ends).tolist()])
+        borders = itertools.pairwise([0, *torch.searchsorted(indices.cpu(), ends).tolist()])
         found = []
         for (leaf, rows), (start, _), (a, b) in zip(self._held, self._plan.spans, borders, strict=True):
-            wanted = places[a:b] - start
+            wanted = indices[a:b] - start
             found.append(leaf.take(wanted if rows is None else torch.searchsorted(rows, wanted)))
         return found
 
@@ -114,8 +114,8 @@ class KeptLeaves(Leaves):
         positions = torch.arange(plan.suffix_start, plan.suffix_start + plan.suffix_len, device=device)
         mask = None
         if any(pads):
-            places = torch.arange(cache.get_seq_length() + plan.suffix_len, device=device)
-            mask = (places >= torch.tensor(pads, device=device)[:, None]).long()
+            columns = torch.arange(cache.get_seq_length() + plan.suffix_len, device=device)
+            mask = (columns >= torch.tensor(pads, device=device)[:, None]).long()
         end = plan.layers[0][1]
         question = walk.question(0)
         if question is not None and mask is not None:

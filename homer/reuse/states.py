@@ -114,7 +114,7 @@ def kept_cache(prefix: LeafStates, leaves: Sequence[LeafStates]) -> tuple[Dynami
     """A cache of leaves of any lengths, each behind the prefix, which stays as it is when more tokens run on top.
 
     Returns:
-        The cache, and how many places of padding stand before each leaf.
+        The cache, and how many columns of padding stand before each leaf.
     """
     longest = max(map(len, leaves))
     pads = [longest - len(leaf) for leaf in leaves]

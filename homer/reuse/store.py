@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +19,10 @@ import torch
 from torch import Tensor
 
 from homer.backends.base import Decoder
+from homer.base.arguments import check_whole
 from homer.base.folder import StoreFolder
 from homer.base.locks import Lock
+from homer.base.recent import Recent
 from homer.base.tensorfile import read_tensors, write_tensors
 from homer.errors import ConfigError, StoreError
 from homer.reuse.states import LeafStates
@@ -73,10 +74,10 @@ class StateStore:
         strict: bool = False,
     ) -> None:
         for name, value in (("device_bytes", device_bytes), ("memory_bytes", memory_bytes), ("disk_bytes", disk_bytes)):
-            if value is not None and value < 0:
-                raise ConfigError(f"{name}={value} is no number of bytes: it must be at least 0")
+            if value is not None:
+                check_whole(name, value, 0, error=ConfigError)
         self._device_bytes, self._strict, self._warned = device_bytes, strict, False
-        self._device, self._memory = _Tier(device_bytes or 0), _Tier(memory_bytes)
+        self._device, self._memory = (_tier(limit) for limit in (device_bytes or 0, memory_bytes))
         self._lock = Lock()
         self._folder = None if folder is None else _Files(Path(folder), disk_bytes)
 
@@ -84,7 +85,7 @@ class StateStore:
     def nbytes(self) -> dict[str, int]:
         """Bytes held now: on the device, in memory, and on disk."""
         disk = 0 if self._folder is None else self._folder.nbytes()
-        return {"device": self._device.nbytes, "memory": self._memory.nbytes, "disk": disk}
+        return {"device": self._device.held, "memory": self._memory.held, "disk": disk}
 
     def get(self, key: str, device: torch.device) -> LeafStates | None:
         """The states under a key, on the device or in the CPU's memory; None where there are none that are sound."""
@@ -141,7 +142,7 @@ class StateStore:
         """States of memory on the GPU, where they fit without pushing others out."""
         with self._lock:
             self._set_bound(device)
-            if device.type != "cuda" or not self._device.fits(states.nbytes):
+            if device.type != "cuda" or not self._device.fits(states):
                 return states
             states = states.to(device)
             self._device.put(key, states)
@@ -153,39 +154,12 @@ class StateStore:
 
     def _demote(self, entries: list[tuple[str, LeafStates]]) -> None:
         for key, states in entries:
-            if key not in self._memory and states.nbytes <= self._memory.limit:
+            if key not in self._memory and states.nbytes <= self._memory.limit:  # or it would be copied for nothing
                 self._memory.put(key, states.pin())
 
 
-class _Tier:
-    """Entries in memory, the least recently used first."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.nbytes = limit, 0
-        self._entries: OrderedDict[str, LeafStates] = OrderedDict()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._entries
-
-    def fits(self, nbytes: int) -> bool:
-        return self.nbytes + nbytes <= self.limit
-
-    def get(self, key: str) -> LeafStates | None:
-        if key in self._entries:
-            self._entries.move_to_end(key)
-        return self._entries.get(key)
-
-    def put(self, key: str, states: LeafStates) -> list[tuple[str, LeafStates]]:
-        """Take an entry; gives those that had to leave, which may be the new one."""
-        if key in self._entries:
-            self.nbytes -= self._entries.pop(key).nbytes
-        self._entries[key] = states
-        self.nbytes += states.nbytes
-        out = []
-        while self.nbytes > self.limit:
-            out.append(self._entries.popitem(last=False))
-            self.nbytes -= out[-1][1].nbytes
-        return out
+def _tier(limit: int) -> Recent[str, LeafStates]:
+    return Recent(limit, lambda states: states.nbytes)
 
 
 class _Files:

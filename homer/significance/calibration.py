@@ -1,4 +1,4 @@
-"""Calibration: how loud a token is by its place alone, at each layer, head and distance; measured by `measuring`."""
+"""Calibration: how loud a token is by its distance alone, at each layer, head and distance; measured by `measuring`."""
 
 from __future__ import annotations
 
@@ -149,9 +149,9 @@ class Calibration:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write safetensors with JSON metadata."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        present = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+        held = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
         facts = json.dumps(self.metadata)
-        save_file(present, path, {"homer_calibration": facts, "sha256": _digest(present, facts)})
+        save_file(held, path, {"homer_calibration": facts, "sha256": _digest(held, facts)})
 
     def check_fits(self, layers: int, longest: int) -> None:
         """Raise CalibrationError unless it covers `layers` layers and chunks of `longest` positions."""

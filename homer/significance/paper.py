@@ -1,4 +1,4 @@
-"""Paper: the method's own significance, less what a token's place alone makes of it."""
+"""Paper: the method's own significance, less what a token's distance alone makes of it."""
 
 from __future__ import annotations
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from homer.base.arguments import check_real, check_whole
 from homer.errors import CalibrationError, ConfigError
 from homer.significance.base import Observation, Significance
 from homer.significance.calibration import Calibration
 
-_SHARPEST, _STRONGEST = 16.0, 16.0
+_WEIGHTS = {"evidence_heads": 1.0, "passages": None, "words": None, "prior": 16.0, "sharpness": 16.0}  # at most
 _LEAST = 1e-30  # of worth: nothing at all has a logarithm too
 FAINT = 1e-2  # attention that a stretch of the question must give to count: less is noise
 
@@ -60,18 +61,11 @@ class Question(Significance):
         return self.words > 0
 
     def __post_init__(self) -> None:
-        if self.most_heads < 1:
-            raise ConfigError(f"most_heads={self.most_heads} leaves none: give at least 1")
-        if not 0 <= self.evidence_heads <= 1:
-            raise ConfigError(f"evidence_heads={self.evidence_heads} is no share: give a number from 0 to 1")
-        if self.passages < 0:
-            raise ConfigError(f"passages={self.passages} is below 0: give a weight of at least 0")
-        if self.words < 0:
-            raise ConfigError(f"words={self.words} is below 0: give a weight of at least 0")
-        if not 0 <= self.prior <= _STRONGEST:
-            raise ConfigError(f"prior={self.prior} is no weight: give a number from 0 to {_STRONGEST}")
-        if not 0 < self.sharpness <= _SHARPEST:
-            raise ConfigError(f"sharpness={self.sharpness} is no power: give a number above 0, {_SHARPEST} at most")
+        check_whole("most_heads", self.most_heads, 1, error=ConfigError)
+        for name, most in _WEIGHTS.items():
+            check_real(name, getattr(self, name), 0.0, most, ConfigError)
+        if not self.sharpness:
+            raise ConfigError(f"sharpness=0 leaves no vote: give a power above 0, {_WEIGHTS['sharpness']} at most")
 
     def observe(self, first: int, end: int, layers: int) -> Iterable[int]:
         """None: the last token has no say."""
@@ -135,12 +129,12 @@ class Question(Significance):
         moves = (documents >= 0).nonzero().flatten()
         if not self.best_last or not len(moves):
             return None
-        place = torch.arange(len(documents), device=documents.device)
+        index = torch.arange(len(documents), device=documents.device)
         looked = scores.mean(0)
         if words is not None:
             looked = looked * (self.words * (words - words.max())).exp()
         worth = density(looked, documents)
-        worth = worth.masked_fill(place < moves[0], -torch.inf).masked_fill(place > moves[-1], torch.inf)
+        worth = worth.masked_fill(index < moves[0], -torch.inf).masked_fill(index > moves[-1], torch.inf)
         return worth.argsort(stable=True)
 
 
@@ -157,18 +151,18 @@ def density(values: Tensor, groups: Tensor) -> Tensor:
 
     A plain mean would favour fragments, a plain sum the longest group. What is left of a group stands together.
     """
-    place = runs(groups)
-    sums = torch.zeros_like(values).index_add_(-1, place, values)
-    lengths = sums.new_zeros(values.shape[-1]).index_add_(0, place, sums.new_ones(values.shape[-1]))
-    return (sums / lengths.clamp(min=1).sqrt())[..., place]
+    run = runs(groups)
+    sums = torch.zeros_like(values).index_add_(-1, run, values)
+    lengths = sums.new_zeros(values.shape[-1]).index_add_(0, run, sums.new_ones(values.shape[-1]))
+    return (sums / lengths.clamp(min=1).sqrt())[..., run]
 
 
 def in_order(worth: Tensor, groups: Tensor) -> Tensor:
     """Ranks (length,) by which groups survive whole, the one of most worth first, and of one its beginning."""
-    place = runs(groups)
+    run = runs(groups)
     order = worth.argsort(descending=True, stable=True)
     position = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    first = torch.full_like(position, len(position)).scatter_reduce_(0, place, position, "amin")[place]
+    first = torch.full_like(position, len(position)).scatter_reduce_(0, run, position, "amin")[run]
     inside = torch.arange(len(worth), device=worth.device) / (len(worth) + 1)
     return -(first.to(worth.dtype) + inside.to(worth.dtype))
 
@@ -180,9 +174,9 @@ def runs(groups: Tensor) -> Tensor:
 
 def best_heads(shares: Tensor, most: int, least: float) -> dict[int, tuple[int, ...]]:
     """Layer -> heads of the largest of shares (layers, heads): `most` of them, none below `least` of the largest."""
-    values, places = shares.flatten().sort(descending=True)
+    values, order = shares.flatten().sort(descending=True)
     count = min(most, int((values >= least * values[0]).sum()))
-    return by_layer([divmod(place, shares.shape[1]) for place in places[:count].tolist()])
+    return by_layer([divmod(head, shares.shape[1]) for head in order[:count].tolist()])
 
 
 def by_layer(heads: Iterable[tuple[int, int]]) -> dict[int, tuple[int, ...]]:

@@ -102,8 +102,8 @@ def by_sentence(scores: Tensor, sentences: Tensor, prefix_len: int, suffix_len: 
     """
     end = scores.shape[-1] - suffix_len
     own, number = scores[:, prefix_len:end], sentences[:, prefix_len:end].to(scores.device)
-    place = F.pad((number.diff() != 0).long().cumsum(1), (1, 0))
-    best = torch.full_like(own, -torch.inf).scatter_reduce(1, place, own, "amax").gather(1, place)
+    run = F.pad((number.diff() != 0).long().cumsum(1), (1, 0))
+    best = torch.full_like(own, -torch.inf).scatter_reduce(1, run, own, "amax").gather(1, run)
     return torch.cat([scores[:, :prefix_len], best + 1e-3 * own, scores[:, end:]], -1)
 
 

@@ -76,8 +76,8 @@ def _after(marks: Tensor) -> Tensor:
 
 def _since(first: Tensor) -> Tensor:
     """(n,), how many tokens ago the last mark was."""
-    place = torch.arange(len(first))
-    return place - torch.where(first, place, 0).cummax(0).values
+    index = torch.arange(len(first))
+    return index - torch.where(first, index, 0).cummax(0).values
 
 
 def _cut(first: Tensor, longest: int) -> Tensor:

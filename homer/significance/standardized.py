@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from homer.base.arguments import check_real
 from homer.errors import ConfigError
 from homer.significance.base import Observation, Significance
 from homer.significance.scores import by_sentence, own_norms, pool, running, z_scores
@@ -47,8 +48,7 @@ class Standardized(Significance):
     def __post_init__(self) -> None:
         if self.window < 1 or self.window % 2 == 0:
             raise ConfigError(f"window={self.window} has no middle: give an odd number of at least 1")
-        if not 0 <= self.evidence_heads <= 1:
-            raise ConfigError(f"evidence_heads={self.evidence_heads} is no share: give a number from 0 to 1")
+        check_real("evidence_heads", self.evidence_heads, 0.0, 1.0, ConfigError)
 
     def observe(self, first: int, end: int, layers: int) -> Iterable[int]:
         """Those from `first_layer` on; the last one in any case."""
@@ -105,7 +105,7 @@ def _at_least(shares: dict[int, list[float]], least: float) -> Heads:
 
 
 def _rows(x: Tensor, numbers: list[int], dim: int) -> Tensor:
-    """Some places of x along `dim`; x itself where that is all of it. Views, since an index would wait for the GPU."""
+    """Some rows of x along `dim`; x itself where that is all of it. Views, since an index would wait for the GPU."""
     if len(numbers) == x.shape[dim]:
         return x
     return torch.stack([x.select(dim, number) for number in numbers], dim)

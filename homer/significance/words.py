@@ -45,25 +45,25 @@ def shared_words(
     if not asked or not context:
         return told
     inside = slice(context.start, context.stop)
-    places, numbers = _found(_text(known, ids[inside]), asked)
+    starts, numbers = _found(_text(known, ids[inside]), asked)
     ends = sizes[ids[inside].clamp(max=len(known) - 1)].cumsum(0)
-    tokens = torch.searchsorted(ends, places, right=True)
+    tokens = torch.searchsorted(ends, starts, right=True)
     scores = [bm25(runs(groups[inside]), tokens, numbers, len(asked)) for groups in (passages, sentences)]
     told[inside] = scores[0] + SENTENCES * scores[1]
     return told
 
 
-def bm25(groups: Tensor, places: Tensor, terms: Tensor, count: int) -> Tensor:
+def bm25(groups: Tensor, tokens: Tensor, terms: Tensor, count: int) -> Tensor:
     """(tokens,), the BM25 of each token's group, in nats, by the words that passages and sentences share.
 
     Args:
         groups: (tokens,), numbers of groups, counted from 0.
-        places, terms: (found,) each: the token at which a word of the question stands, and the number of that word.
+        tokens, terms: (found,) each: the token at which a word of the question stands, and the number of that word.
         count: so many different words the question has.
     """
     number = int(groups[-1]) + 1
     lengths = torch.bincount(groups, minlength=number)
-    times = torch.bincount(groups[places] * count + terms, minlength=number * count).view(number, count)
+    times = torch.bincount(groups[tokens] * count + terms, minlength=number * count).view(number, count)
     having = (times > 0).sum(0)
     weights = (1 + (number - having + 0.5) / (having + 0.5)).log()
     least = SATURATION * (1 - BY_LENGTH + BY_LENGTH * lengths / lengths.float().mean())
@@ -90,8 +90,8 @@ def _found(text: str, asked: Sequence[str]) -> tuple[Tensor, Tensor]:
     either = [rf"\b(?:{'|'.join(words)})"] * bool(words) + [f"(?=({'|'.join(pairs)}))"] * bool(pairs)
     matches = re.finditer("|".join(either), text)
     found = [(match.start(), number[match[0] or match[1]]) for match in matches]
-    places, numbers = zip(*found, strict=True) if found else ((), ())
-    return torch.tensor(places, dtype=torch.long), torch.tensor(numbers, dtype=torch.long)
+    starts, numbers = zip(*found, strict=True) if found else ((), ())
+    return torch.tensor(starts, dtype=torch.long), torch.tensor(numbers, dtype=torch.long)
 
 
 def _text(known: Sequence[str], ids: Tensor) -> str:

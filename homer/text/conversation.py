@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from homer.base.arguments import replace_surrogates
 from homer.errors import InputError
 from homer.text.documents import Document, DocumentLike, to_documents
-from homer.text.prompt import PLACE, Prompt, PromptBuilder, asking
+from homer.text.prompt import DEFAULT_SYSTEM, PLACE, Prompt, PromptBuilder, asking
 from homer.text.template import TRUSTED, Message
 from homer.text.thinking import KEY
+from homer.text.tools import said
 
 EARLIER_TITLE = "Earlier conversation"
 _MERGED = 8  # tokens that a message may lose to its neighbours, and more than any ever does
@@ -54,7 +55,8 @@ def build_conversation(
     Raises:
         InputError: messages that are no conversation, a bad document, or nothing that could be compressed.
     """
-    messages, texts = check_messages(messages), to_documents(documents)
+    texts = to_documents(documents)
+    messages = check_messages(said(messages, DEFAULT_SYSTEM if texts and place is None else None))
     if place is not None and (not isinstance(place, str) or not place):
         raise InputError(f"place={place!r} is no text that can stand in a message: give one, or None")
     if place is not None and not texts:
@@ -79,7 +81,7 @@ def _beyond(builder: PromptBuilder, messages: Sequence[Message], limit: int) -> 
     """
     texts = [message["content"].replace(TRUSTED, "").strip() for message in messages if message["role"] == "user"]
     most = limit + _MERGED * len(texts)
-    return sum(map(len, texts)) > most and sum(map(len, builder.encode(*texts))) > most
+    return sum(map(len, texts)) > most and sum(map(len, builder.tokenize(*texts))) > most
 
 
 def _around(
@@ -203,11 +205,11 @@ def _split_longest(
     last = len(messages) - 1  # which is never blank
     systems = [n for n, message in enumerate(messages[:-1]) if message["role"] == "system"]
     candidates = [*(n for n in systems if messages[n]["content"].strip()), last]
-    texts = builder.encode(*(messages[number]["content"] for number in candidates))
-    encoded = dict(zip(candidates, texts, strict=True))
-    number = max(candidates, key=lambda n: len(encoded[n]))
+    tokenized = builder.tokenize(*(messages[number]["content"] for number in candidates))
+    tokens = dict(zip(candidates, tokenized, strict=True))
+    number = max(candidates, key=lambda n: len(tokens[n]))
     text = messages[number]["content"]
-    start, end = split_text(text, encoded[number][:, 1].tolist(), limits.max_chunk_len)
+    start, end = split_text(text, tokens[number][:, 1].tolist(), limits.max_chunk_len)
     if not text[start:end].strip():
         raise InputError(
             f"{len(systems) + 1} system and user messages are longer together than half of "

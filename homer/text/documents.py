@@ -60,7 +60,7 @@ DocumentLike = str | Mapping[str, Any] | Document
 def to_document(document: DocumentLike, number: int = 1) -> Document:
     """A string, or a mapping with `text` and maybe `title` and `score`, as a Document; a Document stays as it is.
 
-    Halves of surrogate pairs become U+FFFD, which leaves every place in the text where it was. A path as title stands
+    Halves of surrogate pairs become U+FFFD, which leaves every character where it was. A path as title stands
     for its file name, and what names nothing, such as NaN, for no title.
 
     Raises:

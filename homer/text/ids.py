@@ -26,44 +26,31 @@ def check_ids(name: str, ids: TokenIds, vocabulary: int) -> Tensor:
     return tensor
 
 
-def check_numbers(numbers: TokenIds, tokens: int) -> Tensor:
-    """Numbers of documents, one a token of a context, as a long tensor (tokens,) on the CPU.
+def check_numbers(numbers: TokenIds | None, tokens: int) -> Tensor | None:
+    """Numbers of documents, one a token of a context, as a long tensor (tokens,) on the CPU; None where none are given.
 
     Raises:
         InputError: no numbers, another count, or a number below -1.
     """
-    tensor = _whole_numbers("document_numbers", numbers, "numbers")
-    if len(tensor) != tokens:
-        raise InputError(f"document_numbers holds {len(tensor)} for {tokens} tokens of the context: give one a token")
-    if tensor.numel() and int(tensor.min()) < -1:
-        raise InputError(
-            f"document_numbers holds {int(tensor.min())}: give the document's number, or -1 for what keeps its place"
-        )
-    return tensor
-
-
-def check_ranks(ranks: TokenIds, tokens: int) -> Tensor:
-    """Ranks of documents, one a token of a context, as a long tensor (tokens,) on the CPU.
-
-    Raises:
-        InputError: no numbers, another count, or a rank below 1.
-    """
-    tensor = _whole_numbers("document_ranks", ranks, "ranks")
-    if len(tensor) != tokens:
-        raise InputError(f"document_ranks holds {len(tensor)} for {tokens} tokens of the context: give one a token")
-    if tensor.numel() and int(tensor.min()) < 1:
-        raise InputError(f"document_ranks holds {int(tensor.min())}: ranks count from 1, the best one")
-    return tensor
-
-
-def check_of_documents(
-    numbers: TokenIds | None, ranks: TokenIds | None, tokens: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Numbers and ranks of documents, as far as they are given. Raises InputError."""
-    return (
-        None if numbers is None else check_numbers(numbers, tokens),
-        None if ranks is None else check_ranks(ranks, tokens),
+    return _one_a_token(
+        "document_numbers", numbers, tokens, -1, "the document's number, or -1 for what keeps its place"
     )
+
+
+def check_ranks(ranks: TokenIds | None, tokens: int) -> Tensor | None:
+    """Ranks of documents, likewise; the best one is 1. Raises InputError."""
+    return _one_a_token("document_ranks", ranks, tokens, 1, "ranks that count from 1, the best one")
+
+
+def _one_a_token(name: str, given: TokenIds | None, tokens: int, least: int, wanted: str) -> Tensor | None:
+    if given is None:
+        return None
+    tensor = _whole_numbers(name, given, "numbers")
+    if len(tensor) != tokens:
+        raise InputError(f"{name} holds {len(tensor)} for {tokens} tokens of the context: give one a token")
+    if tensor.numel() and int(tensor.min()) < least:
+        raise InputError(f"{name} holds {int(tensor.min())}: give {wanted}")
+    return tensor
 
 
 def _whole_numbers(name: str, ids: TokenIds, kind: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 from array import array
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from homer.base.locks import Lock
+from homer.base.recent import Recent
 
 ROW = 12  # bytes of a token: its id, its first and its end character, 32 bits each
 _BESIDES = 150  # bytes that an entry takes beside its rows
@@ -20,39 +20,32 @@ class TokenCache:
     """Rows of tokens by a key, those used last, up to so many bytes; may be used by several threads at once."""
 
     def __init__(self, limit: int) -> None:
-        self.limit, self.nbytes = limit, 0
-        self._rows: collections.OrderedDict[bytes, bytes] = collections.OrderedDict()
+        self._rows: Recent[bytes, bytes] = Recent(limit, lambda rows: len(rows) + _BESIDES)
         self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._rows.held
+
     def find(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """The rows of those keys that are here."""
-        found = {}
         with self._lock:
-            for key in keys:
-                if key in self._rows:
-                    found[key] = self._rows[key]
-                    self._rows.move_to_end(key)
-        return found
+            return {key: rows for key in keys if (rows := self._rows.get(key)) is not None}
 
     def put(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep rows by their keys; those that were not used for the longest time leave."""
         with self._lock:
             for key, rows in entries:
-                if key not in self._rows and len(rows) + _BESIDES <= self.limit:
-                    self._rows[key] = rows
-                    self.nbytes += len(rows) + _BESIDES
-            while self.nbytes > self.limit:
-                _, rows = self._rows.popitem(last=False)
-                self.nbytes -= len(rows) + _BESIDES
+                self._rows.put(key, rows)
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._rows.clear()
-            self.nbytes = 0
 
 
 TOKENS = TokenCache(1 << 26)  # of all tokenizers: about five million tokens
@@ -60,8 +53,8 @@ TOKENS = TokenCache(1 << 26)  # of all tokenizers: about five million tokens
 
 def pack(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> bytes:
     """Token ids with the characters of each as bytes, in which Python's garbage collector finds no objects."""
-    rows, places = array("i", bytes(ROW * len(ids))), array("i", itertools.chain.from_iterable(offsets))
-    rows[0::3], rows[1::3], rows[2::3] = array("i", ids), places[0::2], places[1::2]
+    rows, edges = array("i", bytes(ROW * len(ids))), array("i", itertools.chain.from_iterable(offsets))
+    rows[0::3], rows[1::3], rows[2::3] = array("i", ids), edges[0::2], edges[1::2]
     return rows.tobytes()
 
 

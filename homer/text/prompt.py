@@ -17,7 +17,7 @@ from homer.text.documents import Document, DocumentLike, document_numbers, docum
 from homer.text.kept import ROW, pack, unpack
 from homer.text.template import ChatTemplate, Message
 from homer.text.thinking import Thinking
-from homer.text.tokenizing import Encoder, Piece
+from homer.text.tokenizing import Piece, PieceTokenizer
 
 DEFAULT_SYSTEM = "Answer the question from the documents below. Keep the answer short."
 _LABEL = "Question: "
@@ -86,8 +86,8 @@ class PromptBuilder:
         tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._template = ChatTemplate(tokenizer, template_options)
-        self._encoder = Encoder(tokenizer, self._template.markers(), tick)
-        self._leading = self._encoder.leading_ids() if self._template.plain else []
+        self._tokenizer = PieceTokenizer(tokenizer, self._template.markers(), tick)
+        self._leading = self._tokenizer.leading_ids() if self._template.plain else []
 
     @property
     def thinking(self) -> Thinking | None:
@@ -139,14 +139,14 @@ class PromptBuilder:
     def affix(self, messages: Sequence[Message], place: str) -> Affix:
         """Prefix and suffix of messages in one of which `place` stands, once."""
         before, after = _cut(self._template.lay_out(messages), place)
-        prefix_ids, suffix = self._encoder.encode(*before).ids, self._encoder.encode(*after)
+        prefix_ids, suffix = self._tokenizer.tokenize(*before).ids, self._tokenizer.tokenize(*after)
         span = _tokens_within(suffix.offsets, _question_chars(after))
         return Affix(_long(self._leading + prefix_ids), _long(suffix.ids), span)
 
     def whole(self, messages: Sequence[Message]) -> Prompt:
         """The prompt that is the chat template's, token for token; its context is the last message."""
         *_, last, end = pieces = self._template.lay_out(messages)
-        ids, offsets = self._encoder.encode(*pieces)
+        ids, offsets = self._tokenizer.tokenize(*pieces)
         stop = sum(len(piece.text) for piece in pieces) - len(end.text)
         start = stop - len(last.text)
         _, starts, stops = unpack([pack(ids, offsets)]).unbind(1)
@@ -163,26 +163,26 @@ class PromptBuilder:
 
     def question_in(self, suffix_ids: Tensor) -> tuple[int, int]:
         """(first, end) of what asks in a suffix (n,) of ids: all but what the template puts around it."""
-        closing = self._encoder.encode(self._template.lay_out([{"role": "user", "content": "?"}])[-1]).ids
+        closing = self._tokenizer.tokenize(self._template.lay_out([{"role": "user", "content": "?"}])[-1]).ids
         ids = suffix_ids.tolist()
         end = len(ids) - len(closing) if closing and ids[-len(closing) :] == closing else len(ids)
-        asks = [i for i in range(end) if ids[i] not in self._encoder.control_ids]
+        asks = [i for i in range(end) if ids[i] not in self._tokenizer.control_ids]
         return (asks[0], asks[-1] + 1) if asks else (0, len(ids))
 
-    def encode(self, *texts: str) -> list[Tensor]:
+    def tokenize(self, *texts: str) -> list[Tensor]:
         """Of every text from outside its tokens (n, 3): id, first and end character. Raises InputError on no text."""
         checked = [check_text("what is to be tokenized", text) for text in texts]
-        return [unpack([packed]) for packed in self._encoder.encode_texts(checked)]
+        return [unpack([packed]) for packed in self._tokenizer.tokenize_texts(checked)]
 
     def _context(self, documents: Sequence[Document], order: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Ids (n,) and origins (n, 3) of the documents in this order."""
         filled = [(number, documents[number]) for number in order if not documents[number].blank]
-        packed = self._encoder.encode_texts(document.render() for _, document in filled)
+        packed = self._tokenizer.tokenize_texts(document.render() for _, document in filled)
         counts = _long([len(rows) // ROW for rows in packed])
         sides = _long([(number, len(document.header), len(document.text)) for number, document in filled])
         numbers, shifts, lengths = sides.view(-1, 3).repeat_interleave(counts, 0).unbind(1)
         ids, first, end = unpack(packed).unbind(1)
-        spans = [(places - shifts).clamp_(min=0).minimum(lengths) for places in (first, end)]
+        spans = [(edges - shifts).clamp_(min=0).minimum(lengths) for edges in (first, end)]
         return ids.contiguous(), torch.stack([numbers, *spans], 1)
 
 

@@ -78,14 +78,14 @@ def decode_text(name: str | os.PathLike[str], content: bytes, charset: str = "ut
     except LookupError:
         raise UnreadableError(name, f"is said to be {charset!r}, which is no charset: convert it to UTF-8") from None
     except UnicodeError as error:
-        place = getattr(error, "start", "?")
-        problem = f"is no {encoding.upper()} text (byte {place}): convert it to text first"
+        at = getattr(error, "start", "?")
+        problem = f"is no {encoding.upper()} text (byte {at}): convert it to text first"
         raise UnreadableError(name, problem.replace("-SIG", "")) from None
-    place = text.find("\0")
-    if place >= 0:
+    zero = text.find("\0")
+    if zero >= 0:
         raise UnreadableError(
             name,
-            f"holds a zero at character {place}, so it is no text, or UTF-16 without a byte order mark: convert it to "
+            f"holds a zero at character {zero}, so it is no text, or UTF-16 without a byte order mark: convert it to "
             f"UTF-8 first",
         )
     return text

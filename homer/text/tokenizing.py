@@ -1,7 +1,7 @@
 """Text to token ids, so that text from outside can never become a control token.
 
 A tokenizer turns `</s>` or `<|assistant|>` in a document into the control token of that name. Here such
-text is cut inside the name and the parts are encoded by themselves: the same characters, as plain text.
+text is cut inside the name and the parts are tokenized by themselves: the same characters, as plain text.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from homer.base.arguments import replace_surrogates
 from homer.base.locks import Lock
 from homer.errors import InputError
 from homer.text.kept import TOKENS, pack
+from homer.text.widths import Widths
 
 _BRACKETED = re.compile(r"[\[<{(|#]\S+[\]>})|#]")
 _LOCK = Lock()  # while one thread changes a fast tokenizer, none other may
@@ -37,20 +38,20 @@ class Piece(NamedTuple):
     trusted: bool = False
 
 
-class Encoded(NamedTuple):
+class Tokenized(NamedTuple):
     """Token ids, and (start, end) of each token in the joined text."""
 
     ids: list[int]
     offsets: list[Span]
 
 
-class Encoder:
+class PieceTokenizer:
     """A tokenizer that knows which of its tokens are control tokens.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
         markers: more text that marks turns, as `[/INST]` does in templates without control tokens.
-        tick: called now and then while much is encoded; what it raises ends the work.
+        tick: called now and then while much is tokenized; what it raises ends the work.
     """
 
     def __init__(self, tokenizer: Any, markers: Iterable[str] = (), tick: Callable[[], None] = lambda: None) -> None:
@@ -69,30 +70,31 @@ class Encoder:
             salt = _SALTS.setdefault(tokenizer, secrets.token_bytes(16))
         kind, plain = type(tokenizer), PreTrainedTokenizerFast
         self._direct = kind.__call__ is plain.__call__ and kind._encode_plus is plain._encode_plus
+        self._widths = Widths.of(tokenizer, self.control_ids) if self._direct else None
         self._salt = hashlib.sha256(salt + _state(tokenizer, (*names, *sorted(self.control_ids)))).digest()
 
-    def encode(self, *pieces: Piece) -> Encoded:
-        """Encode pieces as one text, in which only trusted pieces can hold control tokens."""
-        return self.encode_all([pieces])[0]
+    def tokenize(self, *pieces: Piece) -> Tokenized:
+        """Tokenize pieces as one text, in which only trusted pieces can hold control tokens."""
+        return self.tokenize_all([pieces])[0]
 
-    def encode_all(self, texts: Sequence[Sequence[Piece]]) -> list[Encoded]:
-        """As `encode`, for many texts, each of them given as its pieces."""
+    def tokenize_all(self, texts: Sequence[Sequence[Piece]]) -> list[Tokenized]:
+        """As `tokenize`, for many texts, each of them given as its pieces."""
         cutters = [_Cutter(pieces, self._control, self.control_ids) for pieces in texts]
         whole = [[(0, len(cutter.text))] for cutter in cutters]
-        parts: list[list[tuple[int, Encoded]]] = [[] for _ in texts]
+        parts: list[list[tuple[int, Tokenized]]] = [[] for _ in texts]
         while any(whole):
             spans = [(number, span) for number, cutter in enumerate(cutters) for span in cutter.cut(whole[number])]
             whole = [[] for _ in texts]
             fragments = (cutters[number].text[start:end] for number, (start, end) in spans)
-            for (number, span), encoded in zip(spans, self._tokenize(fragments), strict=True):
-                cuts = cutters[number].cuts_of_made(encoded, span)
+            for (number, span), made in zip(spans, self._each(fragments), strict=True):
+                cuts = cutters[number].cuts_of_made(made, span)
                 if cuts:
                     whole[number] += _cut_at(span, cuts)
                 else:
-                    parts[number].append((span[0], encoded))
+                    parts[number].append((span[0], made))
         return [_join(fragments) for fragments in parts]
 
-    def encode_texts(self, texts: Iterable[str]) -> list[bytes]:
+    def tokenize_texts(self, texts: Iterable[str]) -> list[bytes]:
         """Texts from outside as rows of tokens (see `unpack`), each by itself; kept for when they come again."""
         texts = [replace_surrogates(text) for text in texts]
         keys = [hashlib.sha256(self._salt + text.encode()).digest() for text in texts]
@@ -113,11 +115,22 @@ class Encoder:
         """Rows of texts; almost none names a control token, and those that do are cut."""
         for batch in _batches(texts):
             named = [not text or (self._control is not None and self._control.search(text)) for text in batch]
-            encodings = iter(self._encodings([text for text, name in zip(batch, named, strict=True) if not name]))
-            rows = [None if name else self._packed(next(encodings)) for name in named]
-            cut = iter(self.encode_all([[Piece(text)] for text, row in zip(batch, rows, strict=True) if row is None]))
+            plain = iter(self._plain_rows([text for text, name in zip(batch, named, strict=True) if not name]))
+            rows = [None if name else next(plain) for name in named]
+            cut = iter(self.tokenize_all([[Piece(text)] for text, row in zip(batch, rows, strict=True) if row is None]))
             yield from (pack(*next(cut)) if row is None else row for row in rows)
             self._tick()
+
+    def _plain_rows(self, texts: list[str]) -> list[bytes | None]:
+        """Rows of texts that name no control token; None of one whose tokens are for another way to tell."""
+        if self._widths is None or not self._is_whole():
+            return [self._packed(encoding) for encoding in self._encodings(texts)]
+        return self._widths.rows(texts) if texts else []
+
+    def _is_whole(self) -> bool:
+        """Whether nobody has turned on anything that takes tokens away or adds some."""
+        backend = self.tokenizer.backend_tokenizer
+        return self._direct and backend.truncation is None and backend.padding is None
 
     def _packed(self, encoding: Any) -> bytes | None:
         """The rows of a text; None where a normalizer has made control tokens of it."""
@@ -126,16 +139,15 @@ class Encoder:
 
     def _encodings(self, texts: list[str]) -> Sequence[Any]:
         """What tokenizing gives, without the lists that transformers makes of it; they cost more than the tokens."""
-        backend = self.tokenizer.backend_tokenizer
-        if self._direct and backend.truncation is None and backend.padding is None:
-            encodings: Sequence[Any] = backend.encode_batch(texts, add_special_tokens=False)
+        if self._is_whole():
+            encodings: Sequence[Any] = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
             return encodings
         return self.tokenizer(texts, add_special_tokens=False, verbose=False).encodings if texts else ()
 
-    def _tokenize(self, texts: Iterable[str]) -> Iterator[Encoded]:
+    def _each(self, texts: Iterable[str]) -> Iterator[Tokenized]:
         """Every text by itself, as many at once as are soon done."""
         for batch in _batches(texts):
-            yield from (Encoded(encoding.ids, encoding.offsets) for encoding in self._encodings(batch))
+            yield from (Tokenized(encoding.ids, encoding.offsets) for encoding in self._encodings(batch))
             self._tick()
 
 
@@ -163,30 +175,30 @@ class _Cutter:
                 done.append(span)
         return done
 
-    def cuts_of_made(self, encoded: Encoded, span: Span) -> list[int]:
+    def cuts_of_made(self, made: Tokenized, span: Span) -> list[int]:
         """Where to cut a span since its tokens hold control tokens whose names are not in the text.
 
         A normalizer may make them of other characters.
         """
-        if not self._starts or self._control_ids.isdisjoint(encoded.ids):
+        if not self._starts or self._control_ids.isdisjoint(made.ids):
             return []
-        places = ((a + span[0], b + span[0]) for a, b in encoded.offsets)
-        found = (place for token, place in zip(encoded.ids, places, strict=True) if token in self._control_ids)
-        return sorted({self._middle(place) for place in found if self._is_untrusted(place)})
+        spans = ((a + span[0], b + span[0]) for a, b in made.offsets)
+        found = (each for token, each in zip(made.ids, spans, strict=True) if token in self._control_ids)
+        return sorted({self._middle(each) for each in found if self._is_untrusted(each)})
 
     def _cuts_of_names(self, span: Span) -> list[int]:
         if self._control is None or not self._starts:
             return []
         found = (match.span() for match in self._control.finditer(self.text, *span))
-        return [self._middle(place) for place in found if self._is_untrusted(place)]
+        return [self._middle(each) for each in found if self._is_untrusted(each)]
 
-    def _is_untrusted(self, place: Span) -> bool:
-        """Whether a place overlaps an untrusted piece."""
-        first = bisect.bisect_right(self._ends, place[0])
-        return first < len(self._starts) and self._starts[first] < place[1]
+    def _is_untrusted(self, span: Span) -> bool:
+        """Whether a span overlaps an untrusted piece."""
+        first = bisect.bisect_right(self._ends, span[0])
+        return first < len(self._starts) and self._starts[first] < span[1]
 
-    def _middle(self, place: Span) -> int:
-        start, end = place
+    def _middle(self, span: Span) -> int:
+        start, end = span
         if end - start < 2:
             raise InputError(
                 f"the character {self.text[start:end]!r} at {start} is a control token of this tokenizer and cannot be "
@@ -229,12 +241,12 @@ def _cut_at(span: Span, cuts: Sequence[int]) -> list[Span]:
     return list(itertools.pairwise([span[0], *cuts, span[1]]))
 
 
-def _join(fragments: list[tuple[int, Encoded]]) -> Encoded:
+def _join(fragments: list[tuple[int, Tokenized]]) -> Tokenized:
     """Fragments, each with its start in the text, as one."""
     if len(fragments) == 1 and fragments[0][0] == 0:
         return fragments[0][1]
-    joined = Encoded([], [])
-    for start, encoded in sorted(fragments, key=lambda fragment: fragment[0]):
-        joined.ids.extend(encoded.ids)
-        joined.offsets.extend([(a + start, b + start) for a, b in encoded.offsets])
+    joined = Tokenized([], [])
+    for start, made in sorted(fragments, key=lambda fragment: fragment[0]):
+        joined.ids.extend(made.ids)
+        joined.offsets.extend([(a + start, b + start) for a, b in made.offsets])
     return joined

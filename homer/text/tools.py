@@ -28,28 +28,56 @@ class ToolTexts:
     """What stands before and after the system's own words where there are tools.
 
     Attributes:
-        taught: whether it is the chat template's own: then the model was taught when to call.
+        taught: whether the chat template tells of tools, in whatever form: then the model was taught when to call.
         alone: the whole message where the system says nothing of its own, if the template has one.
+        usual: what the template lets the system say then where there are no tools.
     """
 
     before: str
     after: str
     taught: bool = False
     alone: str | None = None
+    usual: str = ""
 
     def with_told(self, text: str) -> ToolTexts:
         """The same with one more line right behind the system's own words."""
         if not text:
             return self
-        after = f"\n{text}{self.after}"
-        alone = None if self.alone is None else f"{self.alone.removesuffix(self.after)}{after}"
+        after, alone = f"\n{text}{self.after}", self.alone
+        if alone is not None and alone.endswith(self.after):
+            alone = f"{alone.removesuffix(self.after)}{after}"
+        elif alone is not None:  # as of templates that begin with the tools where nothing stands before them
+            alone = after.lstrip() if alone == self.after.lstrip() else f"{alone}\n{text}"
         return dataclasses.replace(self, after=after, alone=alone)
 
     def around(self, words: str | None) -> str:
         """The system's message; None where it says nothing of its own."""
         if words is None and self.alone is not None:
             return self.alone
+        words = (self.usual or None) if words is None else words
         return f"{self.before}{words}{self.after}" if words is not None else f"{self.before}{self.after}".strip()
+
+    def unsaid(self) -> dict[str, Any]:
+        """The message of a system that says nothing of its own, for `said`: nobody knows yet of documents."""
+        return _Unsaid(self)
+
+
+class _Unsaid(dict[str, Any]):
+    """A system's message in which others' words may stand; as it is, it has the chat template's own."""
+
+    def __init__(self, texts: ToolTexts) -> None:
+        super().__init__(role="system", content=texts.around(None))
+        self.texts = texts
+
+
+def said(messages: Any, words: str | None) -> Any:
+    """The messages of a turn, in which a system that says nothing of its own says these words; None: the template's."""
+    if words is None or not isinstance(messages, list):
+        return messages
+    return [
+        {"role": "system", "content": message.texts.around(words)} if isinstance(message, _Unsaid) else message
+        for message in messages
+    ]
 
 
 def texts_for(tokenizer: Any, tools: Sequence[Tool]) -> ToolTexts:
@@ -59,10 +87,37 @@ def texts_for(tokenizer: Any, tools: Sequence[Tool]) -> ToolTexts:
     if found is not None:
         own = _own_names(tokenizer, found, len(given))
         before, after, alone = (None if text is None else _trusting(text, own) for text in found)
-        return ToolTexts(before or "", after or "", True, alone)
+        return ToolTexts(before or "", after or "", True, alone, usual_words(tokenizer))
     begin, end = (_trusting(mark, sorted(marks_of(tokenizer))) for mark in (BEGIN, END))
     lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in given)
-    return ToolTexts("", _TOLD.format(begin=begin, end=end, tools=lines), taught=False)
+    after = _TOLD.format(begin=begin, end=end, tools=lines)
+    return ToolTexts("", after, _tells_of(tokenizer, given), None, usual_words(tokenizer))
+
+
+def _tells_of(tokenizer: Any, tools: list[dict[str, Any]]) -> bool:
+    """Whether the chat template tells of tools, though it may write calls in another form than this library reads."""
+    user, name = [{"role": "user", "content": _MARKS[1]}], tools[0]["function"]["name"]
+    try:
+        told, untold = (_render(tokenizer, user, given) for given in (tools, None))
+    except Exception:  # of no template, or of templates that raise errors of their own
+        return False
+    return told.count(name) > untold.count(name)
+
+
+def usual_words(tokenizer: Any) -> str:
+    """What the chat template lets the system say where a conversation has no words of the system; mostly nothing."""
+    if not tokenizer.chat_template:
+        return ""
+    system, user = {"role": "system", "content": _MARKS[0]}, {"role": "user", "content": _MARKS[1]}
+    try:
+        told = _around(_render(tokenizer, [system, user], None))
+        silent = _render(tokenizer, [user], None).partition(_MARKS[1])[0]
+    except Exception:  # templates raise errors of their own on what they do not know
+        return ""
+    if told is None or len(silent) <= len(told[0] + told[1]):
+        return ""
+    begins, ends = silent.startswith(told[0]), silent.endswith(told[1])
+    return silent[len(told[0]) : len(silent) - len(told[1])] if begins and ends else ""
 
 
 def marks_of(tokenizer: Any) -> set[str]:
@@ -113,7 +168,8 @@ def _with_system(messages: list[dict[str, Any]], texts: ToolTexts) -> list[dict[
     first = messages[0] if messages else {}
     if isinstance(first, Mapping) and first.get("role") == "system" and isinstance(first.get("content"), str):
         return [{"role": "system", "content": texts.around(first["content"])}, *messages[1:]]
-    return [{"role": "system", "content": texts.around(None)}, *messages]
+    later = any(isinstance(message, Mapping) and message.get("role") == "system" for message in messages)
+    return [{"role": "system", "content": texts.around(None)} if later else texts.unsaid(), *messages]
 
 
 def _add_result(arranged: list[dict[str, Any]], text: str) -> None:

@@ -71,7 +71,7 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values; `from_dict` reads it, and so does `show`."""
-        plain: dict[str, Any] = _lists(dataclasses.asdict(dataclasses.replace(self, parsed=None, logprobs=None)))
+        plain: dict[str, Any] = _nested(list, dataclasses.asdict(dataclasses.replace(self, parsed=None, logprobs=None)))
         del plain["parsed"], plain["logprobs"]
         if self.logprobs is None:
             return plain
@@ -85,7 +85,7 @@ class Answer:
             InputError: something else.
         """
         try:
-            values: dict[str, Any] = _tuples(dict(facts))
+            values: dict[str, Any] = _nested(tuple, dict(facts))
             values["sources"] = tuple(_read_source(source) for source in values["sources"])
             values["usage"] = Usage(**values["usage"])
             values["citations"] = tuple(_read_citation(citation) for citation in values.get("citations", ()))
@@ -150,13 +150,8 @@ def _read_citation(facts: dict[str, Any]) -> Citation:
     return Citation(**facts | {"cited": tuple(Cited(**part) for part in facts["cited"])})
 
 
-def _lists(value: Any) -> Any:
+def _nested(kind: type, value: Any) -> Any:
+    """A value in which all that is several is of one kind, lists or tuples."""
     if isinstance(value, dict):
-        return {name: _lists(item) for name, item in value.items()}
-    return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, tuple | list) else value
+        return {name: _nested(kind, item) for name, item in value.items()}
+    return kind(_nested(kind, item) for item in value) if isinstance(value, tuple | list) else value

@@ -10,7 +10,7 @@ class Cited:
     """A part of a document, whole: a sentence, a row of a table, a list item, a block of code.
 
     Attributes:
-        index: the document's place among those given.
+        index: the document's number among those given, from 0.
         title: as given.
         start, end: characters of the document's text.
         text: what stands there.

@@ -1,4 +1,4 @@
-"""Compressed: what was left of documents as text, with its place in them."""
+"""Compressed: what was left of documents as text, and where it stood in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Compressed:
 
     Attributes:
         documents: text and title each; `HomerModel.ask` and any other model take them.
-        indices: for each of them its place among the documents given, from 0.
+        indices: for each of them its number among the documents given, from 0.
         spans: for each of them the (start, end) characters of the given text that it holds.
         scores: for each document given, its share of all their scores, 0 to 1; only those of one call compare.
         usage: tokens of the texts given and of those handed out, markers included, titles not.
@@ -32,7 +32,7 @@ class Compressed:
 
     @property
     def ranking(self) -> tuple[int, ...]:
-        """Places of all documents given, the best one first."""
+        """Indices of all documents given, the best one first."""
         return tuple(sorted(range(len(self.scores)), key=lambda index: (-self.scores[index], index)))
 
     @property

@@ -22,7 +22,7 @@ class TokenLogprob:
             grammar forced may thus be an unlikely one.
         bytes: its bytes; those of all tokens together are the text, but for white space at its ends.
         id: its number in the vocabulary.
-        top: the likeliest tokens at its place, by the same measure, likeliest first, without any of their own.
+        top: the likeliest tokens in its stead, by the same measure, likeliest first, without any of their own.
     """
 
     token: str

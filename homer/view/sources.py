@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from homer.merging.cache import CompactCache
 from homer.text.prompt import Prompt
 
 _LINE_BREAK = "(?>\r\n|[\n\r\x85\u2028\u2029])"  # taken whole: a CR LF is never two breaks
-_LINE = re.compile(_LINE_BREAK)
+_LINE = re.compile("[^\n\r\x85\u2028\u2029]+")
 _BLANK_LINES = re.compile(rf"{_LINE_BREAK}[^\S\n\r\x85\u2028\u2029]*{_LINE_BREAK}")
 
 
@@ -59,7 +60,7 @@ class Source:
     """What was left of one document.
 
     Attributes:
-        index: its place among the documents given.
+        index: its number among the documents given, from 0.
         title: as given.
         tokens, kept: tokens of its text before and after compression.
         relevance: share of the model's last look at the whole prompt that fell on it.
@@ -82,13 +83,13 @@ class Source:
 def trace_sources(prompt: Prompt, cache: CompactCache) -> tuple[Source, ...]:
     """What of each document of a prompt survived in a cache, most relevant document first."""
     context = slice(cache.prefix_len, len(cache) - cache.suffix_len)
-    places = cache.kept_tokens[context].cpu() - cache.prefix_len
+    indices = cache.kept_tokens[context].cpu() - cache.prefix_len
     relevance = cache.relevance[context].cpu().float()
-    body = _Body(prompt, places, relevance)
+    body = _Body(prompt, indices, relevance)
     passages = body.passages()
     rows = zip(prompt.documents, body.tokens, body.survivors, body.shares, strict=True)
     sources = [
-        Source(index, document.title, tokens, kept, share, tuple(sorted(passages[index], key=_least_relevant)))
+        Source(index, document.title, tokens, kept, share, passages[index])
         for index, (document, tokens, kept, share) in enumerate(rows)
     ]
     return tuple(sorted(sources, key=_least_relevant))
@@ -101,19 +102,19 @@ class _Body:
         tokens, survivors, shares: of every document, how many tokens it has, how many survived, and their relevance.
     """
 
-    def __init__(self, prompt: Prompt, places: Tensor, relevance: Tensor) -> None:
-        """Of a prompt, with the places (kept,) in its context of those that survived, and the relevance of each."""
+    def __init__(self, prompt: Prompt, indices: Tensor, relevance: Tensor) -> None:
+        """Of a prompt, with the indices (kept,) in its context of those that survived, and the relevance of each."""
         self._documents, size = prompt.documents, len(prompt.documents)
-        kept = torch.zeros(len(prompt.context_ids)).index_put_((places,), relevance)
-        survived = torch.zeros(len(prompt.context_ids), dtype=torch.bool).index_fill_(0, places, True)
+        kept = torch.zeros(len(prompt.context_ids)).index_put_((indices,), relevance)
+        survived = torch.zeros(len(prompt.context_ids), dtype=torch.bool).index_fill_(0, indices, True)
         rows = (prompt.origins[:, 2] > prompt.origins[:, 1]).nonzero().flatten()
         numbers = prompt.origins[rows, 0]
         if bool((numbers.diff() < 0).any()):  # documents that do not stand in their own order
             rows, numbers = (values[numbers.argsort(stable=True)] for values in (rows, numbers))
         ends = torch.tensor([len(document.text) for document in self._documents]).cumsum(0)
         self._shifts = [0, *ends.tolist()]
-        places_in_all = prompt.origins[rows, 1:] + torch.tensor(self._shifts)[numbers, None]
-        self._first, self._end = (column.contiguous() for column in places_in_all.unbind(1))
+        spans = prompt.origins[rows, 1:] + torch.tensor(self._shifts)[numbers, None]
+        self._first, self._end = (column.contiguous() for column in spans.unbind(1))
         survived, kept = survived[rows], kept[rows].double()
         self._kept = survived.nonzero().flatten()
         owners = numbers[self._kept]
@@ -122,27 +123,28 @@ class _Body:
         self._relevance = kept[self._kept]
         self.shares: list[float] = torch.bincount(owners, self._relevance, minlength=size).tolist()
 
-    def passages(self) -> list[list[Passage]]:
-        """Of every document, the paragraphs of which something survived."""
+    def passages(self) -> list[tuple[Passage, ...]]:
+        """Of every document, the paragraphs of which something survived, most relevant first."""
         found = [(n, *span) for n, kept in enumerate(self.survivors) if kept for span in paragraphs(self._text(n))]
-        passages: list[list[Passage]] = [[] for _ in self._documents]
         if not found:
-            return passages
-        numbers, starts, stops = torch.tensor(found).unbind(1)
+            return [()] * len(self._documents)
+        numbers, starts, stops = torch.tensor(list(itertools.chain.from_iterable(found))).view(-1, 3).unbind(1)
         shifts = torch.tensor(self._shifts)[numbers]
         inside = self._tokens_within(starts + shifts, stops + shifts)
         survivors = torch.searchsorted(self._kept, inside)
         chosen = (survivors[1] > survivors[0]).nonzero().flatten()
         first, end = self._first[self._kept].tolist(), self._end[self._kept].tolist()
         relevance = self._relevance.tolist()
+        passages: dict[int, list[Passage]] = {}
         ranges = zip(chosen.tolist(), inside[:, chosen].t().tolist(), survivors[:, chosen].t().tolist(), strict=True)
-        for place, (a, b), (low, high) in ranges:
-            number, start, stop = found[place]
+        for index, (a, b), (low, high) in ranges:
+            number, start, stop = found[index]
             spans = _stretches(first[low:high], end[low:high], start, stop, self._shifts[number])
             share = math.fsum(relevance[low:high])
             passage = Passage(start, stop, self._text(number)[start:stop], b - a, high - low, share, spans)
-            passages[number].append(passage)
-        return passages
+            passages.setdefault(number, []).append(passage)
+        ordered = {number: tuple(sorted(few, key=_least_relevant)) for number, few in passages.items()}
+        return [ordered.get(number, ()) for number in range(len(self._documents))]
 
     def _tokens_within(self, starts: Tensor, stops: Tensor) -> Tensor:
         """(2, n): the first token that shares a character with each stretch, and the one behind the last."""
@@ -159,8 +161,9 @@ def _least_relevant(part: Source | Passage) -> float:
 
 def paragraphs(text: str) -> list[tuple[int, int]]:
     """(start, end) of the paragraphs of a text: parts between blank lines, or lines where it has none."""
-    border = _BLANK_LINES if _BLANK_LINES.search(text.strip()) else _LINE
-    edges = [0, *(place for match in border.finditer(text) for place in match.span()), len(text)]
+    if not _BLANK_LINES.search(text.strip()):
+        return [match.span() for match in _LINE.finditer(text) if not match[0].isspace()]
+    edges = [0, *(edge for match in _BLANK_LINES.finditer(text) for edge in match.span()), len(text)]
     return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a:b].strip()]
 
 

@@ -27,14 +27,14 @@ def shade_class(survived: int, levels: int) -> str:
 
 def shades(levels: int, stops: Sequence[Colour]) -> list[Colour]:
     """The colours of levels 1 to levels - 1, in even steps along the stops."""
-    places = [(len(stops) - 1) * level / max(1, levels - 2) for level in range(levels - 1)]
-    return [_between(stops, place) for place in places]
+    steps = [(len(stops) - 1) * level / max(1, levels - 2) for level in range(levels - 1)]
+    return [_between(stops, step) for step in steps]
 
 
-def _between(stops: Sequence[Colour], place: float) -> Colour:
-    first = min(int(place), len(stops) - 2)
+def _between(stops: Sequence[Colour], step: float) -> Colour:
+    first = min(int(step), len(stops) - 2)
     red, green, blue = (
-        round(a + (b - a) * (place - first)) for a, b in zip(stops[first], stops[first + 1], strict=True)
+        round(a + (b - a) * (step - first)) for a, b in zip(stops[first], stops[first + 1], strict=True)
     )
     return red, green, blue
 

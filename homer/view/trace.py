@@ -133,26 +133,40 @@ def _stretches(
     """
     ends = lengths.cumsum(0)
     starts = ends - lengths  # of the documents, in all their characters together
+    cuts, spans, starts_of, ends_of = _parts(spans + starts[numbers, None], starts, ends)
     widths = spans[:, 1] - spans[:, 0]
     within = torch.arange(int(widths.sum())) - (widths.cumsum(0) - widths).repeat_interleave(widths)
-    places = (spans[:, 0] + starts[numbers]).repeat_interleave(widths) + within
-    levels = torch.full((int(lengths.sum()),), -1).scatter_reduce_(
-        0, places, survived.repeat_interleave(widths), "amax"
-    )
-    levels = levels[_nearest_covered(levels >= 0, starts, lengths)].clamp(min=0)
+    places = spans[:, 0].repeat_interleave(widths) + within
+    levels = torch.full((len(cuts) - 1,), -1).scatter_reduce_(0, places, survived.repeat_interleave(widths), "amax")
+    levels = levels[_nearest_covered(levels >= 0, starts_of, ends_of - starts_of)].clamp(min=0)
     new = torch.cat([levels.new_ones(1), levels.diff()])[: len(levels)] != 0
-    new[starts[lengths > 0]] = True
-    edges = new.nonzero().flatten()
-    counts = torch.searchsorted(edges, ends) - torch.searchsorted(edges, starts)
-    rows = zip(edges.tolist(), [*edges[1:].tolist(), len(levels)], levels[edges].tolist(), strict=True)
-    return [
-        tuple((a - start, b - start, level) for a, b, level in itertools.islice(rows, count))
-        for start, count in zip(starts.tolist(), counts.tolist(), strict=True)
-    ]
+    new[starts_of[lengths > 0]] = True
+    edges = torch.cat([new.nonzero().flatten(), torch.tensor([len(levels)])])
+    borders = torch.searchsorted(edges, torch.cat([starts_of, ends_of[-1:]]))
+    shifts = starts.repeat_interleave(borders.diff())
+    begins, stops = cuts[edges[:-1]] - shifts, cuts[edges[1:]] - shifts
+    rows = list(zip(begins.tolist(), stops.tolist(), levels[edges[:-1]].tolist(), strict=True))
+    return [tuple(rows[a:b]) for a, b in itertools.pairwise(borders.tolist())]
+
+
+def _parts(spans: Tensor, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All characters in the parts of which no border divides any, far fewer than they are themselves.
+
+    Args:
+        spans: (tokens, 2); starts, ends: (documents,); all in characters of all documents together.
+
+    Returns:
+        (parts + 1,), the borders in characters; and spans, starts and ends, in parts.
+    """
+    cut = torch.zeros(int(ends[-1]) + 1, dtype=torch.bool)
+    for borders in (spans.flatten(), starts, ends):
+        cut[borders] = True
+    parts = cut.cumsum(0) - 1
+    return cut.nonzero().flatten(), parts[spans], parts[starts], parts[ends]
 
 
 def _nearest_covered(covered: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    """Of every character, the last covered one up to it in its document; the first one where none is before it."""
+    """Of every part, the last covered one up to it in its document; the first one where none is before it."""
     place = torch.arange(len(covered))
     found = torch.where(covered, place, len(covered))
     following = found.flip(0).cummin(0).values.flip(0)  # the next covered one, of whatever document

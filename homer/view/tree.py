@@ -58,9 +58,9 @@ class Tree(NamedTuple):
 
 def lay_out_tree(trace: Trace) -> Tree:
     """Boxes for the chunks: what each held, what it kept, and the documents it was cut from."""
-    plan, places = trace.plan, _places(trace.plan)
+    plan, edges = trace.plan, _edges(trace.plan)
     levels = enumerate(range(plan.height, -1, -1))
-    rows = [_row(plan, level, places[level], row * (_ROW + _GAP)) for row, level in levels]
+    rows = [_row(plan, level, edges[level], row * (_ROW + _GAP)) for row, level in levels]
     rows.append(_documents(trace, len(rows) * (_ROW + _GAP)))
     return Tree(describe_tree(plan), rows, _WIDTH, len(rows) * (_ROW + _GAP))
 
@@ -76,15 +76,15 @@ def name_levels(plan: MergePlan) -> list[str]:
     return [*(f"dropped at {_short(plan, level)}" for level in range(plan.height + 1)), "kept"]
 
 
-def _row(plan: MergePlan, level: int, places: Sequence[tuple[float, float]], top: float) -> Row:
+def _row(plan: MergePlan, level: int, edges: Sequence[tuple[float, float]], top: float) -> Row:
     row = Row(_name(plan, level), _facts(plan, level), top, [])
     fill = shade_class(level + 1, plan.height + 1)
-    if min(end - start for start, end in places) < _NARROWEST:
+    if min(end - start for start, end in edges) < _NARROWEST:
         held, kept = sum(plan.lengths[level]), sum(plan.targets[level])
-        name = f"{len(places):,} chunks, drawn as one: "
+        name = f"{len(edges):,} chunks, drawn as one: "
         row.boxes.append(_box(_LABELS, _WIDTH, top, held, kept, fill, name)._replace(text=""))
         return row
-    for index, (start, end) in enumerate(places):
+    for index, (start, end) in enumerate(edges):
         gap = min(1.0, 0.08 * (end - start))
         held, kept = plan.lengths[level][index], plan.targets[level][index]
         row.boxes.append(_box(start + gap, end - gap, top, held, kept, fill, f"Chunk {index + 1}: "))
@@ -114,7 +114,7 @@ def _documents(trace: Trace, top: float) -> Row:
     return row
 
 
-def _places(plan: MergePlan) -> list[list[tuple[float, float]]]:
+def _edges(plan: MergePlan) -> list[list[tuple[float, float]]]:
     """Left and right edge of every chunk, by level."""
     total = plan.spans[-1][1]
     rows = [[(_scale(start, total), _scale(end, total)) for start, end in plan.spans]]

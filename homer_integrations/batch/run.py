@@ -194,4 +194,5 @@ def _facts(answer: Answer) -> dict[str, Any]:
     facts = answer.to_dict()
     for source in facts["sources"]:
         source["passages"] = [{k: v for k, v in p.items() if k not in ("text", "spans")} for p in source["passages"]]
-    return {"answer": answer.text} | {name: facts[name] for name in ("finish_reason", "usage", "sources")}
+    thought = {"reasoning": answer.reasoning} if answer.reasoning else {}
+    return {"answer": answer.text} | thought | {name: facts[name] for name in ("finish_reason", "usage", "sources")}

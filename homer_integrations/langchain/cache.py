@@ -24,11 +24,11 @@ class KeyedCache(BaseCache):
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """The answer kept for a prompt, if any."""
-        return self._cache.lookup(*self._place(prompt))
+        return self._cache.lookup(*self._key(prompt))
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """Keep the answer to a prompt."""
-        self._cache.update(*self._place(prompt), return_val)
+        self._cache.update(*self._key(prompt), return_val)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget all answers, those of other keys among them."""
@@ -36,17 +36,17 @@ class KeyedCache(BaseCache):
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """As `lookup`."""
-        return await self._cache.alookup(*self._place(prompt))
+        return await self._cache.alookup(*self._key(prompt))
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """As `update`."""
-        await self._cache.aupdate(*self._place(prompt), return_val)
+        await self._cache.aupdate(*self._key(prompt), return_val)
 
     async def aclear(self, **kwargs: Any) -> None:
         """As `clear`."""
         await self._cache.aclear(**kwargs)
 
-    def _place(self, prompt: str) -> tuple[str, str]:
+    def _key(self, prompt: str) -> tuple[str, str]:
         """The prompt, and the key with where the documents stand in it."""
         mark = prompt.mark if isinstance(prompt, MarkedText) else None
         return str(prompt), self.key if mark is None else f"{self.key}{json.dumps(mark, sort_keys=True)}"

@@ -26,15 +26,15 @@ def as_block(chunk: AIMessageChunk) -> AIMessageChunk:
 def annotations_of(answer: Answer, words: str) -> list[dict[str, Any]]:
     """A Citation of LangChain's for every sentence and part: `start_index` and `end_index` are of the answer's text.
 
-    `extras` say where the part stands: the document's place among those given, and characters of its text.
+    `extras` say where the part stands: the document's number among those given, from 0, and characters of its text.
     """
     return [_annotation(citation, part) for citation, part in pairs(answer, words)]
 
 
 def _annotation(citation: Citation, part: Cited) -> dict[str, Any]:
-    place: dict[str, Any] = {"document_index": part.index, "start": part.start, "end": part.end, "share": part.share}
+    where: dict[str, Any] = {"document_index": part.index, "start": part.start, "end": part.end, "share": part.share}
     return dict(
         create_citation(
-            title=part.title, start_index=citation.start, end_index=citation.end, cited_text=part.text, **place
+            title=part.title, start_index=citation.start, end_index=citation.end, cited_text=part.text, **where
         )
     )

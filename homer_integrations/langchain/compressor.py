@@ -79,14 +79,14 @@ class HomerDocumentCompressor(CompressorSettings, BaseDocumentCompressor):
     def _left(self, documents: Sequence[Document], found: Compressed | None) -> list[Document]:
         if found is None:
             return []
-        return [self._one(documents[found.indices[place]], found, place) for place in self.order(found)]
+        return [self._one(documents[found.indices[number]], found, number) for number in self.order(found)]
 
-    def _one(self, document: Document, found: Compressed, place: int) -> Document:
+    def _one(self, document: Document, found: Compressed, number: int) -> Document:
         facts = {
-            "relevance_score": found.scores[found.indices[place]],
-            "spans": [list(span) for span in found.spans[place]],
+            "relevance_score": found.scores[found.indices[number]],
+            "spans": [list(span) for span in found.spans[number]],
         }
-        text = found.documents[place].text
+        text = found.documents[number].text
         return Document(page_content=text, metadata={**document.metadata, **facts}, id=document.id)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessageChunk
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.tool import ToolCall, ToolCallChunk, tool_call, tool_call_chunk
 from langchain_core.output_parsers import BaseOutputParser, JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
-from langchain_core.runnables import Runnable, RunnableLambda, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnableMap, RunnablePassthrough
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from homer import Answer, CallPiece, CallReader, GenerationError, Thought, TokenLogprob, read_calls
+from homer_integrations.langchain.schemas import is_json, schema_of, tool_of
 from homer_integrations.shared.conversation import REASONING
 from homer_integrations.shared.logprobs import Untold, chat_logprobs
 from homer_integrations.shared.tools import new_call_id, read_choice
@@ -80,7 +81,7 @@ def tool_arguments(tools: Sequence[Any], tool_choice: Any, parallel: bool | None
     Raises:
         GenerationError: a choice that names none of them.
     """
-    given = [convert_to_openai_tool(tool) for tool in tools]
+    given = [tool_of(tool) for tool in tools]
     choice = read_choice(tool_choice)
     names = [tool["function"]["name"] for tool in given if "function" in tool]
     if choice not in ("auto", "none", "required", *names):
@@ -96,20 +97,21 @@ def structured(model: Any, schema: Any, include_raw: bool, method: str, **argume
     is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
     parser: BaseOutputParser[Any]
     strict = arguments.pop("strict", None)
-    noted = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": convert_to_json_schema(schema)}}
+    noted = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": schema_of(schema)}}
     noted |= arguments
     if method == "function_calling":
-        name = convert_to_openai_tool(schema)["function"]["name"]
-        bound = model.bind_tools([schema], tool_choice=name, parallel_tool_calls=False, strict=strict, **noted)
+        tool = tool_of(schema)
+        name = tool["function"]["name"]
+        bound = model.bind_tools([tool], tool_choice=name, parallel_tool_calls=False, strict=strict, **noted)
         keyed = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
         parser = PydanticToolsParser(tools=[schema], first_tool_only=True) if is_class else keyed
     else:
-        facts = convert_to_json_schema(schema)
+        facts = schema_of(schema)
         form = {"type": "json_schema", "json_schema": {"name": facts.get("title") or "answer", "schema": facts}}
         bound = model.bind(response_format=form, **noted)
         parser = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
     if not include_raw:
-        parsing: Runnable[Any, Any] = bound | parser
+        parsing: Runnable[Any, Any] = bound | RunnableGenerator(_whole, _whole_later) | parser
         return parsing
     read = RunnablePassthrough.assign(parsed=RunnableLambda(_raw) | parser, parsing_error=lambda _: None)
     failed = RunnablePassthrough.assign(parsed=lambda _: None)
@@ -117,4 +119,30 @@ def structured(model: Any, schema: Any, include_raw: bool, method: str, **argume
 
 
 def _raw(given: dict[str, Any]) -> Any:
+    _check_whole(given["raw"])
     return given["raw"]
+
+
+def _whole(messages: Iterator[AIMessage]) -> Iterator[AIMessage]:
+    """The message, or its chunks; an error at their end where it was cut: parsers take a part for the whole."""
+    joined: Any = None
+    for message in messages:
+        joined = message if joined is None else joined + message
+        yield message
+    _check_whole(joined)
+
+
+async def _whole_later(messages: AsyncIterator[AIMessage]) -> AsyncIterator[AIMessage]:
+    joined: Any = None
+    async for message in messages:
+        joined = message if joined is None else joined + message
+        yield message
+    _check_whole(joined)
+
+
+def _check_whole(message: Any) -> None:
+    """Raise OutputParserException for what max_tokens cut; what was closed in time is whole, as are calls."""
+    if message is not None and message.response_metadata.get("finish_reason") == "length" and not is_json(message.text):
+        tokens = (message.usage_metadata or {}).get("output_tokens")
+        problem = f"the answer was cut after {tokens} tokens (finish_reason 'length'): raise max_tokens"
+        raise OutputParserException(problem, llm_output=message.text)

@@ -9,7 +9,7 @@ from homer_integrations.shared.citing import pairs
 
 
 def citation_blocks(answer: Answer, words: str) -> list[CitationBlock]:
-    """What the sentences of `words` rest on; `source` is the document's place among those given.
+    """What the sentences of `words` rest on; `source` is the document's number among those given, from 0.
 
     `additional_location_info` holds the characters of the answer's text (start_index, end_index) and of the document's
     (start_char_index, end_char_index).
@@ -18,7 +18,7 @@ def citation_blocks(answer: Answer, words: str) -> list[CitationBlock]:
 
 
 def _block(citation: Citation, part: Cited) -> CitationBlock:
-    places = {
+    info = {
         "start_index": citation.start,
         "end_index": citation.end,
         "document_index": part.index,
@@ -29,5 +29,5 @@ def _block(citation: Citation, part: Cited) -> CitationBlock:
         cited_content=TextBlock(text=part.text),
         source=str(part.index),
         title=part.title or f"document {part.index + 1}",
-        additional_location_info=places,
+        additional_location_info=info,
     )

@@ -29,7 +29,7 @@ from pydantic import ConfigDict, Field, field_serializer
 from homer import AnswerStream, GenerationError
 from homer_integrations.llama_index.nodes import to_conversation
 from homer_integrations.llama_index.responses import CallResponses, Responses, chat, completion
-from homer_integrations.llama_index.tools import selections_of, tool_arguments
+from homer_integrations.llama_index.tools import selections_of, tool_arguments, whole, whole_later
 from homer_integrations.shared.settings import HomerSettings
 from homer_integrations.shared.threads import answer_in_thread, stream_in_thread
 from homer_integrations.shared.tools import take_wanted, wants_calls
@@ -166,13 +166,15 @@ class HomerLLM(HomerSettings, FunctionCallingLLM):
     def _structured_stream_call(
         self, output_cls: type[Model], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Generator[Any, None, None]:
-        return self._program(output_cls, prompt).stream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args)
+        program = self._program(output_cls, prompt)
+        return whole(program.stream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args), output_cls)
 
     async def _structured_astream_call(
         self, output_cls: type[Model], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> AsyncGenerator[Any, None]:
         program = self._program(output_cls, prompt)
-        return await program.astream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args)
+        objects = await program.astream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args)
+        return whole_later(objects, output_cls)
 
     def _program(self, output_cls: type[Model], prompt: Any) -> FunctionCallingProgram[Model]:
         """LlamaIndex's own leaves it to the model whether the object comes when it is streamed."""

@@ -59,11 +59,11 @@ class HomerPostprocessor(CompressorSettings, BaseNodePostprocessor):
         if found is None:
             return []
         left = []
-        for place in self.order(found):
-            index = found.indices[place]
+        for number in self.order(found):
+            index = found.indices[number]
             node = nodes[index].node
             if self.keep != "documents":
-                node = _shortened(node, found.documents[place].text, [list(span) for span in found.spans[place]])
+                node = _shortened(node, found.documents[number].text, [list(span) for span in found.spans[number]])
             left.append(NodeWithScore(node=node, score=found.scores[index]))
         return left
 

@@ -93,10 +93,10 @@ def _marked_messages(
             f"text_qa_template puts {{context_str}} {times} times into its messages: it must stand there once"
         )
     messages: list[ChatMessage] = []
-    for message, place in zip(filled, map(text_of, cut), strict=True):
-        if text_of(message) != place.replace(PLACE, whole):
+    for message, bare in zip(filled, map(text_of, cut), strict=True):
+        if text_of(message) != bare.replace(PLACE, whole):
             raise InputError("text_qa_template changes {context_str}, or what stands beside it: put it in as it is")
-        mark = make_mark(text_of(message), place, documents)
-        extra = {KEY: mark} if mark and PLACE in place else {}
+        mark = make_mark(text_of(message), bare, documents)
+        extra = {KEY: mark} if mark and PLACE in bare else {}
         messages.append(message.model_copy(update={"additional_kwargs": message.additional_kwargs | extra}))
     return messages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
@@ -74,6 +74,31 @@ def object_of(response: ChatResponse, output_cls: type[ModelT]) -> ModelT:
         raise GenerationError(f"no {output_cls.__name__} came (finish_reason {reason!r}; {error}): {mend}") from None
 
 
+def whole(objects: Iterator[Any], output_cls: type[BaseModel]) -> Generator[Any, None, None]:
+    """Objects as they grow; the last one is an object of the class.
+
+    Raises:
+        GenerationError: at their end, where max_tokens cut it.
+    """
+    last: Any = None
+    for last in objects:
+        yield last
+    _check_whole(last, output_cls)
+
+
+async def whole_later(objects: AsyncIterator[Any], output_cls: type[BaseModel]) -> AsyncGenerator[Any, None]:
+    """As `whole`."""
+    last: Any = None
+    async for last in objects:
+        yield last
+    _check_whole(last, output_cls)
+
+
+def _check_whole(last: Any, output_cls: type[BaseModel]) -> None:
+    if not all(isinstance(made, output_cls) for made in (last if isinstance(last, list) else [last])):
+        raise GenerationError(f"no whole {output_cls.__name__} came, since the answer was cut: raise max_tokens")
+
+
 def form_of(output_cls: type[BaseModel] | Mapping[str, Any]) -> dict[str, Any]:
     """The response_format that asks for an object of a class, or for JSON by a schema."""
     schema = output_cls if isinstance(output_cls, Mapping) else output_cls.model_json_schema()
@@ -83,6 +108,11 @@ def form_of(output_cls: type[BaseModel] | Mapping[str, Any]) -> dict[str, Any]:
 def _tool(tool: BaseTool) -> dict[str, Any]:
     """By its own name, which LlamaIndex finds it by; a name that no call can have is refused where all are read."""
     facts = tool.metadata
+    if facts.fn_schema is not None and "$ref" in facts.fn_schema.model_json_schema():
+        raise GenerationError(
+            f"{facts.name!r} takes a class that holds itself, of which LlamaIndex hands no properties on: give another "
+            f"class, with that one as a field"
+        )
     function = {"name": facts.name, "description": facts.description, "parameters": facts.get_parameters_dict()}
     return {"type": "function", "function": function}
 

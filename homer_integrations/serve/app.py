@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from homer import HomerError, TimeoutExceededError
 from homer_integrations.serve.answering import GONE, Answering, while_there
+from homer_integrations.serve.asking import Asking
 from homer_integrations.serve.compressing import CompressingRequest, CompressRequest, RerankRequest, found_by
 from homer_integrations.serve.errors import Problem, ServeError, problem_of
 from homer_integrations.serve.guard import Guard, check_json
@@ -32,7 +33,7 @@ from homer_integrations.serve.schema import schema_of
 from homer_integrations.serve.settings import ServeSettings
 
 _FILES_AT_ONCE = 4
-Asked = TypeVar("Asked", GenerationRequest, ChatRequest, CompletionRequest, CompressingRequest)
+Asked = TypeVar("Asked", bound=Asking)
 
 
 def create_app(backend: Backend, settings: ServeSettings, host: str = "127.0.0.1") -> FastAPI:
@@ -114,7 +115,7 @@ class _Server:
 
     async def health(self) -> JSONResponse:
         """Figures of the moment; without a key."""
-        return JSONResponse({"status": "ok", **self._backend.load()})
+        return JSONResponse({"status": "ok", **self._backend.busyness()})
 
     async def measure(self) -> Response:
         """What Prometheus reads."""

@@ -15,7 +15,7 @@ _WEB = re.compile(r"https?://\S+")
 def annotations_of(result: Finished, words: str) -> dict[str, Any]:
     """`annotations` of a message with these words; nothing where nobody asked for any.
 
-    One for each sentence and each part that it rests on. A document that is no web page has a URL of its place among
+    One for each sentence and each part that it rests on. A document that is no web page has a URL of its number among
     those given and of its characters, as RFC 5147 writes them: `document:0#char=120,168`.
     """
     if not result.cites:
@@ -25,12 +25,12 @@ def annotations_of(result: Finished, words: str) -> dict[str, Any]:
 
 def _annotation(citation: Citation, part: Cited) -> dict[str, Any]:
     title = part.title or f"document {part.index + 1}"
-    place = f"document:{part.index}#char={part.start},{part.end}"
+    where = f"document:{part.index}#char={part.start},{part.end}"
     facts = {
         "start_index": citation.start,
         "end_index": citation.end,
         "title": title,
-        "url": title if _WEB.fullmatch(title) else place,
+        "url": title if _WEB.fullmatch(title) else where,
         "quote": part.text,
         "document": {"index": part.index, "start": part.start, "end": part.end, "share": part.share},
     }

@@ -63,7 +63,7 @@ class Replicas:
         self._handle, self._settings = handle, settings
         self._streams = 0
 
-    def load(self) -> dict[str, float]:
+    def busyness(self) -> dict[str, float]:
         """Figures of the moment, by name."""
         return {"requests_running": self._streams}
 

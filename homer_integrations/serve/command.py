@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from homer import ConfigError
+from homer_integrations.serve.pool import settle_pool
 from homer_integrations.serve.server import make_server
 from homer_integrations.serve.settings import ServeSettings
-
-_ARENA_MAX = -8  # of glibc's mallopt
 
 
 def run(given: Mapping[str, Any], host: str, port: int, *, ray: bool = False) -> int:
@@ -38,21 +35,11 @@ def run(given: Mapping[str, Any], host: str, port: int, *, ray: bool = False) ->
 
         run_cluster(settings, host, port)
         return 0
-    share_one_pool()
+    settle_pool()
     server = make_server(settings, host, port)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn passes on once it has shut down
         server.run()
     return 0
-
-
-def share_one_pool() -> None:
-    """Let all threads of this process allocate from one pool, where the C library is glibc and nobody said otherwise.
-
-    Else each of a server's many threads gets a pool of its own, in which what it has freed is of no use to others.
-    """
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        with contextlib.suppress(OSError, AttributeError, TypeError):
-            ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 def _settings(given: Mapping[str, Any]) -> ServeSettings:

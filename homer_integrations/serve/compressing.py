@@ -7,9 +7,10 @@ import time
 import uuid
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from homer import Compressed, Compressor
+from homer_integrations.serve.asking import Asking
 from homer_integrations.serve.documents import to_document
 from homer_integrations.serve.jobs import Backend, CompressJob, Found
 from homer_integrations.serve.limits import check_count
@@ -17,16 +18,13 @@ from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.unknown import refuse_unknown
 
 
-class CompressingRequest(BaseModel):
+class CompressingRequest(Asking):
     """What both endpoints take."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: str = Field(description="The name under /v1/models.")
     query: str = Field(description="What is asked.")
     documents: list[Any] = Field(min_length=1, description='Texts, {"text"}, {"title", "text"}, or {"id", "data"}.')
-    timeout: float | None = Field(default=None, gt=0, description="Seconds, the wait in the queue included.")
-    user: Any = Field(default=None, description="Who asks; clients take turns by it.")
 
     @model_validator(mode="after")
     def _refuse_the_unknown(self) -> Self:
@@ -42,14 +40,12 @@ class CompressingRequest(BaseModel):
         """
         check_count("documents", len(self.documents), settings.max_documents)
         documents = tuple(to_document(document, number) for number, document in enumerate(self.documents, 1))
-        limits = [seconds for seconds in (self.timeout, settings.timeout) if seconds is not None]
-        asker = self.user if isinstance(self.user, str) and self.user else client
         return CompressJob(
             messages=({"role": "user", "content": self.query},),
             documents=documents,
             options=self.budget(),
-            timeout=min(limits) if limits else None,
-            client=asker,
+            timeout=self.seconds(settings),
+            client=self.asker(client),
             marker=self.mark,
         )
 

@@ -29,6 +29,7 @@ from homer_integrations.serve.jobs import Accepted, CompressJob, Event, Finished
 from homer_integrations.serve.lanes import Lane, Tick
 from homer_integrations.serve.limits import check_room
 from homer_integrations.serve.looking import Looking
+from homer_integrations.serve.pool import GivingBack
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
@@ -68,11 +69,12 @@ class Engine:
         self._running = ThreadPoolExecutor(settings.max_running, "homer-running")
         self._short, self._long = Lane("homer-short"), Lane("homer-long")
         self._looking = Looking(settings, self._queue, self._turns, self.settle, self._computing)
+        self._giving_back = GivingBack()
         self._places = 0
         self._busy = 0
         self._seconds = 0.1  # between the ends of two requests of late, on average
 
-    def load(self) -> dict[str, float]:
+    def busyness(self) -> dict[str, float]:
         """Figures of the moment, by name."""
         return {
             "requests_running": self._busy,
@@ -115,7 +117,7 @@ class Engine:
             call, prompt = await _in_time(reading, deadline, job)
             yield Accepted(len(prompt))
             async with contextlib.AsyncExitStack() as held:
-                await _in_time(held.enter_async_context(self._queue.place(job.client)), deadline, job)
+                await _in_time(held.enter_async_context(self._queue.turn_of(job.client)), deadline, job)
                 request = _Request(self, call, prompt, job.n)
                 items = stream_in_thread(request.open, self._running)
                 held.push_async_callback(items.aclose)
@@ -132,6 +134,7 @@ class Engine:
         if self._places >= limit:
             raise queue_full(self._places, max(1, min(60, round(self._seconds * self._places))))
         self._places += 1
+        self._giving_back.work()
         start = time.monotonic()
         try:
             yield
@@ -139,6 +142,8 @@ class Engine:
             share = (time.monotonic() - start) / max(1, self._places)  # what it kept others from
             self._seconds += 0.1 * (share - self._seconds)
             self._places -= 1
+            if not self._places:
+                self._giving_back.rest()
 
     def _note_busy(self, change: int) -> None:
         self._busy += change
@@ -157,13 +162,13 @@ class Engine:
             raise too_long(f"{job.characters} characters", f"{self.settings.max_characters} at most")
         call = self.settings.call(None, job.options)
         options: dict[str, Any] = {"config": call.config, "max_new_tokens": call.max_new_tokens}
-        places: dict[str, Any] = {  # they stay from turn to turn
+        standing: dict[str, Any] = {  # they stay from turn to turn
             "place": job.place,
             "documents_first": self._states is not None,
         }
         turn = job.wanted.turn(self.model, job.messages)
         asked = {"grammar": turn.grammar, "logprobs": job.logprobs}
-        laid: dict[str, Any] = {"chat_template_kwargs": call.template} | places
+        laid: dict[str, Any] = {"chat_template_kwargs": call.template} | standing
         prompt = self.model.build_chat_prompt(turn.messages, job.documents, tick=tick, **laid, **options)
         call = dataclasses.replace(call, generation={"thinking": prompt.thinking} | call.generation | asked)
         if len(prompt) > self.settings.max_prompt_tokens:

@@ -79,6 +79,6 @@ def too_long(found: str, limit: str) -> ServeError:
 
 
 def queue_full(waiting: int, retry_after: int) -> ServeError:
-    """No place in the queue."""
+    """No room in the queue."""
     message = f"{waiting} requests are running or waiting, which is this server's limit: try again in {retry_after} s"
     return ServeError(Problem(429, message, "rate_limit_error", "queue_full", retry_after=retry_after))

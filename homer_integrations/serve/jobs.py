@@ -54,7 +54,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Accepted:
-    """The first event: the request is sound and has its place in the queue."""
+    """The first event: the request is sound and stands in the queue."""
 
     prompt_tokens: int
 
@@ -103,5 +103,5 @@ class Backend(Protocol):
             HomerError: see `problem_of`.
         """
 
-    def load(self) -> dict[str, float]:
+    def busyness(self) -> dict[str, float]:
         """Figures of the moment, by name, for /metrics."""

@@ -29,7 +29,7 @@ class Lane:
             if left.is_set():
                 raise AbandonedError
 
-        async with self._queue.place(client):
+        async with self._queue.turn_of(client):
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._workers, work, tick)
             finally:

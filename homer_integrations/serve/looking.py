@@ -59,7 +59,7 @@ class Looking:
             raise TimeoutExceededError(message) from None
 
     async def _find(self, job: CompressJob) -> Compressed:
-        async with self._queue.place(job.client):
+        async with self._queue.turn_of(job.client):
             return await self._lane.run(job.client, functools.partial(self._compress, job))
 
     def _compress(self, job: CompressJob, tick: Tick) -> Compressed:

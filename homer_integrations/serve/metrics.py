@@ -18,7 +18,7 @@ class Metrics:
 
     def __init__(self, backend: Backend) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Load(backend))
+        self.registry.register(_Busyness(backend))
         self.requests = self._counter("requests", "Requests by endpoint and status.", "endpoint", "status")
         self.cancelled = self._counter("cancelled", "Requests whose client went away.")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts, before compression.")
@@ -50,12 +50,12 @@ class Metrics:
         return Histogram(f"homer_{name}", about, registry=self.registry, buckets=_SECONDS)
 
 
-class _Load(Collector):
+class _Busyness(Collector):
     """Figures of the moment, asked of the backend when Prometheus asks."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
     def collect(self) -> Iterator[Metric]:
-        for name, value in self._backend.load().items():
+        for name, value in self._backend.busyness().items():
             yield GaugeMetricFamily(f"homer_{name}", f"{name.replace('_', ' ').capitalize()} at this moment.", value)

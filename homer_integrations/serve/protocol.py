@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from homer_integrations.serve.asking import Asking
 from homer_integrations.serve.choices import ChatLogprobs, CompletionLogprobs, SeveralChoices
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import Problem, ServeError
@@ -39,12 +40,11 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None  # pads chunks against eavesdroppers; there is nothing to pad here
 
 
-class GenerationRequest(SeveralChoices):
+class GenerationRequest(Asking, SeveralChoices):
     """What both endpoints take. Beside OpenAI's own: documents, top_k, min_p, repetition_penalty, timeout."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: str = Field(description="The name under /v1/models.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1, description="Most new tokens.")
@@ -55,7 +55,6 @@ class GenerationRequest(SeveralChoices):
     repetition_penalty: float | None = Field(default=None, gt=0)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = Field(default=None, description="Texts that end the answer.")
-    timeout: float | None = Field(default=None, gt=0, description="Seconds, the wait in the queue included.")
     documents: list[Any] | None = Field(
         default=None, description='Texts, {"title", "text"}, or {"id", "data"}: what to answer from.'
     )
@@ -66,7 +65,6 @@ class GenerationRequest(SeveralChoices):
         default=None, max_length=100, description='Where the chat template knows it; "none" also where it can only be '
         "told not to think.",
     )  # fmt: skip
-    user: Any = Field(default=None, description="Who asks; clients take turns by it.")
 
     @model_validator(mode="after")
     def _refuse_the_unknown(self) -> GenerationRequest:
@@ -101,10 +99,6 @@ class GenerationRequest(SeveralChoices):
         """
         raise NotImplementedError
 
-    def asker(self, client: str) -> str:
-        """Who asks, by the `user` of the request, or else by an address."""
-        return self.user if isinstance(self.user, str) and self.user else client
-
     def options(self) -> dict[str, Any]:
         """The arguments of `HomerSettings.call` among the fields."""
         names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop")
@@ -112,11 +106,6 @@ class GenerationRequest(SeveralChoices):
         template = {"chat_template_kwargs": (self.chat_template_kwargs or {}) | effort}
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return given | (template if template["chat_template_kwargs"] else {})
-
-    def seconds(self, settings: ServeSettings) -> float | None:
-        """The time that the request may take."""
-        asked = [seconds for seconds in (self.timeout, settings.timeout) if seconds is not None]
-        return min(asked) if asked else None
 
     @property
     def wants_usage(self) -> bool:
@@ -212,9 +201,9 @@ def parse(kind: type[Request], body: bytes) -> Request:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(step) for step in first["loc"])
+        path = ".".join(str(step) for step in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise ServeError(Problem(400, f"{place}: {message}" if place else message, param=place or None)) from None
+        raise ServeError(Problem(400, f"{path}: {message}" if path else message, param=path or None)) from None
 
 
 def _is_parts(content: Any) -> bool:

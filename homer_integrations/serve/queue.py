@@ -14,13 +14,13 @@ class FairQueue:
     A client with a hundred requests thus holds up a client with one by one request at most, and not by a hundred.
     """
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    def __init__(self, most: int) -> None:
+        self._free = most
         self._waiting: collections.OrderedDict[str, collections.deque[asyncio.Future[None]]] = collections.OrderedDict()
 
     @contextlib.asynccontextmanager
-    async def place(self, client: str) -> AsyncIterator[None]:
-        """A place, as soon as it is this client's turn."""
+    async def turn_of(self, client: str) -> AsyncIterator[None]:
+        """Within it one runs, as soon as it is this client's turn."""
         await self._enter(client)
         try:
             yield

@@ -64,7 +64,7 @@ class ServeSettings(HomerSettings):
     states_folder_bytes: int = Field(default=100 * 2**30, ge=0, description="Of that folder.")
 
     replicas: int = Field(default=1, gt=0, description="On Ray: copies of the model.")
-    max_replicas: int | None = Field(default=None, gt=0, description="On Ray: above `replicas`, add copies by load.")
+    max_replicas: int | None = Field(default=None, gt=0, description="On Ray: above `replicas`, more where busy.")
     gpus_per_replica: float = Field(default=0, ge=0, description="On Ray: reserved for each copy.")
     cpus_per_replica: float = Field(default=1, ge=0, description="On Ray: reserved for each copy.")
 

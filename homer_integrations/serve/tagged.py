@@ -38,15 +38,15 @@ def _read(text: str) -> tuple[str, tuple[Document, ...]] | None:
     first = _OPENING.search(text)
     if first is None:
         return None
-    found, place = list[Document](), first.start()
-    while opening := _OPENING.match(text, place):
+    found, stop = list[Document](), first.start()
+    while opening := _OPENING.match(text, stop):
         end = text.find(_CLOSING, opening.end())
         if end < 0:
             return None
-        place = _SPACE.match(text, end + len(_CLOSING)).end()  # type: ignore[union-attr]
-        found.append(Document(text[opening.end() : end], opening[1] or None, opening[0], text[end:place]))
-    rest = text[: first.start()] + text[place:]
+        stop = _SPACE.match(text, end + len(_CLOSING)).end()  # type: ignore[union-attr]
+        found.append(Document(text[opening.end() : end], opening[1] or None, opening[0], text[end:stop]))
+    rest = text[: first.start()] + text[stop:]
     inside = any("<source" in document.text for document in found)
     if inside or _CLOSING in rest or _OPENING.search(rest) or all(document.blank for document in found):
         return None
-    return f"{text[: first.start()]}{PLACE}{text[place:]}", tuple(found)
+    return f"{text[: first.start()]}{PLACE}{text[stop:]}", tuple(found)

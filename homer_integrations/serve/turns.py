@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -138,12 +136,3 @@ class Turn:
             self.granted.wait()
             now = time.perf_counter()
         self._counted = now
-
-    @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        """Others compute meanwhile, since this one waits for a disk or the like."""
-        self.__exit__(None, None, None)
-        try:
-            yield
-        finally:
-            self.__enter__()

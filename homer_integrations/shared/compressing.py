@@ -57,7 +57,7 @@ class CompressorSettings(LoadSettings):
 
     def order(self, found: Compressed) -> list[int]:
         """Which of the documents that are left comes when: whole ones by their scores, shortened ones as they stood."""
-        places = list(range(len(found.indices)))
+        numbers = list(range(len(found.indices)))
         if self.keep != "documents":
-            return places
-        return sorted(places, key=lambda place: found.ranking.index(found.indices[place]))
+            return numbers
+        return sorted(numbers, key=lambda number: found.ranking.index(found.indices[number]))

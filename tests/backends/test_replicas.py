@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import random_ids, tiny_llama
-from small import asked_small, assert_same
+from small import assert_same
 from torch import nn
 
 from homer import Compressor, ConfigError, HomerConfig, HomerModel, StateStore, UnsupportedModelError
@@ -24,8 +24,7 @@ QUESTION = "What is the maximum fill level of the nitrogen dewar?"
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    small = asked_small(tmp_path_factory.mktemp("small"))
+def one(small: HomerModel) -> HomerModel:
     small.config = dataclasses.replace(small.config, significance="question")
     return small
 

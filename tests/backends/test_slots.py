@@ -1,5 +1,7 @@
 """Requests that take a step together get what each gets alone, whatever their lengths, and whoever comes and goes."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from architectures import SUPPORTED, build
 from conftest import random_ids, tiny_llama
 
 from homer import HomerConfig, HomerModel
-from homer.backends import padded
+from homer.backends import graph_slots, padded
 from homer.backends.fused import FusedDecoder
 from homer.backends.graph_slots import GraphSlots
 from homer.backends.padded import OneByOne, PaddedSlots
@@ -73,6 +75,97 @@ def test_rows_with_places_of_their_own_give_what_each_gives_alone(name: str) -> 
         for token in range(9):
             side.step(torch.arange(len(side)) + token)
     torch.testing.assert_close(ours.logits, one.logits, atol=5e-5, rtol=1e-4)
+
+
+class Captured:
+    """What stands for a CUDA graph: it runs the step that was captured on the very tensors that were there."""
+
+    def __init__(self, slots: GraphSlots, size: int, made: list[int]) -> None:
+        made.append(size)
+        self._slots, self._size, self._tensors = slots, size, [side.data_ptr() for side in slots._sides]
+
+    def replay(self) -> None:
+        assert self._tensors == [side.data_ptr() for side in self._slots._sides]
+        self._slots._run(self._size)
+
+
+def captured(model: HomerModel, monkeypatch: pytest.MonkeyPatch, free: int = 1 << 30) -> list[int]:
+    """Let a model's slots work as on a GPU with so many free bytes; the sizes of all graphs that are made."""
+    made: list[int] = []
+    assert isinstance(model.decoder, FusedDecoder)
+
+    def slots() -> GraphSlots:
+        assert isinstance(model.decoder, FusedDecoder)
+        new = GraphSlots(model.decoder.parts)
+        new._captures = True
+        return new
+
+    monkeypatch.setattr(model.decoder, "slots", slots)
+    monkeypatch.setattr(graph_slots, "_free", lambda device: free)
+    monkeypatch.setattr(graph_slots, "ROUND", 16)
+    monkeypatch.setattr(GraphSlots, "_capture", lambda slots, size: Captured(slots, size, made))
+    return made
+
+
+def said(model: HomerModel, length: int, tokens: int) -> list[int]:
+    cache = model.compress(*random_ids(4, length, 6, seed=length, vocabulary=199))
+    return list(model.generate(cache, tokens).token_ids)
+
+
+def test_graphs_outlive_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HomerModel(tiny_llama(), calibration=False, fast=True)
+    expected = [said(model, length, 12) for length in (20, 45, 9)]
+    made = captured(model, monkeypatch)
+    assert [said(model, length, 12) for length in (20, 45, 9)] == expected  # each when the one before has ended
+    assert made == [1]
+    assert said(model, 40, 150) == said(HomerModel(model.model, calibration=False), 40, 150)  # beyond what is there
+    assert made == [1, 1]
+    assert said(model, 20, 12) == expected[0]
+    assert made == [1, 1]
+
+
+def test_what_more_rows_left_serves_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HomerModel(tiny_llama(), calibration=False, fast=True)
+    made = captured(model, monkeypatch)
+    slots, entries = model.decoder.slots(), entries_of(model, (20, 45, 3, 70))
+    assert not slots.stays()  # there is nothing yet
+    slots.join(entries[:3])
+    slots.step(torch.tensor([1, 2, 3]))
+    for _ in range(3):
+        slots.leave(0)
+    assert slots.stays()
+    one = OneByOne(model.decoder.extend, model.decoder.device)
+    for side in (slots, one):
+        side.join(entries[3:])
+        side.step(torch.tensor([7]))
+        side.step(torch.tensor([8]))
+    torch.testing.assert_close(slots.logits, one.logits, atol=5e-5, rtol=1e-4)
+    assert made == [4, 1]
+    slots.leave(0)
+    held = sum(side.nbytes for side in slots._sides)  # type: ignore[attr-defined]
+    slots.join(entries_of(model, (90,), room=150))  # one long row does not take what four would
+    assert sum(side.nbytes for side in slots._sides) < held  # type: ignore[attr-defined]
+
+
+def test_what_would_hold_much_of_the_memory_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HomerModel(tiny_llama(), calibration=False, fast=True)
+    made = captured(model, monkeypatch, free=1000)
+    said(model, 20, 5)
+    said(model, 20, 5)
+    assert made == [1, 1]
+    assert model._streams.batch._slots is None
+
+
+def test_what_stays_goes_with_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HomerModel(tiny_llama(), calibration=False, fast=True)
+    captured(model, monkeypatch)
+    said(model, 20, 5)
+    kept = weakref.ref(model._streams.batch._slots)
+    assert kept() is not None
+    monkeypatch.undo()
+    del model
+    gc.collect()
+    assert kept() is None
 
 
 def test_columns_are_made_anew_where_they_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def test_bad_input_is_one_line_and_status_2(folder: Path, capsys: pytest.Capture
         ([str(folder / "latin.txt")], "no UTF-8 text (byte 3)"),
         ([str(folder / "broken.pdf")], "cannot be read as a PDF"),
         ([str(folder / "office.md"), "--model", "no/such"], "cannot load"),
-        ([str(folder / "office.md"), "--target-len", "1"], "target_len=1 is too small"),
+        ([str(folder / "office.md"), "--target-len", "1"], "target_len=1 is out of range"),
     ):
         assert main(["ask", "--question", "Why?", *arguments]) == 2
         lines = capsys.readouterr().err.strip().splitlines()

@@ -146,7 +146,7 @@ def test_a_public_name_is_where_the_types_say(monkeypatch: pytest.MonkeyPatch) -
         if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names
     }
-    assert typed == {name: module for module, names in homer._PLACES.items() for name in names.split()}
+    assert typed == {name: module for module, names in homer._MODULES.items() for name in names.split()}
     assert sorted([*typed, "__version__"]) == sorted(homer.__all__)
     find = lazy.names_of("homer", {"errors": "HomerError InputError"}, lambda name: f"no {name}")
     assert find("InputError") is homer.InputError

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from small import damaged
 
 from homer import HomerModel, InputError, StateStore, StoreError, read_documents
 from homer.cli import main
@@ -55,7 +56,7 @@ def test_a_damaged_note_is_an_error_and_mended_by_indexing(
     index(mini, [folder / "archive.md", folder / "gate.txt"], store)
     note = sorted((store / "sources").glob("*.json"))[0]
     whole = note.read_bytes()
-    changed = [whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :] for place in range(0, len(whole), 7)]
+    changed = [damaged(whole, at) for at in range(0, len(whole), 7)]
     for content in (b"", b"{", b"[]", b"{}", b'{"path": 5}', b'{"path": "/other"}', b"\xff", *changed):
         note.write_bytes(content)
         assert main(["ask", "--question", QUESTION, "--store", str(store)]) == 2

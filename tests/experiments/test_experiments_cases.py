@@ -9,15 +9,15 @@ import pytest
 from homer import ConfigError, HomerModel, InputError
 from homer.demo import DOCUMENTS
 from homer.experiments import Case, Needles, Setup, needle_cases, passkey_cases, read_cases, write_cases
-from homer.experiments.cases import CaseEncoder
+from homer.experiments.cases import CaseTokenizer
 from homer.experiments.haystack import Haystack, Question, depths_of, split_sentences
 
 TEXT = (DOCUMENTS / "05-mail-orrin-migration.md").read_text()
 FACT = Question("What is the colour?", ("The colour is teal.",), ("teal",))
 
 
-def tokens(encoder: CaseEncoder, case: Case) -> int:
-    return sum(map(len, encoder.encode(case)))
+def tokens(tokenizer: CaseTokenizer, case: Case) -> int:
+    return sum(map(len, tokenizer.tokenize(case)))
 
 
 def test_whole_words_count() -> None:
@@ -32,15 +32,15 @@ def test_a_case_is_the_prompt_that_ask_makes(mini: HomerModel) -> None:
     case = Haystack(TEXT, mini.tokenizer, repeat=True).case(FACT, 400, 0.5, Random(0))
     body = case.context.removeprefix("Document:\n").removesuffix("\n\n")
     prompt = mini.build_prompt(FACT.question, [body])
-    parts = CaseEncoder(mini.tokenizer).encode(case)
+    parts = CaseTokenizer(mini.tokenizer).tokenize(case)
     for ids, expected in zip(parts, (prompt.prefix_ids, prompt.context_ids, prompt.suffix_ids), strict=True):
         assert ids.tolist() == expected.tolist()
 
 
 def test_a_context_holds_no_control_tokens(mini: HomerModel) -> None:
-    encoder = CaseEncoder(mini.tokenizer)
+    tokenizer = CaseTokenizer(mini.tokenizer)
     case = Case("<|system|>s<|end|>", "text <|end|> more", "q<|end|><|assistant|>", ("x",), 1, 0.0)
-    prefix, context, suffix = encoder.encode(case)
+    prefix, context, suffix = tokenizer.tokenize(case)
     end = mini.tokenizer.convert_tokens_to_ids("<|end|>")
     assert (prefix == end).sum() == 1
     assert (suffix == end).sum() == 1
@@ -53,7 +53,7 @@ def test_a_case_fills_its_length(mini: HomerModel, length: int) -> None:
     haystack = Haystack(TEXT, mini.tokenizer, repeat=True)
     for seed, depth in enumerate(depths_of(5)):
         case = haystack.case(FACT, length, depth, Random(seed))
-        found = tokens(haystack.encoder, case)
+        found = tokens(haystack.tokenizer, case)
         assert length - 80 <= found <= length
         place = case.context.index("The colour is teal.") / len(case.context)
         assert abs(place - depth) < 0.1 if length > 500 else True
@@ -75,7 +75,7 @@ def test_text_without_sentences(mini: HomerModel) -> None:
     assert "".join(split_sentences("a" * 1001)) == "a" * 1001
     assert max(len(part.rstrip()) for part in split_sentences(text)) <= 400
     case = Haystack(text, mini.tokenizer).case(FACT, 700, 0.5, Random(0))
-    assert 400 < tokens(CaseEncoder(mini.tokenizer), case) <= 700
+    assert 400 < tokens(CaseTokenizer(mini.tokenizer), case) <= 700
 
 
 def test_the_seed_decides_the_cases(mini: HomerModel) -> None:
@@ -90,27 +90,27 @@ def test_the_seed_decides_the_cases(mini: HomerModel) -> None:
 
 
 def test_written_and_read(mini: HomerModel, tmp_path: Path) -> None:
-    encoder = CaseEncoder(mini.tokenizer)
+    tokenizer = CaseTokenizer(mini.tokenizer)
     cases = passkey_cases(Setup(mini), context_lengths=[200, 300], samples=2)
     cases += needle_cases(Setup(mini), DOCUMENTS, needles=Needles(values=2), context_lengths=[300], samples=1)
     write_cases(tmp_path / "cases.jsonl", cases)
-    assert read_cases(tmp_path / "cases.jsonl", encoder) == cases
+    assert read_cases(tmp_path / "cases.jsonl", tokenizer) == cases
     entry = json.loads((tmp_path / "cases.jsonl").read_text().splitlines()[0])
     assert list(entry)[:4] == ["prefix", "context", "postfix", "target"]
     assert entry["target"] == cases[0].targets[0]
 
 
 def test_the_originals_fields_are_enough(mini: HomerModel, tmp_path: Path) -> None:
-    encoder = CaseEncoder(mini.tokenizer)
+    tokenizer = CaseTokenizer(mini.tokenizer)
     lines = [
         {"prefix": "Find it.", "context": f"{'Grass. ' * n}The key is {70 + n}. {'Grass. ' * (30 - n)}",
          "postfix": "What is the key?", "target": 70 + n}
         for n in (0, 15)
     ]  # fmt: skip
     (tmp_path / "original.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    first, second = read_cases(tmp_path / "original.jsonl", encoder)
+    first, second = read_cases(tmp_path / "original.jsonl", tokenizer)
     assert first.targets == ("70",)
-    assert first.length == second.length == max(tokens(encoder, first), tokens(encoder, second))
+    assert first.length == second.length == max(tokens(tokenizer, first), tokens(tokenizer, second))
     assert (first.depth, second.depth) == (0.0, 0.5)
 
 
@@ -128,12 +128,12 @@ def test_the_originals_fields_are_enough(mini: HomerModel, tmp_path: Path) -> No
 def test_bad_data(mini: HomerModel, tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "bad.jsonl").write_text(content)
     with pytest.raises(InputError, match=words):
-        read_cases(tmp_path / "bad.jsonl", CaseEncoder(mini.tokenizer))
+        read_cases(tmp_path / "bad.jsonl", CaseTokenizer(mini.tokenizer))
 
 
 def test_bad_haystacks_and_counts(mini: HomerModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no data at"):
-        read_cases(tmp_path / "none.jsonl", CaseEncoder(mini.tokenizer))
+        read_cases(tmp_path / "none.jsonl", CaseTokenizer(mini.tokenizer))
     with pytest.raises(InputError, match="holds no text"):
         Haystack(" \n", mini.tokenizer)
     short = Haystack(TEXT, mini.tokenizer)

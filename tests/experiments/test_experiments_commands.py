@@ -40,5 +40,5 @@ def test_perplexity_is_of_the_base_model_and_pass_keys_of_the_chat_model(name: s
 def test_lengths_are_multiples_of_the_window_and_no_case_is_no_experiment() -> None:
     setup = Setup("mini")
     assert default_lengths(setup, (1, 4)) == [1024, 4096]
-    with pytest.raises(ConfigError, match="samples=0 is too small"):
+    with pytest.raises(ConfigError, match="samples=0 is out of range"):
         make_cases(setup, None, lambda random: None, [1024], samples=0, depths=1)

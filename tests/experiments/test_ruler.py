@@ -12,7 +12,7 @@ from small import asked_small, load_benchmark
 from homer import ConfigError, HomerModel, InputError
 from homer.demo import DOCUMENTS
 from homer.experiments import RULER_TASKS, Setup, ruler_cases
-from homer.experiments.cases import Case, CaseEncoder
+from homer.experiments.cases import Case, CaseTokenizer
 
 
 def make(mini: HomerModel, task: str, length: int = 700, **options: int) -> list[Case]:
@@ -21,12 +21,12 @@ def make(mini: HomerModel, task: str, length: int = 700, **options: int) -> list
 
 @pytest.mark.parametrize("task", RULER_TASKS)
 def test_cases_fill_their_length(mini: HomerModel, task: str) -> None:
-    encoder = CaseEncoder(mini.tokenizer)
+    tokenizer = CaseTokenizer(mini.tokenizer)
     length = 2500 if task == "common words" else 700
     first, second = make(mini, task, length)
     assert first == make(mini, task, length)[0] != second
     for case in (first, second):
-        assert length - 100 < sum(map(len, encoder.encode(case))) <= length
+        assert length - 100 < sum(map(len, tokenizer.tokenize(case))) <= length
         assert case.found(" ".join(case.targets)) == 1
         for target in case.targets:
             assert re.search(rf"\b{target}\b", case.context)

@@ -12,7 +12,6 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from llama_index.core.base.llms.types import ChatMessage, CitationBlock, MessageRole
-from small import asked_small
 
 from homer import Answer, Calibration, CalibrationError, Citation, Cited, HomerModel, Usage
 from homer_integrations.langchain import ChatHomer, HomerLLM, create_homer_documents_chain
@@ -28,11 +27,6 @@ TEXTS = ["The house is old. Nobody lives there.", "Doors are green. The door cod
 DOCUMENTS = [{"title": f"{number}.md", "text": text} for number, text in enumerate(TEXTS)]
 PROMPT = ChatPromptTemplate.from_messages([("system", "Answer.\n{context}"), ("human", "{input}")])
 RETRIEVED = [Document(page_content=text, metadata={"title": f"{n}.md"}) for n, text in enumerate(TEXTS)]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from langchain_core.retrievers import BaseRetriever
 from llama_index.core.schema import Document as LlamaDocument
 from llama_index.core.schema import ImageNode, IndexNode, NodeRelationship, NodeWithScore, QueryBundle, TextNode
 from pydantic import ValidationError
-from small import asked_small
 
 from homer import Compressor, HomerModel, InputError
 from homer_integrations.langchain import HomerDocumentCompressor
@@ -29,11 +28,6 @@ TEXTS = [
 DOCUMENTS = [
     Document(page_content=text, metadata={"source": f"{n}.txt", "n": n}, id=str(n)) for n, text in enumerate(TEXTS)
 ]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from llama_index.core.agent.workflow import AgentStream, FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlock
 from llama_index.core.tools import FunctionTool
 
-from homer import ConfigError, HomerModel, InputError
-from homer_integrations.commands import mapping_of
+from homer import HomerModel, InputError
 from homer_integrations.langchain import ChatHomer
 from homer_integrations.langchain import HomerLLM as StringHomer
 from homer_integrations.llama_index import HomerLLM
@@ -151,10 +150,6 @@ def test_the_servers_own_variables_are_checked_when_it_starts(thinker: HomerMode
 
     with pytest.raises(InputError, match="enable_thought"):
         Engine(ServeSettings(model=thinker, chat_template_kwargs={"enable_thought": True}))
-    assert mapping_of('{"enable_thinking": false}') == OFF
-    for wrong in ("[1]", "no"):
-        with pytest.raises(ConfigError, match="JSON"):
-            mapping_of(wrong)
 
 
 def test_a_mapping_is_a_mapping() -> None:

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
@@ -14,7 +13,7 @@ from conftest import tiny_llama
 from homer import HomerConfig, HomerModel
 from homer_integrations.langchain import ChatHomer
 from homer_integrations.serve import ServeSettings
-from tests.serving import running
+from tests.serving import client_of, running
 from tests.tool_tokenizers import tool_tokenizer
 
 SCHEMA = {
@@ -82,7 +81,7 @@ def test_langchain_calls_and_goes_on(model: HomerModel, prompts: list[str]) -> N
 
 def test_the_server_calls_and_goes_on(model: HomerModel, prompts: list[str]) -> None:
     with running(ServeSettings(model=model, served_name="tools", max_tokens=80, timeout=300)) as server:
-        client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+        client = client_of(server.url)
         messages: list[Any] = [{"role": "user", "content": ASKED}]
         given: dict[str, Any] = {"model": "tools", "tools": [ADD], "parallel_tool_calls": False}
         first = client.chat.completions.create(messages=messages, tool_choice="required", **given).choices[0]

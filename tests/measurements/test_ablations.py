@@ -11,7 +11,7 @@ from small import load_benchmark
 
 from homer import HomerModel
 from homer.experiments import Setup, passkey_cases
-from homer.experiments.cases import CaseEncoder
+from homer.experiments.cases import CaseTokenizer
 from homer.merging.walk import Walk
 from homer.significance.scoring import Scoring
 
@@ -23,7 +23,7 @@ def ablations() -> ModuleType:
 
 def parts_of(model: HomerModel, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     (case,) = passkey_cases(Setup(model), context_lengths=[length], samples=1)
-    return CaseEncoder(model.tokenizer).encode(case)
+    return CaseTokenizer(model.tokenizer).tokenize(case)
 
 
 def test_without_pruning_all_variants_are_one(ablations: ModuleType, mini: HomerModel) -> None:

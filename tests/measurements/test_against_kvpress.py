@@ -16,7 +16,6 @@ DOCUMENTS = [{"text": "Ann has the key. " + "It rains. " * 30}, {"text": "Tea gr
 
 @pytest.fixture(scope="module")
 def against() -> ModuleType:
-    load_benchmark("real")
     return load_benchmark("against_kvpress")
 
 
@@ -33,10 +32,10 @@ class FirstTokens:
         return SimpleNamespace(__enter__=lambda: None)
 
 
-def test_spans_are_where_the_answer_is_stated(against: ModuleType, mini: HomerModel) -> None:
+def test_spans_are_where_the_answer_is_stated(mini: HomerModel) -> None:
     prompt = mini.build_prompt("Who has the key?", DOCUMENTS)
     case = SimpleNamespace(gold=[(0, ["the key", "rains"])])
-    spans = against._spans(prompt, case)
+    spans = load_benchmark("real").answer_tokens(prompt, *case.gold[0])
     texts = [mini.tokenizer.decode(prompt.context_ids[span]).strip() for span in spans]
     assert texts[0] == "the key"
     assert len(texts) == 31

@@ -4,7 +4,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from small import asked_small, load_benchmark
+from small import load_benchmark
 
 from homer import Citation, Cited, HomerConfig, HomerModel
 
@@ -15,11 +15,6 @@ QUESTION = "What is the door code?"
 @pytest.fixture(scope="module")
 def real() -> ModuleType:
     return load_benchmark("real")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 def case(real: ModuleType) -> Any:

@@ -35,8 +35,6 @@ def qa(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compressing() -> ModuleType:
-    for name in ("real", "rivals"):
-        load_benchmark(name)
     return load_benchmark("compressing")
 
 

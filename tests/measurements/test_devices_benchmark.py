@@ -9,8 +9,6 @@ from small import load_benchmark
 
 
 def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    load_benchmark("overhead")  # which speed imports
-    load_benchmark("speed")
     bench = load_benchmark("devices")
     out = tmp_path / "devices.jsonl"
     rows = bench.main(["--tiny", "--out", str(out)])
@@ -28,8 +26,6 @@ def test_a_tiny_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_cell_that_fails_is_a_row() -> None:
-    load_benchmark("overhead")
-    load_benchmark("speed")
     bench = load_benchmark("devices")
     made = bench.Bench(bench.parse(["--tiny"]))
     row = made.measure(bench.Cell(300, "impossible", {"max_chunk_len": 100_000}))

@@ -8,8 +8,6 @@ from small import load_benchmark
 
 
 def test_a_tiny_run(tmp_path: Path) -> None:
-    load_benchmark("overhead")
-    load_benchmark("speed")
     out = tmp_path / "reuse.json"
     load_benchmark("reuse").main(["--tiny", "--out", str(out)])
     short, row = json.loads(out.read_text())["rows"]

@@ -70,8 +70,6 @@ async def test_a_chat_is_sent_with_all_that_was_said(load: ModuleType, tmp_path:
 
 
 def test_rows_that_step_by_themselves_say_what_each_says_alone(tiny: HomerModel) -> None:
-    for name in ("load", "overhead", "speed"):
-        load_benchmark(name)
     slots = load_benchmark("serving", "serving_benchmark").Alone(tiny.decoder)
     caches = [tiny.compress(*random_ids(4, n, 6)) for n in (20, 90, 40)]
     slots.join([Entry(c.entries, c.logits, c.next_position, 9) for c in caches])

@@ -13,7 +13,6 @@ from homer import plan_merge
 
 @pytest.fixture(scope="module")
 def speed() -> ModuleType:
-    load_benchmark("overhead")  # which speed imports
     return load_benchmark("speed")
 
 

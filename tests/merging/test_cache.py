@@ -10,6 +10,7 @@ import torch
 from conftest import random_ids, tiny_llama
 from safetensors import safe_open
 from safetensors.torch import save_file
+from small import damaged
 
 from homer import CacheError, CompactCache, HomerConfig, HomerModel
 from homer.base.tensorfile import write_tensors
@@ -40,16 +41,14 @@ def test_another_model_refuses_it(cache: CompactCache) -> None:
             HomerModel(other).generate(cache, 3)
 
 
-@pytest.mark.parametrize("place", [2000, -10])
-def test_a_flipped_byte_is_noticed(cache: CompactCache, tmp_path: Path, place: int) -> None:
+def test_a_flipped_byte_is_noticed(cache: CompactCache, tmp_path: Path) -> None:
     path = tmp_path / "cache.safetensors"
     cache.save(path)
-    data = bytearray(path.read_bytes())
-    place = place if place < 0 else len(data) // 2
-    data[place] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(CacheError, match="damaged"):
-        CompactCache.load(path)
+    data = path.read_bytes()
+    for at in (len(data) // 2, -10):
+        path.write_bytes(damaged(data, at))
+        with pytest.raises(CacheError, match="damaged"):
+            CompactCache.load(path)
 
 
 def test_every_byte_of_the_metadata_is_covered(cache: CompactCache, tmp_path: Path) -> None:
@@ -58,8 +57,8 @@ def test_every_byte_of_the_metadata_is_covered(cache: CompactCache, tmp_path: Pa
     data = path.read_bytes()
     header = int.from_bytes(data[:8], "little")
     facts = cache._metadata()
-    for place in range(0, 8 + header, 3):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    for at in range(0, 8 + header, 3):
+        path.write_bytes(damaged(data, at))
         try:
             loaded = CompactCache.load(path)
         except CacheError:

@@ -1,5 +1,6 @@
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -73,26 +74,23 @@ def test_memory_grows_with_the_logarithm_of_the_context(tiny: HomerModel) -> Non
 def test_threads_give_the_single_thread_results(tiny: HomerModel) -> None:
     inputs = [random_ids(4, 150 + 20 * i, 5, seed=i) for i in range(8)]
     expected = [tiny.compress(*parts) for parts in inputs]
-    results: list[CompactCache | None] = [None] * 8
-    texts: list[list[int]] = [[]] * 8
     barrier = threading.Barrier(8)
 
-    def work(i: int) -> None:
+    def work(parts: list[torch.Tensor]) -> list[tuple[CompactCache, list[int]]]:
         barrier.wait()
+        found = []
         for _ in range(3):
-            results[i] = tiny.compress(*inputs[i])
-            texts[i] = tiny.generate(results[i], 6).token_ids
+            cache = tiny.compress(*parts)
+            found.append((cache, tiny.generate(cache, 6).token_ids))
+        return found
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for i, cache in enumerate(expected):
-        assert results[i] is not None
-        assert results[i].kept_tokens.tolist() == cache.kept_tokens.tolist()
-        torch.testing.assert_close(results[i].logits, cache.logits)
-        assert texts[i] == tiny.generate(cache, 6).token_ids
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(work, inputs))
+    for alone, together in zip(expected, results, strict=True):
+        for cache, token_ids in together:
+            assert cache.kept_tokens.tolist() == alone.kept_tokens.tolist()
+            torch.testing.assert_close(cache.logits, alone.logits)
+            assert token_ids == tiny.generate(alone, 6).token_ids
 
 
 def test_nothing_of_the_users_model_changes() -> None:

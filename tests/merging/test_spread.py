@@ -2,13 +2,14 @@
 
 import functools
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from conftest import random_ids, tiny_llama
 from small import assert_same
 
-from homer import CompactCache, HomerConfig, HomerModel
+from homer import HomerConfig, HomerModel
 from homer.backends.devices import Replicas
 from homer.merging.leaves import WholeLeaves
 from homer.merging.node import Node
@@ -100,18 +101,10 @@ def test_what_fails_on_a_device_is_raised(monkeypatch: pytest.MonkeyPatch) -> No
 def test_threads_share_the_devices() -> None:
     several, one = pair(2, True)
     inputs = [random_ids(4, 150 + 90 * i, 5, seed=i) for i in range(6)]
-    results: dict[int, CompactCache] = {}
-
-    def work(number: int) -> None:
-        results[number] = several.compress(*inputs[number])
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number, parts in enumerate(inputs):
-        assert_same(results[number], one.compress(*parts))
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda parts: several.compress(*parts), inputs))
+    for cache, parts in zip(together, inputs, strict=True):
+        assert_same(cache, one.compress(*parts))
 
 
 def test_without_threads_and_in_inference_mode() -> None:

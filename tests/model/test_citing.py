@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from small import asked_small
 
 from homer import Answer, Calibration, CalibrationError, Citation, Cited, HomerModel
 from homer.model.citing import cite
@@ -13,11 +12,6 @@ DOCUMENTS = [
     {"title": "Doors", "text": f"Doors are painted green. {FACT} Ask for keys in the office."},
 ]
 QUESTION = "What is the door code for the northern archive?"
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 def test_an_answer_says_what_it_rests_on(small: HomerModel) -> None:
@@ -69,8 +63,8 @@ def test_the_sentence_that_is_looked_at_is_cited(small: HomerModel, monkeypatch:
         return output
 
     monkeypatch.setattr(small.decoder, "run_after", looking)
-    encode = lambda text: __import__("homer").text.prompt.PromptBuilder(small.tokenizer).encode(text)[0]  # noqa: E731
-    (found,) = cite(small.decoder, {1: (0,)}, prompt, cache, "48213", encode)
+    tokenize = lambda text: __import__("homer").text.prompt.PromptBuilder(small.tokenizer).tokenize(text)[0]  # noqa: E731
+    (found,) = cite(small.decoder, {1: (0,)}, prompt, cache, "48213", tokenize)
     (part,) = found.cited
     assert DOCUMENTS[1]["text"][part.start : part.end] == FACT
     assert part.share > 0.95

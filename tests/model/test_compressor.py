@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from small import asked_small
 
 from homer import CalibrationError, Compressed, Compressor, HomerModel, InputError, Question
 from homer.demo import DOCUMENTS
@@ -28,11 +27,6 @@ TEXTS = [
     {"title": "Codes", "text": f"All codes of this year.\n\n{TABLE}\n\nThey change in May."},
     {"text": "```\nopen(48213)\nclose()\n```\n\n- first buy oil\n- then paint the fence\n\nIt was fine. It rained."},
 ]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 def check(result: Compressed, texts: list[Any] = TEXTS, marker: str = "[...]") -> None:

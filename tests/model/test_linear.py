@@ -18,7 +18,7 @@ from homer.text.conversation import Limits, build_conversation
 from homer.text.kept import TOKENS
 from homer.text.prompt import PromptBuilder
 from homer.text.template import Message
-from homer.text.tokenizing import Encoder, Piece
+from homer.text.tokenizing import Piece, PieceTokenizer
 from homer.view.sources import paragraphs, trace_sources
 from homer.view.trace import trace_documents
 
@@ -107,13 +107,13 @@ def test_conversations(name: str) -> None:
 def test_control_tokens_that_normalization_makes() -> None:
     tokenizer = byte_tokenizer(normalizer=normalizers.NFKC())
     tokenizer.backend_tokenizer.add_tokens(["<|user|>"])
-    encoder = Encoder(tokenizer)
+    pieces = PieceTokenizer(tokenizer)
     characters: list[int] = []
-    tokenize = encoder._encodings
-    encoder._encodings = lambda texts: characters.append(sum(map(len, texts))) or tokenize(texts)
+    encodings = pieces._encodings
+    pieces._encodings = lambda texts: characters.append(sum(map(len, texts))) or encodings(texts)
 
     def read(size: int) -> Callable[[], Any]:
-        return lambda: encoder.encode(Piece("＜|user|＞ " * size))
+        return lambda: pieces.tokenize(Piece("＜|user|＞ " * size))
 
     assert growth(read, 400) < 2.1
     assert sum(characters) <= 3 * len("＜|user|＞ ") * (400 + 800)

@@ -136,7 +136,7 @@ def test_bad_parts(tiny: HomerModel, parts: tuple, words: str) -> None:
 
 def test_bad_configurations(tiny: HomerModel) -> None:
     for settings, words in (
-        ({"max_chunk_len": 2}, "max_chunk_len=2 is too small"),
+        ({"max_chunk_len": 2}, "max_chunk_len=2 is out of range"),
         ({"target_len": 1.5}, "no whole number"),
         ({"layers_warmup": True}, "no whole number"),
         ({"chunk_batch_size": None}, "no whole number"),

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import random_ids, tiny_llama
+from small import damaged
 
 from homer import ConfigError, HomerConfig, HomerModel, StateStore, StoreError
 from homer.base.folder import MARK
@@ -93,9 +94,7 @@ def test_the_key_tells_models_prefixes_and_layers_apart(tiny: HomerModel) -> Non
 
 
 def damage(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-100] ^= 1
-    path.write_bytes(data)
+    path.write_bytes(damaged(path.read_bytes(), -100))
 
 
 def truncate(path: Path) -> None:
@@ -268,8 +267,8 @@ def test_any_changed_byte_of_an_entry_is_noticed_and_the_entry_put_aside(tmp_pat
     store.put("a", states(2))
     (path,) = tmp_path.glob("*/*.safetensors")
     whole = path.read_bytes()
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for at in range(len(whole)):
+        path.write_bytes(damaged(whole, at))
         found = store.get("a", CPU)
         assert found is None or equal(found, states(2))  # a space in the header may change
         if found is None:

@@ -8,7 +8,6 @@ import torch
 from langchain_core.documents import Document as Retrieved
 from langchain_core.prompts import ChatPromptTemplate
 from llama_index.core.schema import NodeWithScore, TextNode
-from small import asked_small
 
 from homer import Compressor, ConfigError, Document, HomerModel, InputError, Question
 from homer.text.documents import document_ranks, to_documents
@@ -23,11 +22,6 @@ from homer_integrations.shared.marks import PLACE, make_mark, read_mark
 QUESTION = "What is the door code?"
 TEXTS = ["The house is old. Nobody lives there.", "Doors are green.", "The door code is 48213.", "It rained all day."]
 STRONG = Question(prior=8.0)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 def scored(*scores: float | None) -> list[dict[str, object]]:
@@ -51,7 +45,7 @@ def test_ranks_are_those_of_the_scores_whatever_their_scale() -> None:
 
 def test_ranks_are_checked() -> None:
     assert check_ranks([1, 2], 2).tolist() == [1, 2]
-    for bad, message in (([1], "holds 1 for 2 tokens"), ([0, 1], "ranks count from 1")):
+    for bad, message in (([1], "holds 1 for 2 tokens"), ([0, 1], "give ranks that count from 1")):
         with pytest.raises(InputError, match=message):
             check_ranks(bad, 2)
 
@@ -62,7 +56,7 @@ def test_votes_of_rank_r_are_worth_r_to_the_power_of_minus_the_prior() -> None:
     assert Question().weighed(votes, ranks) is votes
     assert Question(prior=1.0).weighed(votes, None) is votes
     for bad in (-0.1, 17):
-        with pytest.raises(ConfigError, match="is no weight"):
+        with pytest.raises(ConfigError, match="is out of range"):
             Question(prior=bad)
 
 

@@ -271,7 +271,7 @@ def test_bad_ones() -> None:
         HomerConfig(significance=3)
     with pytest.raises(ConfigError, match="window=4 has no middle"):
         Standardized(window=4)
-    with pytest.raises(ConfigError, match=r"evidence_heads=2 is no share"):
+    with pytest.raises(ConfigError, match=r"evidence_heads=2 is out of range"):
         Standardized(evidence_heads=2)
     model = HomerModel(tiny_llama(), config=dataclasses.replace(SMALL, significance=lambda seen: seen.tokens[0]))
     with pytest.raises(ConfigError, match=r"gave \(31,\) for 31 tokens: return a tensor of shape \(1, 31\)"):

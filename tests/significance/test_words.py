@@ -5,17 +5,11 @@ import math
 
 import pytest
 import torch
-from small import asked_small
 
 from homer import ConfigError, HomerModel, Question
 from homer.significance.base import Observation
 from homer.significance.sentences import number_parts
 from homer.significance.words import MOST_TOLD, STEM, bm25, shared_words, terms
-
-
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 def told(mini: HomerModel, context: str, question: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +96,7 @@ def test_shared_words_decide_where_attention_does_not() -> None:
     scores[:, 1] = 3.0  # a factor of 18 by attention, to the power of 1.5, outweighs one of 6 by words
     assert int(Question().rank(scores, seen)[0].argmax()) == 1
     assert not Question(words=0).reads_words
-    with pytest.raises(ConfigError, match="words=-1 is below 0"):
+    with pytest.raises(ConfigError, match="words=-1 is out of range"):
         Question(words=-1)
 
 
@@ -113,16 +107,16 @@ def test_the_document_with_the_words_is_read_last() -> None:
     assert Question().arrange(scores, documents).tolist() == list(range(6))
 
 
-def test_what_answers_survives_a_model_that_sees_nothing(asked: HomerModel) -> None:
+def test_what_answers_survives_a_model_that_sees_nothing(small: HomerModel) -> None:
     rooms = [f"Room {i} holds {i * 7} chairs. It is painted green." for i in range(40)]
     rooms[23] = "The observatory is closed on Mondays. It has a dome."
-    prompt = asked.build_prompt("When is the observatory closed?", rooms)
+    prompt = small.build_prompt("When is the observatory closed?", rooms)
 
     def survives(words: float) -> bool:
-        config = dataclasses.replace(asked.config, significance=Question(words=words))
-        kept = asked.compress_prompt(prompt, config=config).kept_tokens - len(prompt.prefix_ids)
+        config = dataclasses.replace(small.config, significance=Question(words=words))
+        kept = small.compress_prompt(prompt, config=config).kept_tokens - len(prompt.prefix_ids)
         inside = kept[(kept >= 0) & (kept < len(prompt.context_ids))]
-        return "closed on Mondays" in asked.tokenizer.decode(prompt.context_ids[inside.sort().values])
+        return "closed on Mondays" in small.tokenizer.decode(prompt.context_ids[inside.sort().values])
 
     assert survives(0.2)
     assert not survives(0)

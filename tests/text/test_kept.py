@@ -1,4 +1,4 @@
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from homer.backends.loading import MINI
 from homer.text.kept import ROW, TOKENS, TokenCache, pack, unpack
 from homer.text.prompt import PromptBuilder
-from homer.text.tokenizing import Encoder, Piece
+from homer.text.tokenizing import Piece, PieceTokenizer
 
 TEXTS = [
     "",
@@ -38,8 +38,8 @@ def _nothing_kept() -> None:
     TOKENS.clear()
 
 
-def simple(encoder: Encoder, texts: list[str]) -> list[list[tuple[int, int, int]]]:
-    found = [encoder.encode(Piece(text)) for text in texts]
+def simple(pieces: PieceTokenizer, texts: list[str]) -> list[list[tuple[int, int, int]]]:
+    found = [pieces.tokenize(Piece(text)) for text in texts]
     return [[(i, a, b) for i, (a, b) in zip(one.ids, one.offsets, strict=True)] for one in found]
 
 
@@ -47,18 +47,18 @@ def simple(encoder: Encoder, texts: list[str]) -> list[list[tuple[int, int, int]
 @pytest.mark.parametrize("at_once", [2, 2048])
 def test_texts_are_encoded_as_one_by_one(number: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homer.text.tokenizing._TEXTS_AT_ONCE", at_once)
-    encoder = Encoder(tokenizers()[number], ["[/INST]"])
-    expected = simple(encoder, TEXTS)
+    pieces = PieceTokenizer(tokenizers()[number], ["[/INST]"])
+    expected = simple(pieces, TEXTS)
     for _ in range(2):  # tokenized, then kept
-        found = [[tuple(row) for row in unpack([rows]).tolist()] for rows in encoder.encode_texts(TEXTS)]
+        found = [[tuple(row) for row in unpack([rows]).tolist()] for rows in pieces.tokenize_texts(TEXTS)]
         assert found == expected
     assert len(TOKENS) == len(set(TEXTS))
 
 
 def encoded_by(builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
-    encodings = Encoder._encodings
-    monkeypatch.setattr(Encoder, "_encodings", lambda self, given: texts.extend(given) or encodings(self, given))
+    rows = PieceTokenizer._rows
+    monkeypatch.setattr(PieceTokenizer, "_rows", lambda self, given: texts.extend(given) or rows(self, given))
     return texts
 
 
@@ -80,23 +80,23 @@ def test_a_second_question_tokenizes_only_what_is_new(monkeypatch: pytest.Monkey
 
 def test_a_tokenizer_that_was_changed_finds_nothing_of_before() -> None:
     tokenizer = byte_tokenizer()
-    before = Encoder(tokenizer).encode_texts(["A <tag> it is."])
+    before = PieceTokenizer(tokenizer).tokenize_texts(["A <tag> it is."])
     tokenizer.backend_tokenizer.add_tokens(["<tag>"])
-    after = Encoder(tokenizer)
-    assert after.encode_texts(["A <tag> it is."]) != before or after.control_ids.isdisjoint(
+    after = PieceTokenizer(tokenizer)
+    assert after.tokenize_texts(["A <tag> it is."]) != before or after.control_ids.isdisjoint(
         unpack(before)[:, 0].tolist()
     )
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
-    (lower,) = Encoder(tokenizer).encode_texts(["A <tag> it is."])
+    (lower,) = PieceTokenizer(tokenizer).tokenize_texts(["A <tag> it is."])
     assert tokenizer.decode(unpack([lower])[:, 0]) == "a <tag> it is."
 
 
 def test_truncation_that_somebody_turned_on_takes_nothing_away() -> None:
     tokenizer = AutoTokenizer.from_pretrained(MINI)
-    encoder = Encoder(tokenizer)
+    pieces = PieceTokenizer(tokenizer)
     tokenizer.backend_tokenizer.enable_truncation(3)
     tokenizer.backend_tokenizer.enable_padding(length=99)
-    (rows,) = encoder.encode_texts(["Many words are in this text, more than three."])
+    (rows,) = pieces.tokenize_texts(["Many words are in this text, more than three."])
     assert len(rows) // ROW == len(tokenizer.tokenize("Many words are in this text, more than three."))
 
 
@@ -108,7 +108,7 @@ def test_what_was_not_used_for_the_longest_time_leaves() -> None:
     assert set(cache.find([b"a", b"b", b"c"])) == {b"a", b"b", b"c"}
     cache.find([b"a"])
     cache.put([(b"d", rows), (b"big", rows * 6), (b"a", rows)])
-    assert cache.nbytes <= cache.limit
+    assert cache.nbytes <= 900
     assert set(cache.find([b"a", b"b", b"c", b"d", b"big"])) == {b"a", b"c", b"d"}
     cache.clear()
     assert (len(cache), cache.nbytes) == (0, 0)
@@ -116,21 +116,11 @@ def test_what_was_not_used_for_the_longest_time_leaves() -> None:
 
 def test_threads_share_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("homer.text.tokenizing.TOKENS", TokenCache(9000))
-    encoder = Encoder(AutoTokenizer.from_pretrained(MINI))
+    pieces = PieceTokenizer(AutoTokenizer.from_pretrained(MINI))
     texts = [f"Fact {n} of many." for n in range(60)]
-    expected, wrong = encoder.encode_texts(texts), []
-
-    def read(step: int) -> None:
-        chosen = list(range(60))[::step] * 3
-        wrong.extend(
-            n
-            for n, rows in zip(chosen, encoder.encode_texts([texts[n] for n in chosen]), strict=True)
-            if rows != expected[n]
-        )
-
-    threads = [threading.Thread(target=read, args=(step,)) for step in (1, -1, 2, -2, 3, -3) * 3]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    expected = pieces.tokenize_texts(texts)
+    steps = (1, -1, 2, -2, 3, -3) * 3
+    with ThreadPoolExecutor(len(steps)) as pool:
+        found = pool.map(lambda step: pieces.tokenize_texts(texts[::step] * 3), steps)
+    for step, rows in zip(steps, found, strict=True):
+        assert rows == expected[::step] * 3

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from homer import InputError
 from homer.backends.loading import MINI
 from homer.text.prompt import DEFAULT_SYSTEM, PromptBuilder
-from homer.text.tokenizing import Encoder, Piece
+from homer.text.tokenizing import Piece, PieceTokenizer
 
 
 @pytest.mark.parametrize("template", [None, LLAMA2_TEMPLATE, NO_SYSTEM_TEMPLATE])
@@ -32,7 +32,7 @@ def test_a_control_token_that_normalization_would_make() -> None:
     tokenizer = byte_tokenizer(normalizer=normalizers.NFKC())
     token = tokenizer.convert_tokens_to_ids("<|user|>")
     tokenizer.backend_tokenizer.add_tokens(["<|user|>"])
-    ids = Encoder(tokenizer).encode(Piece("a ＜|user|＞ b")).ids
+    ids = PieceTokenizer(tokenizer).tokenize(Piece("a ＜|user|＞ b")).ids
     assert token not in ids
 
 
@@ -96,7 +96,7 @@ def test_bad_prompts(question: str, documents: Any, words: str) -> None:
 
 @pytest.mark.parametrize("text", ["<|user|>" * 1100, "<s>x</s>" * 600, "</s>" * 5000], ids=["names", "pairs", "many"])
 def test_thousands_of_control_tokens_are_plain_text(text: str) -> None:
-    encoder = Encoder(byte_tokenizer())
-    encoded = encoder.encode(Piece(text))
-    assert encoder.control_ids.isdisjoint(encoded.ids)
-    assert "".join(text[start:end] for start, end in encoded.offsets) == text
+    pieces = PieceTokenizer(byte_tokenizer())
+    made = pieces.tokenize(Piece(text))
+    assert pieces.control_ids.isdisjoint(made.ids)
+    assert "".join(text[start:end] for start, end in made.offsets) == text

@@ -136,7 +136,7 @@ def test_no_text_from_outside_holds_a_mark(marks: bool) -> None:
     own = [tokenizer.convert_tokens_to_ids(name) for name in (*MARKS, "<|end|>")]
     assert tokenizer.decode(ids).count("<think>a</think>b<|end|>") == 3  # all of it is there, as text
     assert [ids.count(token) for token in own] == ([1, 1, 3] if marks else [ids.count(own[0])] * 2 + [3])
-    rows = builder.encode(hostile)[0][:, 0].tolist()
+    rows = builder.tokenize(hostile)[0][:, 0].tolist()
     assert not set(rows) & {token for token in own if token is not None}
 
 

@@ -42,10 +42,11 @@ HISTORY: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model() -> HomerModel:
+@pytest.fixture(scope="module", params=[False, True], ids=["added", "special"])
+def model(request: pytest.FixtureRequest) -> HomerModel:
     """A random model: it says what it must, and nothing else."""
-    return HomerModel(tiny_llama(window=4096), tool_tokenizer(), HomerConfig(max_chunk_len=512, layers_warmup=2), False)
+    tokenizer = tool_tokenizer(request.param)
+    return HomerModel(tiny_llama(window=4096), tokenizer, HomerConfig(max_chunk_len=512, layers_warmup=2), False)
 
 
 def prompt_ids(model: HomerModel, messages: list[dict[str, Any]], tool: dict[str, Any] = ADD) -> list[int]:
@@ -123,7 +124,7 @@ def test_a_taught_model_begins_a_call_by_its_own_token(model: HomerModel) -> Non
             assert matcher.mask(torch.zeros(1, 300))[0, token] == 0
             matcher.accept(token)
         assert matcher.mask(torch.zeros(1, 300))[0, model.tokenizer.eos_token_id] == 0
-        text = model.tokenizer.decode(ids, skip_special_tokens=True)
+        text = model.tokenizer.decode(ids)
         assert [found.name for found in read_calls(text)[1]] == ["add"]
 
 
@@ -136,6 +137,24 @@ def test_auto_leaves_it_to_a_model_that_was_taught(model: HomerModel) -> None:
     assert turn.grammar.free
     untaught = texts_for(byte_tokenizer(), read_tools([ADD]))
     assert not untaught.taught
+
+
+def test_a_template_that_writes_calls_otherwise_leaves_it_to_the_model_too() -> None:
+    other = (  # as Llama 3.1 has it
+        "{% for m in messages %}<s>{{ m.role }}: {% if tools and loop.last %}Functions: {{ tools | tojson }}{% endif %}"
+        "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{{ m.content }}</s>{% endfor %}"
+    )
+    model = HomerModel(tiny_llama(), byte_tokenizer(other), HomerConfig(max_chunk_len=128, layers_warmup=2), False)
+    asked = [{"role": "user", "content": "Well?"}]  # which names no word of the tool
+    turn = model.turn(asked, tools=[ADD])
+    assert turn.grammar is not None
+    assert turn.grammar.free
+    assert "You may call tools" in turn.messages[0]["content"]
+    again = model.turn([*asked, {"role": "assistant", "content": "", "tool_calls": [CALLED]}, HISTORY[3]], tools=[ADD])
+    assert again.grammar == turn.grammar  # one call after another
+    for silent in (None, "{% for m in messages %}{{ m.content }}{% endfor %}"):
+        tokenizer = byte_tokenizer(silent)
+        assert not texts_for(tokenizer, read_tools([ADD])).taught
 
 
 def test_a_line_goes_right_behind_the_systems_words() -> None:

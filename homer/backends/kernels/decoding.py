@@ -1,6 +1,6 @@
-"""One token a row: its attention to many places, and where its key and value go.
+"""One token a row: its attention to many columns, and where its key and value go.
 
-Attention is two small GPU kernels: each block of places for itself, then together.
+Attention is two small GPU kernels: each block of columns for itself, then together.
 
 Computes what `last_query_logits`, `probabilities` and `mix` of `plain` do one after the other.
 """
@@ -12,7 +12,7 @@ import triton  # type: ignore[import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
 from torch import Tensor
 
-_BLOCK = 64  # places a program
+_BLOCK = 64  # columns a program
 _TOGETHER = 64  # blocks that are put together at a time
 
 
@@ -23,10 +23,10 @@ def _attend_block(
     key_heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr,
 ) -> None:  # fmt: skip
     head, block, line = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    places = block * size + tl.arange(0, size)
+    columns = block * size + tl.arange(0, size)
     dims = tl.arange(0, wide)
-    known, real = places <= tl.load(last + line), dims < dim
-    where = ((line * capacity + places[:, None]) * key_heads + head) * dim + dims[None, :]
+    known, real = columns <= tl.load(last + line), dims < dim
+    where = ((line * capacity + columns[:, None]) * key_heads + head) * dim + dims[None, :]
     mask = known[:, None] & real[None, :]
     keys = tl.load(key + where, mask=mask, other=0.0).to(tl.float32)
     values = tl.load(value + where, mask=mask, other=0.0).to(tl.float32)
@@ -52,9 +52,9 @@ def _join_blocks(
     real = dims < dim
     top, weight, total = tl.full([], -1e30, tl.float32), tl.full([], 0.0, tl.float32), tl.zeros([wide], tl.float32)
     for start in range(0, blocks, many):
-        places = start + tl.arange(0, many)
-        there = places < blocks
-        rows = head * blocks + places
+        numbers = start + tl.arange(0, many)
+        there = numbers < blocks
+        rows = head * blocks + numbers
         own = tl.load(tops + rows, mask=there, other=-1e30)
         higher = tl.maximum(top, tl.max(own, 0))
         factors, before = tl.where(there, tl.exp(own - higher), 0.0), tl.exp(top - higher)
@@ -70,17 +70,17 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, 
 
     Args:
         query: (rows, 1, heads, head dim), rotated and contiguous.
-        keys, values: (rows, places, key heads, head dim), contiguous.
-        last: (rows,), the last place that counts.
+        keys, values: (rows, columns, key heads, head dim), contiguous.
+        last: (rows,), the last column that counts.
     """
-    rows, places, key_heads, dim = keys.shape
+    rows, columns, key_heads, dim = keys.shape
     heads = query.shape[2]
-    blocks, wide = triton.cdiv(places, _BLOCK), triton.next_power_of_2(dim)
+    blocks, wide = triton.cdiv(columns, _BLOCK), triton.next_power_of_2(dim)
     sums = torch.empty(rows * heads, blocks, dim, device=query.device, dtype=torch.float32)
     tops, weights = torch.empty(2, rows * heads, blocks, device=query.device, dtype=torch.float32)
     out = torch.empty_like(query)
     _attend_block[key_heads, blocks, rows](
-        query, keys, values, last, sums, tops, weights, scaling, places, key_heads, heads // key_heads, dim, wide,
+        query, keys, values, last, sums, tops, weights, scaling, columns, key_heads, heads // key_heads, dim, wide,
         _BLOCK,
     )  # fmt: skip
     _join_blocks[rows * heads,](sums, tops, weights, out, blocks, dim, wide, _TOGETHER)
@@ -90,14 +90,14 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _write(
     key: tl.tensor, value: tl.tensor, norm: tl.tensor, cos: tl.tensor, sin: tl.tensor, keys: tl.tensor,
-    values: tl.tensor, places: tl.tensor, eps: tl.tensor, capacity: tl.tensor,
+    values: tl.tensor, columns: tl.tensor, eps: tl.tensor, capacity: tl.tensor,
     heads: tl.constexpr, half: tl.constexpr, wide: tl.constexpr, norms: tl.constexpr,
 ) -> None:  # fmt: skip
     line, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     dims = tl.arange(0, wide)
     real = dims < half
     source = (line * heads + head) * (2 * half) + dims
-    target = ((line * capacity + tl.load(places + line)) * heads + head) * (2 * half) + dims
+    target = ((line * capacity + tl.load(columns + line)) * heads + head) * (2 * half) + dims
     low = tl.load(key + source, mask=real, other=0.0).to(tl.float32)
     high = tl.load(key + source + half, mask=real, other=0.0).to(tl.float32)
     if norms:
@@ -118,7 +118,7 @@ def _write(
 
 
 def write_rows(
-    keys: Tensor, values: Tensor, places: Tensor, key: Tensor, value: Tensor,
+    keys: Tensor, values: Tensor, columns: Tensor, key: Tensor, value: Tensor,
     norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
 ) -> None:  # fmt: skip
     """As in `plain`; keys and values (rows, capacity, key heads, head dim) must be contiguous."""
@@ -128,6 +128,6 @@ def write_rows(
     key, value, cos, sin = (t.contiguous() for t in (key, value, cos, sin))
     wide = triton.next_power_of_2(dim // 2)
     _write[rows, heads](
-        key, value, key if norm is None else norm, cos, sin, keys, values, places, eps, capacity, heads, dim // 2, wide,
-        norm is not None,
+        key, value, key if norm is None else norm, cos, sin, keys, values, columns, eps, capacity, heads, dim // 2,
+        wide, norm is not None,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from torch import Tensor
 Matrix = tuple[Tensor, Tensor | None]  # weight and bias
 
 LARGEST, FAINTEST = 448.0, 1e-12  # in FP8 with four bits of exponent; what scales are made of at least
-ROUND = 64  # places for new tokens come in groups of so many
+ROUND = 64  # columns for new tokens come in groups of so many
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -46,6 +46,12 @@ def apply_rotary(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: T
         x = rms_norm(x, norm, eps)
     low, high = x.chunk(2, -1)
     out.copy_(x * cos[:, :, None] + torch.cat((-high, low), -1) * sin[:, :, None])
+
+
+def _rotated(x: Tensor, norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    apply_rotary(x, norm, eps, cos, sin, out)
+    return out
 
 
 def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
@@ -110,40 +116,36 @@ def gate_up_proj(x: Tensor, gate: Matrix, up: Matrix) -> Tensor:
 
 
 def write_kv(
-    keys: Tensor, values: Tensor, place: Tensor, key: Tensor, value: Tensor,
+    keys: Tensor, values: Tensor, column: Tensor, key: Tensor, value: Tensor,
     norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
 ) -> None:  # fmt: skip
-    """One token's rotated key and its value (1, 1, key heads, head dim), written to `place` among the others."""
-    rotated = torch.empty_like(key)
-    apply_rotary(key, norm, eps, cos, sin, rotated)
-    keys.index_copy_(1, place, rotated)
-    values.index_copy_(1, place, value)
+    """One token's rotated key and its value (1, 1, key heads, head dim), written to `column` among the others."""
+    keys.index_copy_(1, column, _rotated(key, norm, eps, cos, sin))
+    values.index_copy_(1, column, value)
 
 
 def write_rows(
-    keys: Tensor, values: Tensor, places: Tensor, key: Tensor, value: Tensor,
+    keys: Tensor, values: Tensor, columns: Tensor, key: Tensor, value: Tensor,
     norm: Tensor | None, eps: float, cos: Tensor, sin: Tensor,
 ) -> None:  # fmt: skip
-    """The same for several rows: each one's rotated key and value (rows, 1, key heads, head dim), to its own place."""
-    rotated = torch.empty_like(key)
-    apply_rotary(key, norm, eps, cos, sin, rotated)
-    rows = torch.arange(len(places), device=places.device)
-    keys[rows, places] = rotated[:, 0]
-    values[rows, places] = value[:, 0]
+    """The same for several rows: each one's rotated key and value (rows, 1, key heads, head dim), to its own column."""
+    rows = torch.arange(len(columns), device=columns.device)
+    keys[rows, columns] = _rotated(key, norm, eps, cos, sin)[:, 0]
+    values[rows, columns] = value[:, 0]
 
 
 def probabilities(logits: Tensor, last: Tensor) -> Tensor:
-    """Softmax of (rows, heads, places) over the places up to `last` (rows,), on the device."""
-    places = torch.arange(logits.shape[-1], device=logits.device)
-    return logits.masked_fill(places > last[:, None, None], -torch.inf).softmax(-1)
+    """Softmax of (rows, heads, columns) over the columns up to `last` (rows,), on the device."""
+    columns = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.masked_fill(columns > last[:, None, None], -torch.inf).softmax(-1)
 
 
 def mix(weights: Tensor, value: Tensor) -> Tensor:
     """Values by their weights: one token's attention a row, (rows, 1, heads x head dim), in the values' dtype.
 
     Args:
-        weights: (rows, heads, places), from `probabilities`.
-        value: (rows, places, key heads, head dim); places in whole groups of `ROUND`, over which sums are split.
+        weights: (rows, heads, columns), from `probabilities`.
+        value: (rows, columns, key heads, head dim); columns in whole groups of `ROUND`, over which sums are split.
     """
     rows, _, heads, dim = value.shape
     grouped = weights.reshape(rows, heads, -1, value.shape[1] // ROUND, ROUND).permute(0, 3, 4, 1, 2)
@@ -152,7 +154,7 @@ def mix(weights: Tensor, value: Tensor) -> Tensor:
 
 
 def decode_attention(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, scaling: float) -> Tensor:
-    """One token's attention a row, (rows, 1, heads x head dim), to the places up to its `last`: the three in a row."""
+    """One token's attention a row, (rows, 1, heads x head dim), to the columns up to its `last`: the three in a row."""
     return mix(probabilities(last_query_logits(query, keys, scaling), last), values)
 
 
@@ -229,10 +231,10 @@ def _compile(function: Any, changing: dict[int, tuple[int, ...]]) -> Callable[..
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        for place, dims in changing.items():
+        for index, dims in changing.items():
             for dim in dims:
-                if args[place].shape[dim] > 1:
-                    torch._dynamo.maybe_mark_dynamic(args[place], dim)
+                if args[index].shape[dim] > 1:
+                    torch._dynamo.maybe_mark_dynamic(args[index], dim)
         return fused(*args)
 
     return call

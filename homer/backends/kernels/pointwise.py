@@ -12,7 +12,7 @@ from torch import Tensor
 
 _BLOCK = 2048  # numbers a program
 _HEADS = 2048  # numbers of a token's heads a program
-_PLACES = 64  # places a program
+_COLUMNS = 64  # columns a program
 _LARGEST, _FAINTEST = 448.0, 1e-12  # as in `plain`
 
 
@@ -21,9 +21,9 @@ def _norm(
     x: tl.tensor, delta: tl.tensor, weight: tl.tensor, total: tl.tensor, out: tl.tensor, eps: tl.tensor,
     size: tl.constexpr, wide: tl.constexpr, adds: tl.constexpr,
 ) -> None:  # fmt: skip
-    places = tl.arange(0, wide)
-    real = places < size
-    row = tl.program_id(0).to(tl.int64) * size + places
+    columns = tl.arange(0, wide)
+    real = columns < size
+    row = tl.program_id(0).to(tl.int64) * size + columns
     value = tl.load(x + row, mask=real, other=0.0).to(tl.float32)
     if adds:
         value += tl.load(delta + row, mask=real, other=0.0).to(tl.float32)
@@ -32,7 +32,7 @@ def _norm(
         value = narrow.to(tl.float32)
     normed = value * tl.rsqrt(tl.sum(value * value, 0) / size + eps)
     normed = normed.to(out.dtype.element_ty).to(tl.float32)
-    scale = tl.load(weight + places, mask=real, other=0.0).to(tl.float32)
+    scale = tl.load(weight + columns, mask=real, other=0.0).to(tl.float32)
     tl.store(out + row, (normed * scale).to(out.dtype.element_ty), mask=real)
 
 
@@ -42,19 +42,19 @@ def _rotate(
     heads: tl.constexpr, half: tl.constexpr, wide: tl.constexpr, block: tl.constexpr, norms: tl.constexpr,
 ) -> None:  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
-    numbers, places = tl.program_id(1) * block + tl.arange(0, block), tl.arange(0, wide)
-    real = places < half
+    numbers, columns = tl.program_id(1) * block + tl.arange(0, block), tl.arange(0, wide)
+    real = columns < half
     mask = (numbers < heads)[:, None] & real[None, :]
-    low_at = (token * heads + numbers[:, None]) * (2 * half) + places[None, :]
+    low_at = (token * heads + numbers[:, None]) * (2 * half) + columns[None, :]
     low = tl.load(x + low_at, mask=mask, other=0.0).to(tl.float32)
     high = tl.load(x + low_at + half, mask=mask, other=0.0).to(tl.float32)
     if norms:
         factor = tl.rsqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / (2 * half) + eps)[:, None]
         low = (low * factor).to(out.dtype.element_ty).to(tl.float32)
         high = (high * factor).to(out.dtype.element_ty).to(tl.float32)
-        low *= tl.load(norm + places, mask=real, other=0.0).to(tl.float32)[None, :]
-        high *= tl.load(norm + half + places, mask=real, other=0.0).to(tl.float32)[None, :]
-    angle = token * (2 * half) + places
+        low *= tl.load(norm + columns, mask=real, other=0.0).to(tl.float32)[None, :]
+        high *= tl.load(norm + half + columns, mask=real, other=0.0).to(tl.float32)[None, :]
+    angle = token * (2 * half) + columns
     low_cos = tl.load(cos + angle, mask=real, other=0.0).to(tl.float32)[None, :]
     low_sin = tl.load(sin + angle, mask=real, other=0.0).to(tl.float32)[None, :]
     high_cos = tl.load(cos + angle + half, mask=real, other=0.0).to(tl.float32)[None, :]
@@ -65,29 +65,29 @@ def _rotate(
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _silu_times(gate: tl.tensor, up: tl.tensor, out: tl.tensor, count: tl.tensor, block: tl.constexpr) -> None:
-    places = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    real = places < count
-    value = tl.load(gate + places, mask=real, other=0.0).to(tl.float32)
-    other = tl.load(up + places, mask=real, other=0.0).to(tl.float32)
-    tl.store(out + places, (value / (1.0 + tl.exp(-value)) * other).to(out.dtype.element_ty), mask=real)
+    columns = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    real = columns < count
+    value = tl.load(gate + columns, mask=real, other=0.0).to(tl.float32)
+    other = tl.load(up + columns, mask=real, other=0.0).to(tl.float32)
+    tl.store(out + columns, (value / (1.0 + tl.exp(-value)) * other).to(out.dtype.element_ty), mask=real)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _logits_of_last(
     query: tl.tensor, key: tl.tensor, out: tl.tensor, scaling: tl.tensor, queries: tl.tensor, length: tl.tensor,
-    row_stride: tl.tensor, place_stride: tl.tensor, head_stride: tl.tensor,
+    row_stride: tl.tensor, column_stride: tl.tensor, head_stride: tl.tensor,
     heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr,
 ) -> None:  # fmt: skip
     head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    places, dims = tl.program_id(0) * size + tl.arange(0, size), tl.arange(0, wide)
-    known, real = places < length, dims < dim
-    where = row * row_stride + places[:, None].to(tl.int64) * place_stride + head * head_stride + dims[None, :]
+    columns, dims = tl.program_id(0) * size + tl.arange(0, size), tl.arange(0, wide)
+    known, real = columns < length, dims < dim
+    where = row * row_stride + columns[:, None].to(tl.int64) * column_stride + head * head_stride + dims[None, :]
     keys = tl.load(key + where, mask=known[:, None] & real[None, :], other=0.0).to(tl.float32)
     for member in tl.static_range(group):
         number = head * group + member
         one = tl.load(query + ((row + 1) * queries - 1) * heads * dim + number * dim + dims, mask=real, other=0.0)
         logits = tl.sum(keys * one.to(tl.float32)[None, :], 1) * scaling
-        tl.store(out + (row * heads + number) * length + places, logits, mask=known)
+        tl.store(out + (row * heads + number) * length + columns, logits, mask=known)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -95,12 +95,12 @@ def _narrow(
     x: tl.tensor, out: tl.tensor, scales: tl.tensor, largest: tl.constexpr, faintest: tl.constexpr,
     size: tl.constexpr, wide: tl.constexpr,
 ) -> None:  # fmt: skip
-    places, row = tl.arange(0, wide), tl.program_id(0).to(tl.int64)
-    real = places < size
-    value = tl.load(x + row * size + places, mask=real, other=0.0).to(tl.float32)
+    columns, row = tl.arange(0, wide), tl.program_id(0).to(tl.int64)
+    real = columns < size
+    value = tl.load(x + row * size + columns, mask=real, other=0.0).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(value), 0), faintest) / largest
     value = tl.minimum(tl.maximum(value / scale, -largest), largest)
-    tl.store(out + row * size + places, value.to(out.dtype.element_ty), mask=real)
+    tl.store(out + row * size + columns, value.to(out.dtype.element_ty), mask=real)
     tl.store(scales + row, scale)
 
 
@@ -158,8 +158,8 @@ def last_query_logits(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     query = query.contiguous()
     key = key if key.stride(3) == 1 else key.contiguous()
     out = torch.empty(batch, heads, length, device=key.device, dtype=torch.float32)
-    _logits_of_last[triton.cdiv(length, _PLACES), key_heads, batch](
+    _logits_of_last[triton.cdiv(length, _COLUMNS), key_heads, batch](
         query, key, out, scaling, query.shape[1], length, key.stride(0), key.stride(1), key.stride(2),
-        heads, heads // key_heads, dim, triton.next_power_of_2(dim), _PLACES,
+        heads, heads // key_heads, dim, triton.next_power_of_2(dim), _COLUMNS,
     )  # fmt: skip
     return out

@@ -21,6 +21,8 @@ CHOICES = ("auto", "none", "required")
 _NAME = re.compile(r"[\w.-]{1,128}")
 _HEAD = re.compile(r'\s*\{"name": ("[^"]*"), "arguments": ')
 _NOTHING = {"type": "object", "properties": {}}
+_WORDS_TO_MARK = f"first[lazy]: WORDS {json.dumps(BEGIN)}\nWORDS: /(?s:.*)/"
+_WORDS = f"WORDS: /(?s:.*)/ & ~/(?s:.*{BEGIN}.*)/"  # whose letters call nothing, where the mark is a token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ def calls_grammar(
         parallel: whether several calls may come.
         schema: where no call comes, the text is JSON that holds to it.
         tokens: what of BEGIN and END is a token of its own, as models have it that were taught to call: no letters
-            make it up.
+            make it up, so that a call that a document spells out, and the model repeats, is none.
 
     Raises:
         GenerationError: a choice that is none, or a schema that cannot be held to.
@@ -82,9 +84,9 @@ def calls_grammar(
     begin, end = (mark if mark in tokens else json.dumps(mark) for mark in (BEGIN, END))
     more = f"(/\\n?/ {begin} call)*" if parallel else ""
     if choice == "auto" and schema is None:  # the words end as soon as a call begins; until then they are free
-        by_token = f"| tail {begin} call {more}" if BEGIN in tokens else ""
-        rules = [f"start: tail | first call {more} {by_token}", "tail: WORDS"]
-        rules += [f"first[lazy]: WORDS {json.dumps(BEGIN)}", "WORDS: /(.|\\n)*/"]
+        first = "tail " + begin if BEGIN in tokens else "first"
+        rules = [f"start: tail | {first} call {more}", "tail: WORDS"]
+        rules += [_WORDS if BEGIN in tokens else _WORDS_TO_MARK]
     elif choice == "auto":
         facts = closed(schema_of(schema)) | {"x-guidance": WRITTEN}
         rules = [f"start: words | {begin} call {more}", f"words: %json {json.dumps(facts, ensure_ascii=False)}"]
@@ -92,13 +94,13 @@ def calls_grammar(
         rules = [f"start: {begin} call {more}"]
     rules.append(f"call: /\\n?/ ({' | '.join(f'call_{n}' for n in range(len(chosen)))}) /\\n?/ {end}")
     for number, tool in enumerate(chosen):
-        head = json.dumps(f'{{"name": {json.dumps(tool.name)}, "arguments": ')
+        head = json.dumps(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ', ensure_ascii=False)
         facts = closed(json.loads(tool.parameters)) | {"x-guidance": WRITTEN}
         rules.append(f'call_{number}: {head} arguments_{number} "}}"')
         rules.append(f"arguments_{number}: %json {json.dumps(facts, ensure_ascii=False)}")
     lark = "%llguidance {}\n" + "\n".join(rules)
     source = checked("the tools' parameters", library().LLMatcher.grammar_from_lark, lark)
-    return Grammar("calls", source, free=choice == "auto" and schema is None)
+    return Grammar("calls", source, schema is None, BEGIN, tuple(sorted(tokens)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +183,7 @@ class CallReader:
             yield CallPiece(len(self.calls), self._name)
 
     def _value(self) -> Iterator[CallPiece]:
-        whole = next((place for place, letter in enumerate(self._held, 1) if self._closes(letter)), None)
+        whole = next((count for count, letter in enumerate(self._held, 1) if self._closes(letter)), None)
         part, self._held = self._held[:whole], "" if whole is None else self._held[whole:]
         self._arguments += part
         if whole is not None:

@@ -15,11 +15,11 @@ class Closer:
     """
 
     def __init__(self, tokens: Any) -> None:
-        encoded = [tokens.tokenize_str(text) for text in _LAST]
-        self._preferred = [ids[0] for ids in encoded if len(ids) == 1]
+        tokenized = [tokens.tokenize_str(text) for text in _LAST]
+        self._preferred = [ids[0] for ids in tokenized if len(ids) == 1]
 
     def way(self, compiled: Any, limit: int) -> list[int] | None:
-        """Tokens from here to a place where the text may end; None where that takes more than `limit`.
+        """Tokens from here to where the text may end; None where that takes more than `limit`.
 
         It is short, though not the shortest there is: every string ends at once, and nothing begins that need not.
         """

@@ -31,18 +31,23 @@ class Grammar:
         kind: by which of them it was made.
         source: what llguidance reads.
         free: whether text without a form may come too, which stop strings may end.
+        sealed: what such text ends with: from there on no stop string counts.
+        marks: tokens of the model that stand in the text by their names, even if the tokenizer calls them special.
     """
 
     kind: str
     source: str = dataclasses.field(repr=False)
     free: bool = False
+    sealed: str = ""
+    marks: tuple[str, ...] = ()
 
     @classmethod
     def json_schema(cls, schema: Any) -> Grammar:
         """JSON that holds to a schema, written as Python's `json.dumps` writes it.
 
         Objects take no other properties than those named, unless the schema says what they may be
-        (`additionalProperties`). Properties come in the schema's order.
+        (`additionalProperties`). Properties come in the schema's order. A `format` that JSON Schema does not define
+        says nothing of the text.
 
         Args:
             schema: a pydantic class, a TypedDict, a dataclass or another type that pydantic knows, or a JSON schema.

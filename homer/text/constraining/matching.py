@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import copy
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from homer.base.locks import Lock
+from homer.base.recent import Recent
 from homer.errors import GenerationError
 from homer.text.constraining.closing import Closer
 from homer.text.constraining.grammar import Grammar, library
@@ -69,7 +70,7 @@ class Grammars:
         self._lock = Lock()
         self._tokens: Any = None
         self._closer: Closer | None = None
-        self._compiled: collections.OrderedDict[Grammar, Any] = collections.OrderedDict()
+        self._compiled: Recent[Grammar, Any] = Recent(_KEPT)
 
     def matcher(self, grammar: Grammar, room: int | None = None) -> Matcher:
         """A new way through a grammar, from its beginning.
@@ -81,12 +82,10 @@ class Grammars:
             GenerationError: a tokenizer or a grammar that cannot be used, or a missing package.
         """
         with self._lock:
-            compiled = self._compiled.pop(grammar, None)
+            compiled = self._compiled.get(grammar)
             if compiled is None:
                 compiled = self._compile(grammar)
-            self._compiled[grammar] = compiled
-            if len(self._compiled) > _KEPT:
-                self._compiled.popitem(last=False)
+                self._compiled.put(grammar, compiled)
             return Matcher(compiled.deep_copy(), self._tokens.vocab_size, self._closer, room)
 
     def _compile(self, grammar: Grammar) -> Any:
@@ -108,7 +107,7 @@ class Grammars:
         backend.no_truncation()
         try:
             return library().LLTokenizer(
-                backend.to_str(),
+                with_one_decoder(backend.to_str()),
                 n_vocab=max(self._vocabulary, len(self._tokenizer)),
                 eos_token=self._end_ids or None,
             )
@@ -116,6 +115,22 @@ class Grammars:
             raise GenerationError(
                 f"a grammar cannot be used with this tokenizer ({error}): use a model with a byte-level one"
             ) from None
+
+
+def with_one_decoder(tokenizer: str) -> str:
+    """A tokenizer's JSON in which letters stand for bytes in one way.
+
+    Tokenizers read from GGUF files by some versions of transformers decode both ways in which letters may stand for
+    bytes, one after the other. The library of grammars takes the first that it finds, which is not the one by which
+    the vocabulary was made, reads "\u0120" where a space is meant, and then holds texts to what they cannot be.
+    """
+    told = json.loads(tokenizer)
+    parts = (told.get("decoder") or {}).get("decoders", [])
+    by_bytes = [part for part in parts if part["type"] == "ByteLevel"]
+    if by_bytes and any(part["type"] == "ByteFallback" for part in parts):
+        told["decoder"] = by_bytes[0]
+        return json.dumps(told)
+    return tokenizer
 
 
 class Matcher:

@@ -11,6 +11,10 @@ from homer.errors import GenerationError
 
 _HOLD_SCHEMAS = ("properties", "$defs", "definitions", "patternProperties")
 _HOLD_VALUES = ("enum", "const", "default", "examples")  # which are no schemas, whatever they look like
+_FORMATS = frozenset(  # that JSON Schema defines; others, as "password" or "int64", are notes that nothing checks
+    "date-time date time duration email idn-email hostname idn-hostname ipv4 ipv6 uri uri-reference iri iri-reference "
+    "uuid uri-template json-pointer relative-json-pointer regex".split()
+)
 _OPEN = ("additionalProperties", "patternProperties", "allOf", "$ref")
 
 
@@ -37,7 +41,8 @@ def closed(schema: Any, of_all: bool = False) -> Any:
     """The schema with no room for properties that it does not name, unless it says what they are.
 
     Without, a model may write any further properties, since JSON schemas allow what they do not mention. What holds to
-    the result holds to the schema. Parts of `allOf` stay as they are: each would forbid what the others name.
+    the result holds to the schema. Parts of `allOf` stay as they are: each would forbid what the others name. A
+    `format` that JSON Schema does not define is left out.
     """
     if isinstance(schema, list):
         return [closed(part, of_all) for part in schema]
@@ -45,6 +50,8 @@ def closed(schema: Any, of_all: bool = False) -> Any:
         return schema
     made: dict[str, Any] = {}
     for key, value in schema.items():
+        if key == "format" and isinstance(value, str) and value not in _FORMATS:
+            continue
         if key in _HOLD_SCHEMAS and isinstance(value, Mapping):
             inner = of_all and key not in ("$defs", "definitions")
             made[key] = {name: closed(part, inner) for name, part in value.items()}

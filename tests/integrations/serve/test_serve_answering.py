@@ -26,7 +26,7 @@ class Says:
         yield " 213"
         yield Finished(ANSWER, 9)
 
-    def load(self) -> dict[str, float]:
+    def busyness(self) -> dict[str, float]:
         return {"requests_running": 1.0}
 
 

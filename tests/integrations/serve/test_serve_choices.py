@@ -14,7 +14,7 @@ from homer_integrations.serve.choices import ChatLogprobs, CompletionLogprobs, S
 from homer_integrations.serve.counted import Counted
 from homer_integrations.serve.server import Server
 from homer_integrations.shared.logprobs import Untold, read_logprobs
-from tests.serving import QUESTION, long_documents, running
+from tests.serving import client_of, create, long_documents, running
 
 DRAWN: dict[str, Any] = {"temperature": 2.0, "seed": 5, "max_tokens": 8}
 TOKENS = [TokenLogprob.of(n, -1.0 - n, spelled) for n, spelled in enumerate([b" ", b" G", b"r\xc3", b"\xbc", b"n"])]
@@ -29,12 +29,7 @@ def server(mini: HomerModel) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
-
-
-def create(client: openai.OpenAI, content: str = QUESTION, **options: Any) -> Any:
-    asked = [{"role": "user", "content": content}]
-    return client.chat.completions.create(model="mini", messages=asked, **options)
+    return client_of(server.url)
 
 
 def streamed(chunks: Any) -> tuple[dict[int, str], dict[int, list[Any]], Any]:

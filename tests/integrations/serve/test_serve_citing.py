@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from small import asked_small
 
 from homer import Answer, Citation, Cited, Document, HomerModel, Usage
 from homer_integrations.serve import ServeSettings
@@ -16,18 +15,13 @@ from homer_integrations.serve.jobs import Finished
 from homer_integrations.serve.server import Server
 from homer_integrations.serve.tagged import with_tagged
 from homer_integrations.shared.marks import PLACE
-from tests.serving import running
+from tests.serving import client_of, running
 
 KEY = "sk-page"
 TEXTS = ["The house is old. Nobody lives there.", "Doors are green. The door code is 48213. Ask for keys."]
 SOURCES = "".join(f'<source id="{n}" name="{n} & co.pdf">{text}</source>\n' for n, text in enumerate(TEXTS, 1))
 WRITTEN = f"### Task:\nUse the context.\n\n<context>\n{SOURCES}</context>\n\nWhat is the door code?"
 QUESTION = {"role": "user", "content": "What is the door code?"}
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +32,7 @@ def server(small: HomerModel) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key=KEY, max_retries=0)
+    return client_of(server.url, KEY)
 
 
 def check(annotations: list[Any], text: str, texts: list[str] = TEXTS) -> None:

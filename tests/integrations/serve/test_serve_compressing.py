@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from small import asked_small
 
 from homer import Compressor, HomerModel
 from homer_integrations.serve import ServeSettings
@@ -18,11 +17,6 @@ from tests.serving import running, wait_until
 
 QUERY = "What is the door code?"
 TEXTS = ["The house is old. The door code is 48213.", "It rained all day.", "- buy oil\n- paint the fence"]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +113,7 @@ def test_chats_and_rankings_share_the_model(server: Server) -> None:
     assert post(server, "rerank", documents=["It rained all day. " * 100] * 3).status_code == 200
     thread.join(60)
     assert answers == [200]
-    wait_until(lambda: server.engine.load()["requests_running"] == 0)
+    wait_until(lambda: server.engine.busyness()["requests_running"] == 0)
     assert 'endpoint="rerank"' in httpx.get(f"{server.url.removesuffix('/v1')}/metrics").text
 
 

@@ -27,7 +27,17 @@ from homer.cli import main
 from homer.merging.chunk import Chunk
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.server import Server
-from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, long_documents, pdf_of, running, wait_until
+from tests.serving import (
+    DOCUMENTS_OF_FACT,
+    LONG,
+    QUESTION,
+    chat_body,
+    client_of,
+    long_documents,
+    pdf_of,
+    running,
+    wait_until,
+)
 
 JSON = {"content-type": "application/json"}
 
@@ -45,13 +55,13 @@ def server(mini: HomerModel) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def _nothing_is_left_running(server: Server) -> Iterator[None]:
     yield
-    wait_until(lambda: server.engine.load()["requests_running"] == 0)
-    assert server.engine.load()["requests_waiting"] == 0
+    wait_until(lambda: server.engine.busyness()["requests_running"] == 0)
+    assert server.engine.busyness()["requests_waiting"] == 0
 
 
 @pytest.fixture
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+    return client_of(server.url)
 
 
 def post(server: Server, body: Any, path: str = "chat/completions", **options: Any) -> httpx.Response:
@@ -294,7 +304,7 @@ def _check_freed(server: Server) -> None:
         gc.collect()
         return sum(isinstance(thing, Chunk) for thing in gc.get_objects())
 
-    wait_until(lambda: server.engine.load()["requests_running"] == 0, 4)
+    wait_until(lambda: server.engine.busyness()["requests_running"] == 0, 4)
     wait_until(lambda: chunks() == 0, 5)
 
 
@@ -342,7 +352,7 @@ def test_a_long_prompt_holds_up_nobody(server: Server) -> None:
     start = time.monotonic()
     long = threading.Thread(target=ask, args=("long", chat_body([LONG[:40_000]], max_tokens=4)))
     long.start()
-    wait_until(lambda: server.engine.load()["requests_running"] == 1)
+    wait_until(lambda: server.engine.busyness()["requests_running"] == 1)
     ask("short", chat_body(DOCUMENTS_OF_FACT, question="What is the door code?", max_tokens=4))
     long.join()
     assert ends["short"] - start < 0.6 * (ends["long"] - start)

@@ -16,16 +16,17 @@ import pytest
 import torch
 
 from homer import CompactCache, Document, HomerModel, InputError
-from homer_integrations.serve.command import share_one_pool
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import ServeError
 from homer_integrations.serve.limits import check_values
+from homer_integrations.serve.pool import GivingBack, settle_pool
 from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, parse
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
 from homer_integrations.serve.store import CacheStore, cache_key
 from homer_integrations.serve.turns import SLICE, Pace, Turns
 from tests.conftest import random_ids
+from tests.small import damaged
 
 SETTINGS = ServeSettings()
 
@@ -152,8 +153,6 @@ def test_a_turn_is_given_back_when_its_step_fails() -> None:
     turns = Turns()
     with pytest.raises(ZeroDivisionError), turns.join():
         raise ZeroDivisionError
-    with turns.join() as turn, turn.away():
-        pass
     assert turns._holder is None
 
 
@@ -161,29 +160,29 @@ async def test_of_those_who_wait_each_client_is_let_in_in_turn() -> None:
     queue, order = FairQueue(1), []
 
     async def ask(client: str) -> None:
-        async with queue.place(client):
+        async with queue.turn_of(client):
             order.append(client)
             await asyncio.sleep(0)
 
-    async with queue.place("first"):
+    async with queue.turn_of("first"):
         tasks = [asyncio.create_task(ask(client)) for client in ("many", "many", "many", "many", "one", "other")]
         await asyncio.sleep(0.01)
         tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == ["many", "one", "other", "many", "many"]
-    async with asyncio.timeout(1), queue.place("again"):
+    async with asyncio.timeout(1), queue.turn_of("again"):
         pass
 
 
 async def test_a_place_is_not_lost_on_one_who_leaves_as_he_is_let_in() -> None:
     queue = FairQueue(1)
-    async with queue.place("first"):
-        task = asyncio.create_task(queue.place("second").__aenter__())
+    async with queue.turn_of("first"):
+        task = asyncio.create_task(queue.turn_of("second").__aenter__())
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(1), queue.place("third"):
+    async with asyncio.timeout(1), queue.turn_of("third"):
         pass
 
 
@@ -214,8 +213,8 @@ def test_the_store_outlives_its_process_in_a_folder(tiny: HomerModel, tmp_path: 
     assert again.get("a").token_ids.tolist() == cache.token_ids.tolist()
     (path,) = tmp_path.glob("*.safetensors")
     whole = path.read_bytes()
-    for place in (9, 60, len(whole) // 2, 1):  # one byte, anywhere
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for at in (9, 60, len(whole) // 2, 1):  # one byte, anywhere
+        path.write_bytes(damaged(whole, at))
         again = CacheStore(0, tmp_path, 2**20)
         assert again.get("a") is None
         assert not path.exists()
@@ -456,10 +455,29 @@ def test_threads_of_a_server_share_one_pool_of_memory(monkeypatch: pytest.Monkey
     library = types.SimpleNamespace(mallopt=lambda *given: told.append(given))
     monkeypatch.setattr("ctypes.CDLL", lambda _: library)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    share_one_pool()
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    settle_pool()
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # another C library
-    share_one_pool()
+    settle_pool()
     monkeypatch.setattr("ctypes.CDLL", lambda _: library)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
-    share_one_pool()
-    assert told == [(-8, 1)]
+    settle_pool()
+    assert told == [(-8, 1), (-3, 1 << 20), (-3, 1 << 20)]
+
+
+def test_memory_goes_back_once_nothing_runs() -> None:
+    given = threading.Event()
+    giving = GivingBack(0.05, given.set)
+    giving.rest()
+    assert given.wait(5)
+    given.clear()
+    giving.rest()
+    giving.work()
+    assert not given.wait(0.2)  # somebody came
+
+
+def test_another_c_library_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    giving = GivingBack(0.0)
+    giving.rest()
+    assert giving._timer is None

@@ -19,7 +19,7 @@ from langchain_openai import ChatOpenAI
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 
-from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, long_documents, wait_until
+from tests.serving import DOCUMENTS_OF_FACT, LONG, QUESTION, chat_body, client_of, long_documents, wait_until
 
 pytestmark = pytest.mark.slow  # a cluster takes half a minute to start on two cores
 
@@ -71,7 +71,7 @@ def test_the_builder_for_serve_run() -> None:
 
 @pytest.fixture
 def client(cluster: Cluster) -> openai.OpenAI:
-    return openai.OpenAI(base_url=cluster.url, api_key="any", max_retries=0)
+    return client_of(cluster.url)
 
 
 def test_clients_as_they_are(cluster: Cluster, client: openai.OpenAI) -> None:

@@ -135,7 +135,7 @@ async def test_a_long_prompt_that_is_read_holds_up_no_short_one_and_ends_with_it
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await until(reading.slow.ended.is_set)
-    assert reading.engine.load()["requests_waiting"] == 0
+    assert reading.engine.busyness()["requests_waiting"] == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -166,7 +166,7 @@ async def test_a_client_that_leaves_while_its_prompt_is_read_frees_the_reader(re
     gone.set()
     await asyncio.wait_for(task, 5)
     await until(reading.slow.ended.is_set, 2)
-    await until(lambda: reading.engine.load()["requests_waiting"] == 0, 2)
+    await until(lambda: reading.engine.busyness()["requests_waiting"] == 0, 2)
     assert not [message for message in sent if message.get("status") == 200]
 
 

@@ -28,7 +28,7 @@ class NoBackend:
     def stream(self, job: Job) -> Any:
         raise AssertionError("reached the model")
 
-    def load(self) -> dict[str, float]:
+    def busyness(self) -> dict[str, float]:
         return {}
 
 
@@ -245,5 +245,5 @@ def test_a_client_that_leaves_leaves_no_traceback(server: Server, caplog: pytest
             with connect(server) as connection:
                 connection.sendall(sent)
                 time.sleep(0.1)
-        wait_until(lambda: not server.server_state.connections and not server.engine.load()["requests_running"])
+        wait_until(lambda: not server.server_state.connections and not server.engine.busyness()["requests_running"])
     assert [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR] == []

@@ -16,6 +16,7 @@ from homer.backends.padded import PaddedSlots
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.engine import Engine
 from homer_integrations.serve.jobs import Finished, Job
+from homer_integrations.serve.pool import GivingBack
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ async def test_streams_that_generate_go_together(mini: HomerModel, steps: list[i
         assert await asyncio.gather(*(answered(engine, asked) for asked in jobs)) == alone
         assert max(steps) > 1
         assert len(steps) < single
-        assert engine.load()["requests_running"] == 0
+        assert engine.busyness()["requests_running"] == 0
 
 
 async def test_a_prompt_that_is_read_lets_streams_step(mini: HomerModel, steps: list[int]) -> None:
@@ -93,6 +94,17 @@ async def test_a_client_that_leaves_frees_its_slot_within_one_step(mini: HomerMo
         assert set(steps[before + 1 :]) == {1}  # one step may have been under way
 
 
+async def test_memory_is_given_back_once_the_last_request_has_ended(mini: HomerModel) -> None:
+    with engine_of(mini) as engine:
+        told: list[str] = []
+        engine._giving_back = GivingBack(give=lambda: None)
+        engine._giving_back.work = lambda: told.append("work")  # type: ignore[method-assign]
+        engine._giving_back.rest = lambda: told.append("rest")  # type: ignore[method-assign]
+        jobs = [job(DOCUMENTS_OF_FACT, max_tokens=count) for count in (2, 20)]
+        await asyncio.gather(*(answered(engine, asked) for asked in jobs))
+        assert told == ["work", "work", "rest"]
+
+
 async def test_a_client_that_leaves_ends_what_is_read_within_some_layers(mini: HomerModel) -> None:
     with engine_of(mini) as engine:
         events = engine.stream(job(long_documents(60_000), max_tokens=4))
@@ -103,7 +115,7 @@ async def test_a_client_that_leaves_ends_what_is_read_within_some_layers(mini: H
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         start = time.monotonic()
-        while engine.load()["requests_running"]:
+        while engine.busyness()["requests_running"]:
             await asyncio.sleep(0.002)
         assert time.monotonic() - start < 2
 

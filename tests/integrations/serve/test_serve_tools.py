@@ -18,7 +18,7 @@ pytest.importorskip("llguidance")
 from homer import HomerModel
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.server import Server
-from tests.serving import DOCUMENTS_OF_FACT, QUESTION, running
+from tests.serving import DOCUMENTS_OF_FACT, QUESTION, client_of, create, running
 
 ASKED = "Add the numbers 3 and 4"
 ADD = {
@@ -53,12 +53,7 @@ def server(mini: HomerModel) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
-
-
-def create(client: openai.OpenAI, content: str = ASKED, **options: Any) -> Any:
-    asked = [{"role": "user", "content": content}]
-    return client.chat.completions.create(model="mini", messages=asked, **options)
+    return client_of(server.url)
 
 
 def numbers(arguments: str) -> dict[str, int]:
@@ -70,7 +65,7 @@ def numbers(arguments: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function": {"name": "add"}}])
 def test_a_tool_is_called_with_valid_arguments(client: openai.OpenAI, choice: Any) -> None:
-    (answered,) = create(client, tools=TOOLS, tool_choice=choice).choices
+    (answered,) = create(client, ASKED, tools=TOOLS, tool_choice=choice).choices
     assert answered.finish_reason == "tool_calls"
     (call,) = answered.message.tool_calls
     assert call.function.name == "add"
@@ -79,14 +74,14 @@ def test_a_tool_is_called_with_valid_arguments(client: openai.OpenAI, choice: An
 
 
 def test_no_tool_is_called_where_none_may_be(client: openai.OpenAI) -> None:
-    (answered,) = create(client, tools=TOOLS, tool_choice="none").choices
+    (answered,) = create(client, ASKED, tools=TOOLS, tool_choice="none").choices
     assert not answered.message.tool_calls
     assert answered.message.content
 
 
 def test_calls_are_streamed(client: openai.OpenAI) -> None:
-    whole = create(client, tools=TOOLS, tool_choice="required").choices[0].message.tool_calls[0].function
-    chunks = list(create(client, tools=TOOLS, tool_choice="required", stream=True))
+    whole = create(client, ASKED, tools=TOOLS, tool_choice="required").choices[0].message.tool_calls[0].function
+    chunks = list(create(client, ASKED, tools=TOOLS, tool_choice="required", stream=True))
     parts = [part for chunk in chunks for choice in chunk.choices for part in choice.delta.tool_calls or ()]
     assert len(parts) > 1
     assert {part.index for part in parts} == {0}
@@ -96,7 +91,7 @@ def test_calls_are_streamed(client: openai.OpenAI) -> None:
 
 
 def test_a_tools_result_goes_back_in(client: openai.OpenAI) -> None:
-    call = create(client, tools=TOOLS, tool_choice="required").choices[0].message
+    call = create(client, ASKED, tools=TOOLS, tool_choice="required").choices[0].message
     history: list[Any] = [
         {"role": "user", "content": ASKED},
         call.model_dump(exclude_none=True),

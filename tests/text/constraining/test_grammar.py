@@ -2,10 +2,11 @@
 
 import enum
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 from typing_extensions import TypedDict
 
 from homer import GenerationError, Grammar
@@ -54,7 +55,7 @@ def test_a_class_a_typed_dict_and_a_mapping_are_schemas() -> None:
     ("schema", "named"),
     [
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-        ({"type": "string", "format": "binary"}, "binary"),
+        ({"type": "string", "format": "json-pointer"}, "json-pointer"),
         ({"type": "string", "pattern": "^(?!a)"}, "look-ahead"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "greater than maximum"),
         ({"if": {}, "then": {}}, "if"),
@@ -113,6 +114,19 @@ def test_objects_take_what_they_name_unless_they_say_otherwise() -> None:
         {"enum": [{"properties": {"a": 1}}]},
     ):
         assert closed(left) == left
+
+
+def test_a_format_that_json_schema_does_not_define_is_a_note() -> None:
+    class Login(BaseModel):
+        secret: SecretStr
+        file: Path
+        picture: bytes
+
+    assert Grammar.json_schema(Login).kind == "json_schema"
+    schema = {"type": "object", "properties": {"format": {"type": "integer", "format": "int64"}}}
+    assert closed(schema)["properties"] == {"format": {"type": "integer"}}  # a property may have that name
+    dated = {"type": "string", "format": "date"}
+    assert closed({"anyOf": [dated, {"enum": [{"format": "x"}]}]})["anyOf"] == [dated, {"enum": [{"format": "x"}]}]
 
 
 def test_what_a_text_says() -> None:

@@ -1,4 +1,4 @@
-"""Placing: which of several devices runs which node of a tree."""
+"""Owners: which of several devices runs which node of a tree."""
 
 from __future__ import annotations
 
