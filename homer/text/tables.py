@@ -10,6 +10,7 @@ from homer.text.lines import Line
 
 _RULE = re.compile(r"[|+]?[ \t]*:?(?:-+|=+):?[ \t]*(?:[|+][ \t]*:?(?:-+|=+):?[ \t]*)*[|+]?$")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_OPENED = re.compile(r'(?:^|[|\t;,])[ \t]*"')  # a value that begins with a quote; other quotes are inches, or speech
 _COMMA = re.compile(",")
 _MARKS = (*((re.compile(mark), 1) for mark in (r"\|", r"\t", ";", ",(?! )")), (_COMMA, 2))  # and how often at least
 _ANY_MARK = re.compile(r"[|\t;,]")
@@ -105,7 +106,7 @@ def _rows(lines: Sequence[Line], index: int, mark: re.Pattern[str], wanted: int)
 
 def _row(lines: Sequence[Line], index: int) -> int:
     """How many lines the row takes that begins at a line: more than one, where a quoted value holds line breaks."""
-    if not lines[index].text.count('"') % 2:
+    if not lines[index].text.count('"') % 2 or not _OPENED.search(lines[index].text):
         return 1
     for number, line in enumerate(lines[index + 1 : index + _LONGEST_ROW], 2):
         if line.text.count('"') % 2:

@@ -97,6 +97,28 @@ def chunk(tokens: list[int], scores: list[float] | None) -> Chunk:
     return Chunk(hidden, place, torch.tensor(tokens), Entries((entry,), (entry,)), 1, 1, scores=given)
 
 
+class Pieces:
+    """A tokenizer of a few tokens, as those of many languages have them."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self.pieces = pieces
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [self.pieces[number] for number in ids]
+
+    def batch_decode(self, rows: list[list[int]]) -> list[str]:
+        return ["".join(self.pieces[number] for number in row) for row in rows]
+
+
+@pytest.mark.parametrize("stop", [".", "?", "\u061f", "\u06d4", "\u0964", "\u1362", "\u17d4", "\u3002", "\uff01"])
+def test_sentences_of_tokens_end_as_their_script_has_it(stop: str) -> None:
+    pieces = Pieces([" one", stop, " two"])
+    assert Sentences(pieces).number(torch.tensor([0, 1, 2, 0])).tolist() == [0, 0, 1, 1]
+
+
 def test_scores_travel_with_their_tokens() -> None:
     left = chunk([0, 1, 2, 9], [1.0, 5.0, 3.0, 2.0]).keep(torch.tensor([0, 2, 3]))
     assert left.scores.tolist() == [[1.0, 3.0, 2.0]]

@@ -33,6 +33,7 @@ def parts(text: str) -> list[str]:
         ("name | city\n:-- | --:\nAnn | Bonn", 2, [1]),
         ('name,city,note\nAnn,Bonn,"likes a, b"\nBob,Kiel,"x,""y"",z"', 1, [1, 1]),
         ('name,note,age\nAnn,"first\n\nsecond, third",3\nBob,ok,4', 1, [3, 1]),
+        ('size,price\n5" pipe,3\n6" pipe,4', 1, [1, 1]),
         ("a\tb\tc\n1\t\t3\n\t2\t3\n4\t5\t", 1, [1, 1, 1]),
         ("a;b;c\n1,5;2;3\n4,5;5;6", 1, [1, 1]),
         ("name, city, age\nAnn, Bonn, 3\nBob, Kiel, 4", 1, [1, 1]),
