@@ -102,7 +102,7 @@ def tokenizer_of(name: str) -> Any:
 @contextlib.contextmanager
 def watched() -> Iterator[list[float]]:
     """Seconds of every call of the tokenizers library, while it lasts."""
-    seconds, ways = list[float](), ((Widths, "_encode"), (PieceTokenizer, "_encodings"))
+    seconds, ways = list[float](), ((Widths, "_tokenized"), (PieceTokenizer, "_encodings"))
 
     def counting(call: Callable[[Any, list[str]], Any]) -> Callable[[Any, list[str]], Any]:
         def counted(owner: Any, texts: list[str]) -> Any:
