@@ -3,15 +3,18 @@
     python benchmarks/overhead.py                               # 65,000 tokens by the shipped model's tokenizer
     python benchmarks/overhead.py --tokenizer DIR_OR_ID ...     # by others; a .gguf file is one as well
 
-No model runs: the compact cache is made up, with the survivors that a plan leaves, drawn at random.
+No model runs: the compact cache is made up, with the survivors that a plan leaves, drawn at random. "Tokenizing" is
+what the tokenizers library itself takes of the prompt; with TOKENIZERS_PARALLELISM=false that is one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,13 @@ from homer.backends.entries import Entries
 from homer.backends.loading import MINI
 from homer.plan.schedule import plan_for
 from homer.text.prompt import PromptBuilder
+from homer.text.tokenizing import PieceTokenizer
+from homer.text.widths import Widths
 from homer.view.sources import trace_sources
 from homer.view.trace import trace_documents
 
 LAYERS, KEPT = 32, 2048  # of the model whose cache is made up
-COLUMNS = ("prompt", "second prompt", "sources", "trace")
+COLUMNS = ("prompt", "tokenizing", "second prompt", "sources", "trace", "all")
 HEADER = f"{'tokenizer':24} {'documents':18} {'tokens':>7} " + " ".join(f"{name:>13}" for name in COLUMNS)
 
 
@@ -94,6 +99,29 @@ def tokenizer_of(name: str) -> Any:
     return AutoTokenizer.from_pretrained(name)
 
 
+@contextlib.contextmanager
+def watched() -> Iterator[list[float]]:
+    """Seconds of every call of the tokenizers library, while it lasts."""
+    seconds, ways = list[float](), ((Widths, "_encode"), (PieceTokenizer, "_encodings"))
+
+    def counting(call: Callable[[Any, list[str]], Any]) -> Callable[[Any, list[str]], Any]:
+        def counted(owner: Any, texts: list[str]) -> Any:
+            took, found = shared.timed(lambda: call(owner, texts))
+            seconds.append(took)
+            return found
+
+        return counted
+
+    plain = [getattr(kind, name) for kind, name in ways]
+    for (kind, name), call in zip(ways, plain, strict=True):
+        setattr(kind, name, counting(call))
+    try:
+        yield seconds
+    finally:
+        for (kind, name), call in zip(ways, plain, strict=True):
+            setattr(kind, name, call)
+
+
 def measure(tokenizer: Any, name: str, tokens: int, repeats: int) -> Iterator[dict[str, Any]]:
     """A row for every shape: medians of runs on documents that no run has seen before."""
     characters = characters_of(tokenizer, tokens)
@@ -106,12 +134,14 @@ def measure(tokenizer: Any, name: str, tokens: int, repeats: int) -> Iterator[di
 
 def run(tokenizer: Any, documents: list[str]) -> dict[str, Any]:
     """Seconds of each step, once."""
-    first, _ = shared.timed(lambda: PromptBuilder(tokenizer).build("What is remark 7?", documents))
+    with watched() as inside:
+        first, _ = shared.timed(lambda: PromptBuilder(tokenizer).build("What is remark 7?", documents))
     second, prompt = shared.timed(lambda: PromptBuilder(tokenizer).build("And what is remark 8?", documents))
     cache = made_up_cache(prompt)
     sources, _ = shared.timed(lambda: trace_sources(prompt, cache))
     trace, _ = shared.timed(lambda: trace_documents(prompt, cache))
-    return {"tokens": len(prompt), "prompt": first, "second prompt": second, "sources": sources, "trace": trace}
+    row = {"tokens": len(prompt), "prompt": first, "tokenizing": sum(inside), "second prompt": second}
+    return row | {"sources": sources, "trace": trace, "all": first + sources + trace}
 
 
 def line(row: dict[str, Any]) -> str:
@@ -130,7 +160,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(arguments)
-    report: dict[str, Any] = shared.facts() | {"rows": []}
+    parallel = {"tokenizers_parallelism": os.environ.get("TOKENIZERS_PARALLELISM", "not set")}
+    report: dict[str, Any] = shared.facts() | parallel | {"rows": []}
     print(HEADER, flush=True)
     for name in options.tokenizer:
         for row in measure(tokenizer_of(name), name, options.tokens, options.repeats):

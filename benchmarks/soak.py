@@ -87,9 +87,9 @@ class Soak:
     async def run(self, clients: int, seconds: float) -> None:
         """So many clients at once; who leaves is followed by another."""
         self._end = time.monotonic() + seconds
-        await asyncio.gather(*(self._place() for _ in range(clients)))
+        await asyncio.gather(*(self._come() for _ in range(clients)))
 
-    async def _place(self) -> None:
+    async def _come(self) -> None:
         while time.monotonic() < self._end:
             self.came += 1
             async with httpx.AsyncClient(timeout=120) as http:

@@ -160,10 +160,10 @@ class Stream(Iterator[str]):
         self._held += piece
         words, mark, _ = self._held.partition(self._sealed) if self._sealed else (self._held, "", "")
         maybe = partial_stop(words, (self._sealed,)) if self._sealed and not mark else 0  # of the mark's beginning
-        place = first_stop(words[: len(words) - maybe], self._stops)
-        if place is not None:
+        cut = first_stop(words[: len(words) - maybe], self._stops)
+        if cut is not None:
             self.finish_reason, self._stopped = "stop", True
-            ready, self._held = self._held[:place], ""
+            ready, self._held = self._held[:cut], ""
         else:
             self._stops = () if mark else self._stops
             safe = len(self._held) - max(maybe if self._stops else 0, partial_stop(self._held, self._stops))

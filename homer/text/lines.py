@@ -68,9 +68,9 @@ def split_lines(text: str) -> list[Line]:
     return found
 
 
-def is_underlined(lines: Sequence[Line], place: int) -> bool:
+def is_underlined(lines: Sequence[Line], index: int) -> bool:
     """Whether a line is a heading by the line below it: dashes, equals signs, or others that are about as long."""
-    line, below = (lines[number].text if number < len(lines) else "" for number in (place, place + 1))
+    line, below = (lines[number].text if number < len(lines) else "" for number in (index, index + 1))
     under = _UNDERLINE.match(below)
     if not under or not 0 < len(line) <= _LONGEST_TITLE or _UNDERLINE.match(line):
         return False
@@ -84,20 +84,20 @@ def find_fences(lines: Sequence[Line]) -> dict[int, int]:
     block: it is more likely the end of one that began before this text, of which this is a piece.
     """
     fences: dict[int, int] = {}
-    place = 0
-    while place < len(lines):
-        end = _closed(lines, place)
+    index = 0
+    while index < len(lines):
+        end = _closed(lines, index)
         if end is not None:
-            fences[place] = end
-        place = end or place + 1
+            fences[index] = end
+        index = end or index + 1
     return fences
 
 
-def _closed(lines: Sequence[Line], place: int) -> int | None:
-    opening = _OPENS.match(lines[place].text) if "```" in lines[place].text or "~~~" in lines[place].text else None
-    if opening is None or (place and is_underlined(lines, place - 1)):
+def _closed(lines: Sequence[Line], index: int) -> int | None:
+    opening = _OPENS.match(lines[index].text) if "```" in lines[index].text or "~~~" in lines[index].text else None
+    if opening is None or (index and is_underlined(lines, index - 1)):
         return None
-    for number in range(place + 1, len(lines)):
+    for number in range(index + 1, len(lines)):
         closing = _CLOSES.match(lines[number].text)
         if closing and closing[1].startswith(opening[1]):
             return number + 1

@@ -25,26 +25,26 @@ class Table(NamedTuple):
     rows: list[int]
 
 
-def begins_table(lines: Sequence[Line], place: int) -> bool:
+def begins_table(lines: Sequence[Line], index: int) -> bool:
     """Whether a table begins at a line; looks at a few lines only."""
-    return _ruled_header(lines, place) > 0 or _mark(lines, place) is not None
+    return _ruled_header(lines, index) > 0 or _mark(lines, index) is not None
 
 
-def read_table(lines: Sequence[Line], place: int) -> Table | None:
+def read_table(lines: Sequence[Line], index: int) -> Table | None:
     """The table that begins at a line; None where none does."""
-    header = _ruled_header(lines, place)
+    header = _ruled_header(lines, index)
     if header:
-        return Table(header, _ruled_rows(lines, place + header))
-    mark = _mark(lines, place)
+        return Table(header, _ruled_rows(lines, index + header))
+    mark = _mark(lines, index)
     if mark is None:
         return None
-    header = _row(lines, place)
-    return Table(header, _rows(lines, place + header, mark, _count(lines, place, mark)))
+    header = _row(lines, index)
+    return Table(header, _rows(lines, index + header, mark, _count(lines, index, mark)))
 
 
-def _ruled_header(lines: Sequence[Line], place: int) -> int:
+def _ruled_header(lines: Sequence[Line], index: int) -> int:
     """How many lines the header takes of a table with a rule below it; 0 where there is none."""
-    texts = [line.unquoted for line in lines[place : place + 3]]
+    texts = [line.unquoted for line in lines[index : index + 3]]
     above = int(_is_rule(texts[0]) and len(texts) == 3)  # the line that is drawn over the header
     if len(texts) < above + 2 or "|" not in texts[above] or _is_rule(texts[above]) or not _is_rule(texts[above + 1]):
         return 0
@@ -55,25 +55,25 @@ def _is_rule(text: str) -> bool:
     return ("|" in text or "+" in text) and bool(_RULE.match(text))
 
 
-def _ruled_rows(lines: Sequence[Line], place: int) -> list[int]:
+def _ruled_rows(lines: Sequence[Line], index: int) -> list[int]:
     """Lines of each row; a rule belongs to the row above it."""
     rows: list[int] = []
-    while place < len(lines):
-        if rows and _is_rule(lines[place].unquoted):
+    while index < len(lines):
+        if rows and _is_rule(lines[index].unquoted):
             rows[-1] += 1
-        elif "|" in lines[place].text:
+        elif "|" in lines[index].text:
             rows.append(1)
         else:
             break
-        place += 1
+        index += 1
     return rows
 
 
-def _mark(lines: Sequence[Line], place: int) -> re.Pattern[str] | None:
+def _mark(lines: Sequence[Line], index: int) -> re.Pattern[str] | None:
     """What stands between the values of a table's first rows: as often in each of three, or twice and more in two."""
-    if not _ANY_MARK.search(lines[place].whole):
+    if not _ANY_MARK.search(lines[index].whole):
         return None
-    rows, behind = [place], place + _row(lines, place)
+    rows, behind = [index], index + _row(lines, index)
     while len(rows) < 3 and behind < len(lines) and lines[behind].text:
         rows.append(behind)
         behind += _row(lines, behind)
@@ -90,31 +90,31 @@ def _agree(lines: Sequence[Line], rows: Sequence[int], mark: re.Pattern[str], le
     return first > 1 or third == [first]
 
 
-def _rows(lines: Sequence[Line], place: int, mark: re.Pattern[str], wanted: int) -> list[int]:
+def _rows(lines: Sequence[Line], index: int, mark: re.Pattern[str], wanted: int) -> list[int]:
     """Lines of each row; one with too few values or too many does not end the table, if others follow it."""
     rows: list[int] = []
-    while place < len(lines) and lines[place].text:
-        length = _row(lines, place)
-        below = place + length
+    while index < len(lines) and lines[index].text:
+        length = _row(lines, index)
+        below = index + length
         follows = below < len(lines) and lines[below].text and _count(lines, below, mark) == wanted
-        if _count(lines, place, mark) != wanted and not follows:
+        if _count(lines, index, mark) != wanted and not follows:
             break
         rows.append(length)
-        place = below
+        index = below
     return rows
 
 
-def _row(lines: Sequence[Line], place: int) -> int:
+def _row(lines: Sequence[Line], index: int) -> int:
     """How many lines the row takes that begins at a line: more than one, where a quoted value holds line breaks."""
-    if not lines[place].text.count('"') % 2 or not _OPENED.search(lines[place].text):
+    if not lines[index].text.count('"') % 2 or not _OPENED.search(lines[index].text):
         return 1
-    for number, line in enumerate(lines[place + 1 : place + _LONGEST_ROW], 2):
+    for number, line in enumerate(lines[index + 1 : index + _LONGEST_ROW], 2):
         if line.text.count('"') % 2:
             return number
     return 1
 
 
-def _count(lines: Sequence[Line], place: int, mark: re.Pattern[str]) -> int:
+def _count(lines: Sequence[Line], index: int, mark: re.Pattern[str]) -> int:
     """How often a mark stands in a row outside of quotes."""
-    text = "\n".join(line.whole for line in lines[place : place + _row(lines, place)])
+    text = "\n".join(line.whole for line in lines[index : index + _row(lines, index)])
     return len(mark.findall(_QUOTED.sub("", text) if '"' in text else text))

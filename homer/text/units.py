@@ -50,61 +50,63 @@ class _Splitter:
         self._fences = find_fences(self._lines)
         self.units: list[Unit] = []
         self._passage = 0
-        place = 0
-        while place < len(self._lines):
-            place = self._pass_on(place)
+        index = 0
+        while index < len(self._lines):
+            index = self._pass_on(index)
 
-    def _pass_on(self, place: int) -> int:
+    def _pass_on(self, index: int) -> int:
         """Add the units of what begins at a line; the number of the line behind it."""
-        line, lines = self._lines[place], self._lines
+        line, lines = self._lines[index], self._lines
         if not line.unquoted:
-            return self._end_passage(place)
-        if place in self._fences:
-            behind = self._fences[place]
-            return self._add("code", [(line.begin, max(each.end for each in lines[place:behind]))], behind)
-        table = read_table(lines, place)
+            return self._end_passage(index)
+        if index in self._fences:
+            behind = self._fences[index]
+            return self._add("code", [(line.begin, max(each.end for each in lines[index:behind]))], behind)
+        table = read_table(lines, index)
         if table:
-            return self._add_table(table, place)
-        if line.heads or (line.plain and is_underlined(lines, place)):
-            behind = place + 1 if line.heads else place + 2
+            return self._add_table(table, index)
+        if line.heads or (line.plain and is_underlined(lines, index)):
+            behind = index + 1 if line.heads else index + 2
             return self._add("heading", [(line.begin, lines[behind - 1].end)], behind)
-        behind = self._while_plain(place + 1)
+        behind = self._while_plain(index + 1)
         if line.item:
             return self._add("item", cut_long(self._text, line.begin, lines[behind - 1].end), behind)
-        self.units += _prose(self._text, lines[place:behind], self._passage)
+        self.units += _prose(self._text, lines[index:behind], self._passage)
         return behind
 
     def _add(self, kind: Kind, spans: Iterable[tuple[int, int]], behind: int) -> int:
         self.units += (Unit(start, end, kind, self._passage) for start, end in spans)
         return behind
 
-    def _add_table(self, table: Table, place: int) -> int:
-        number, kind, header = len(self.units), "header", None
+    def _add_table(self, table: Table, index: int) -> int:
+        number = len(self.units)
+        kind: Kind = "header"
+        header: int | None = None
         for length in (table.header, *table.rows):
-            first, last = self._lines[place], self._lines[place + length - 1]
+            first, last = self._lines[index], self._lines[index + length - 1]
             self.units.append(Unit(first.begin, last.end, kind, self._passage, header))
-            place, kind, header = place + length, "row", number
-        return place
+            index, kind, header = index + length, "row", number
+        return index
 
-    def _end_passage(self, place: int) -> int:
+    def _end_passage(self, index: int) -> int:
         """Nothing stands in a line, or the mark of a quotation, which goes with what is before it."""
-        line, last = self._lines[place], self.units[-1] if self.units else None
-        inside = last is not None and last.passage == self._passage
-        if line.text and not inside:
+        line = self._lines[index]
+        last = self.units[-1] if self.units and self.units[-1].passage == self._passage else None
+        if line.text and last is None:
             self.units.append(Unit(line.begin, line.end, "line", self._passage))
-        elif inside and line.text:
+        elif line.text and last is not None:
             self.units[-1] = last._replace(end=line.end)
-        self._passage += bool(line.text) or (inside and last.kind != "heading")
-        return place + 1
+        self._passage += bool(line.text) or (last is not None and last.kind != "heading")
+        return index + 1
 
-    def _while_plain(self, place: int) -> int:
+    def _while_plain(self, index: int) -> int:
         """The number of the first line that begins another kind, or a table, or holds nothing."""
         lines = self._lines
-        while place < len(lines) and lines[place].unquoted and lines[place].plain and place not in self._fences:
-            if begins_table(lines, place):
+        while index < len(lines) and lines[index].unquoted and lines[index].plain and index not in self._fences:
+            if begins_table(lines, index):
                 break
-            place += 1
-        return place
+            index += 1
+        return index
 
 
 def _prose(text: str, lines: Sequence[Line], passage: int) -> Iterator[Unit]:

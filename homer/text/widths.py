@@ -67,18 +67,18 @@ class Widths:
     def rows(self, texts: Sequence[str]) -> list[bytes | None]:
         """Rows of every text as in `pack`; None where tokens are not a text's bytes, or not for it to have."""
         cut = [self._pieces(text) for text in texts]
-        encoded = [encoding.ids for encoding in self._encode(list(itertools.chain.from_iterable(cut)))]
-        counts = [len(ids) for ids in encoded]
-        if len(encoded) > len(texts):
+        tokens = [encoding.ids for encoding in self._tokenized(list(itertools.chain.from_iterable(cut)))]
+        counts = [len(ids) for ids in tokens]
+        if len(tokens) > len(texts):
             lengths = iter(counts)
             counts = [sum(itertools.islice(lengths, len(pieces))) for pieces in cut]
-        table, sound = self._laid(texts, array("i", itertools.chain.from_iterable(encoded)), torch.tensor(counts))
+        table, sound = self._laid(texts, array("i", itertools.chain.from_iterable(tokens)), torch.tensor(counts))
         rows, edges = table.numpy().tobytes(), [0, *itertools.accumulate(ROW * count for count in counts)]
         return [rows[a:b] if fits else None for (a, b), fits in zip(itertools.pairwise(edges), sound, strict=True)]
 
-    def _laid(self, texts: Sequence[str], encoded: array[int], counts: Tensor) -> tuple[Tensor, list[bool]]:
+    def _laid(self, texts: Sequence[str], tokens: array[int], counts: Tensor) -> tuple[Tensor, list[bool]]:
         """(tokens, 3), int32, rows of texts that have so many tokens each; and which texts' tokens are their bytes."""
-        ids = torch.frombuffer(encoded, dtype=torch.int32) if encoded else torch.zeros(0, dtype=torch.int32)
+        ids = torch.frombuffer(tokens, dtype=torch.int32) if tokens else torch.zeros(0, dtype=torch.int32)
         written = [text.encode() for text in texts]
         sizes = torch.tensor(list(map(len, written)))
         widths = self._table[ids.long()]
@@ -93,7 +93,7 @@ class Widths:
         spans = spans - starts.repeat_interleave(counts)[:, None]
         return torch.cat([ids[:, None], spans.int()], 1), sound.tolist()
 
-    def _encode(self, texts: list[str]) -> Sequence[Any]:
+    def _tokenized(self, texts: list[str]) -> Sequence[Any]:
         encodings: Sequence[Any] = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return encodings
 
@@ -101,11 +101,11 @@ class Widths:
         """A long text cut where its tokens are the same as in the whole, as far as both sides of a cut tell."""
         if len(text) < 2 * _PIECE:
             return [text]
-        places = range(_PIECE, len(text) - _PIECE // 2, _PIECE)
-        found = (_BORDER.search(text, place, place + _PIECE) for place in places)
+        starts = range(_PIECE, len(text) - _PIECE // 2, _PIECE)
+        found = (_BORDER.search(text, start, start + _PIECE) for start in starts)
         cuts = sorted({match.start() for match in found if match})
         sides = [(text[max(0, cut - _BESIDE) : cut], text[cut : cut + _BESIDE]) for cut in cuts]
-        encodings = iter(self._encode([part for a, b in sides for part in (a, b, a + b)]))
+        encodings = iter(self._tokenized([part for a, b in sides for part in (a, b, a + b)]))
         triples = zip(encodings, encodings, encodings, strict=True)
         edges = [cut for cut, (a, b, whole) in zip(cuts, triples, strict=True) if a.ids + b.ids == whole.ids]
         return [text[a:b] for a, b in itertools.pairwise([0, *edges, len(text)])]
@@ -123,9 +123,22 @@ def _parts(backend: Any) -> tuple[bytes | None, bytes | None]:
     """What a tokenizer does to a text before it looks up its tokens; nothing of parts that are written in Python."""
     try:
         normalizer, splitter = backend.normalizer, backend.pre_tokenizer
-        return normalizer and normalizer.__getstate__(), splitter and splitter.__getstate__()
+        return _state_of(normalizer), _state_of(splitter)
     except Exception:
         return None, None
+
+
+def _state_of(part: Any) -> bytes | None:
+    """Not by whether it is true: a sequence of no parts is false, and still something."""
+    return None if part is None else part.__getstate__()
+
+
+def _each(state: bytes | None, name: str) -> list[dict[str, Any]]:
+    """What a sequence is made of, itself where it is none, nothing where there is nothing."""
+    if state is None:
+        return []
+    facts: dict[str, Any] = json.loads(state)
+    return list(facts[name]) if facts["type"] == "Sequence" else [facts]
 
 
 def _is_of_bytes(backend: Any) -> bool:
@@ -133,10 +146,11 @@ def _is_of_bytes(backend: Any) -> bool:
     normalizer, splitter = _parts(backend)
     if splitter is None or not hasattr(backend, "encode_batch_fast"):
         return False
-    facts = json.loads(splitter)
-    parts = facts["pretokenizers"] if facts["type"] == "Sequence" else [facts]
+    parts = _each(splitter, "pretokenizers")
     kinds = [part["type"] for part in parts]
     whole = kinds[-1:] == ["ByteLevel"] and not any(part.get("add_prefix_space") for part in parts)
     words = whole and (parts[-1].get("use_regex", True) or "Split" in kinds)  # what is in one is all that it depends on
-    usual = normalizer is None or json.loads(normalizer)["type"] == "NFC"  # which leaves most texts as they are
+    usual = all(
+        part["type"] == "NFC" for part in _each(normalizer, "normalizers")
+    )  # which leaves most texts as they are
     return words and usual and _SPLITTERS.issuperset(kinds)

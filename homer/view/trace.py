@@ -136,8 +136,8 @@ def _stretches(
     cuts, spans, starts_of, ends_of = _parts(spans + starts[numbers, None], starts, ends)
     widths = spans[:, 1] - spans[:, 0]
     within = torch.arange(int(widths.sum())) - (widths.cumsum(0) - widths).repeat_interleave(widths)
-    places = spans[:, 0].repeat_interleave(widths) + within
-    levels = torch.full((len(cuts) - 1,), -1).scatter_reduce_(0, places, survived.repeat_interleave(widths), "amax")
+    parts = spans[:, 0].repeat_interleave(widths) + within
+    levels = torch.full((len(cuts) - 1,), -1).scatter_reduce_(0, parts, survived.repeat_interleave(widths), "amax")
     levels = levels[_nearest_covered(levels >= 0, starts_of, ends_of - starts_of)].clamp(min=0)
     new = torch.cat([levels.new_ones(1), levels.diff()])[: len(levels)] != 0
     new[starts_of[lengths > 0]] = True
@@ -167,9 +167,9 @@ def _parts(spans: Tensor, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor,
 
 def _nearest_covered(covered: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
     """Of every part, the last covered one up to it in its document; the first one where none is before it."""
-    place = torch.arange(len(covered))
-    found = torch.where(covered, place, len(covered))
+    index = torch.arange(len(covered))
+    found = torch.where(covered, index, len(covered))
     following = found.flip(0).cummin(0).values.flip(0)  # the next covered one, of whatever document
     owners = torch.arange(len(lengths)).repeat_interleave(lengths)
     first = following[starts[owners]].minimum((starts + lengths - 1)[owners])
-    return torch.where(covered, place, first).cummax(0).values
+    return torch.where(covered, index, first).cummax(0).values

@@ -70,7 +70,7 @@ class Engine:
         self._short, self._long = Lane("homer-short"), Lane("homer-long")
         self._looking = Looking(settings, self._queue, self._turns, self.settle, self._computing)
         self._giving_back = GivingBack()
-        self._places = 0
+        self._admitted = 0
         self._busy = 0
         self._seconds = 0.1  # between the ends of two requests of late, on average
 
@@ -78,7 +78,7 @@ class Engine:
         """Figures of the moment, by name."""
         return {
             "requests_running": self._busy,
-            "requests_waiting": max(0, self._places - self._busy),
+            "requests_waiting": max(0, self._admitted - self._busy),
             "store_bytes": self.store.nbytes,
             "store_caches": len(self.store),
         }
@@ -105,13 +105,13 @@ class Engine:
             HomerError: bad messages, documents or options.
         """
         if isinstance(job, CompressJob):
-            with self._place():
+            with self._admission():
                 async with contextlib.aclosing(self._looking.stream(job)) as events:
                     async for event in events:
                         yield event
             return
         deadline = None if job.timeout is None else time.monotonic() + job.timeout
-        with self._place():
+        with self._admission():
             lane = self._long if job.characters > _LONG else self._short
             reading = lane.run(job.client, functools.partial(self._read, job))
             call, prompt = await _in_time(reading, deadline, job)
@@ -128,21 +128,21 @@ class Engine:
                 yield Finished(dataclasses.replace(answer, trace=None), cached, call.cite, choice)
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """A place among those that run and wait."""
+    def _admission(self) -> Iterator[None]:
+        """One more among those that run and wait."""
         limit = self.settings.max_running + self.settings.max_queue
-        if self._places >= limit:
-            raise queue_full(self._places, max(1, min(60, round(self._seconds * self._places))))
-        self._places += 1
+        if self._admitted >= limit:
+            raise queue_full(self._admitted, max(1, min(60, round(self._seconds * self._admitted))))
+        self._admitted += 1
         self._giving_back.work()
         start = time.monotonic()
         try:
             yield
         finally:
-            share = (time.monotonic() - start) / max(1, self._places)  # what it kept others from
+            share = (time.monotonic() - start) / max(1, self._admitted)  # what it kept others from
             self._seconds += 0.1 * (share - self._seconds)
-            self._places -= 1
-            if not self._places:
+            self._admitted -= 1
+            if not self._admitted:
                 self._giving_back.rest()
 
     def _note_busy(self, change: int) -> None:

@@ -10,9 +10,12 @@ import pytest
 
 pytest.importorskip("llguidance")
 
+import torch
+from conftest import tiny_llama
 from langchain_core.messages import AIMessageChunk
+from tokenizers import AddedToken
 
-from homer import CallPiece, CallReader, Grammar, HomerModel, Stream, Thought, read_calls
+from homer import CallPiece, CallReader, Grammar, HomerConfig, HomerModel, Stream, Thought, read_calls
 from homer.generation.decoding import TextDecoder
 from homer_integrations.langchain import ChatHomer
 from homer_integrations.llama_index import HomerLLM
@@ -80,7 +83,7 @@ def test_no_text_from_outside_becomes_a_mark_or_a_call(model: HomerModel) -> Non
     *letters, last = [token for letter in "<tool_call>" for token in model.tokenize(letter)]
     for token in letters:
         matcher.accept(token)
-    words = pytest.importorskip("torch").zeros(1, len(model.tokenizer))
+    words = torch.zeros(1, len(model.tokenizer))
     assert matcher.mask(words)[0, last] == float("-inf")
     assert matcher.mask(words)[0, letters[0]] == 0
 
@@ -96,6 +99,29 @@ def test_stop_strings_end_words_and_no_calls(model: HomerModel) -> None:
     forced = model.turn(ASKED, tools=[FILL], tool_choice="required")
     answer = model.stream_prompt(prompt, grammar=forced.grammar, stop="a").answer()
     assert [call.name for call in read_calls(answer.text)[1]] == ["fill"]
+
+
+def test_marks_of_other_families_come_neither_in_nor_out() -> None:
+    names = ["[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "[THINK]", "[/THINK]"]  # as Mistral and Llama have them
+    tokenizer: Any = byte_tokenizer("{% for m in messages %}<s>{{ m.content }}{{ tools or '' }}</s>{% endfor %}")
+    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
+    model = HomerModel(tiny_llama(), tokenizer, HomerConfig(max_chunk_len=128, layers_warmup=2), False)
+    marks = tokenizer.convert_tokens_to_ids(names)
+    hostile = "".join(names)
+    turn = model.turn([{"role": "user", "content": hostile}], tools=[FILL])
+    prompt = model.build_chat_prompt(turn.messages, [hostile])
+    assert not set(marks) & {int(token) for part in prompt.parts for token in part}
+    assert turn.grammar is not None
+    assert turn.grammar.free
+    mask = model._streams._grammars.matcher(turn.grammar).mask(torch.zeros(1, 300))[0]
+    assert set(mask[marks].tolist()) == {float("-inf")}
+    said = [*tokenizer("a")["input_ids"], *marks, *tokenizer("b")["input_ids"]]
+    assert "".join(Stream(iter(said), frozenset(), tokenizer, ())) == "ab"
+    thinking = prompt.thinking
+    assert thinking is not None
+    assert (thinking.begin, thinking.end) == ("[THINK]", "[/THINK]")
+    stream = Stream(iter([marks[3], *said[:1], marks[4], *said[-1:]]), frozenset(), tokenizer, (), thinking=thinking)
+    assert (stream.result().reasoning, stream.result().text) == ("a", "b")
 
 
 @pytest.mark.parametrize(

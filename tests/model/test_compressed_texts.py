@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import asked_small
 
 from homer import Compressed, Compressor, HomerModel, InputError
 from homer.text.units import split_units
@@ -24,11 +23,6 @@ BUDGETS = st.one_of(
     st.builds(dict, max_share=st.sampled_from([0.01, 0.3, 0.9, 1.0])),
     st.builds(dict, top_k=st.sampled_from([1, 2, 50])),
 )
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> HomerModel:
-    return asked_small(tmp_path_factory.mktemp("small"))
 
 
 def put_together(text: str, spans: Any, left: str, marker: str) -> None:

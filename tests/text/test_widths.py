@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from byte_tokenizers import byte_tokenizer, sentence_pieces
-from tokenizers import Regex, normalizers, pre_tokenizers
-from transformers import AutoTokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from homer.backends.loading import MINI
 from homer.text import widths
@@ -33,11 +33,23 @@ def splitting(*patterns: str) -> Any:
     return tokenizer
 
 
+def trailing() -> Any:
+    """A tokenizer whose words end with the space behind them, not with the one before: ". " may be one token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: number for number, letter in enumerate([*alphabet, ".\u0120"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(".", "\u0120")]))
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    words = pre_tokenizers.Split(Regex(r"\S+ |\S+|\s+"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytewise])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
 TOKENIZERS = {
     "shipped": lambda: AutoTokenizer.from_pretrained(MINI),
     "GPT-4": lambda: splitting(GPT4),
     "bytes": byte_tokenizer,
     "composing": lambda: byte_tokenizer(normalizer=normalizers.NFC()),
+    "composing nothing": lambda: byte_tokenizer(normalizer=normalizers.Sequence([])),
 }
 
 
@@ -74,9 +86,11 @@ def test_a_long_text_is_cut_for_all_cores_and_only_where_words_begin(monkeypatch
     assert "".join(pieces) == text
     assert len(pieces) == 6
     assert max(map(len, pieces)) < 2 << 14
-    joining = splitting(r"\S+ The|\s+")  # words that go on beyond a space
     text = "fact. The " * 10_000
-    assert made(joining)._pieces(text) == [text]
+    joining = trailing()
+    pieces = made(joining)._pieces(text)
+    assert "".join(pieces) == text
+    assert all(piece.startswith(" fact") for piece in pieces[1:])  # where ". The" would be cut, tokens are others
     assert made(joining).rows([text]) == told(joining, [text])
 
 

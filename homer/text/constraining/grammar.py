@@ -18,6 +18,7 @@ WRITTEN = {
     "item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False, "whitespace_pattern": None,
     "lenient": False, "coerce_one_of": False,
 }  # fmt: skip
+_ONE_OF = "oneOf, of which several parts may hold at once: say anyOf"  # the library names a switch that is none here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +131,7 @@ def checked(name: str, make: Any, *arguments: Any) -> str:
     except ValueError as error:
         wrong, messages = True, [str(error)]
     if wrong:
+        messages = [_ONE_OF if "coerce_one_of" in message else message for message in messages]
         raise GenerationError(f"{name} cannot be held to ({'; '.join(messages)}): leave that out, or say it otherwise")
     return source
 

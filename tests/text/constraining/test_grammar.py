@@ -59,7 +59,7 @@ def test_a_class_a_typed_dict_and_a_mapping_are_schemas() -> None:
         ({"type": "string", "pattern": "^(?!a)"}, "look-ahead"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "greater than maximum"),
         ({"if": {}, "then": {}}, "if"),
-        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "say anyOf"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}], "x-guidance": {"coerce_one_of": True}}, "oneOf"),
         ({"type": "array", "uniqueItems": True, "x-guidance": {"lenient": True}}, "uniqueItems"),
         ({"const": float("nan")}, "JSON"),
