@@ -32,3 +32,9 @@ def citations_of(answer: Answer, words: str | None = None) -> list[dict[str, Any
         }
         for citation in spoken(answer, words)
     ]
+
+
+def within(citations: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Citations of the first `count` documents alone: of a prompt without any, or of earlier turns, none was given."""
+    kept = [one | {"cited": [part for part in one["cited"] if part["index"] < count]} for one in citations]
+    return [one for one in kept if one["cited"]]
