@@ -8,8 +8,8 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager, Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-import homer
 from homer import Compressed, InputError
+from homer import Document as HomerDocument
 from homer_integrations.langchain.base import STRICT
 from homer_integrations.shared.compressing import CompressorSettings
 from homer_integrations.shared.documents import to_homer_documents
@@ -68,7 +68,7 @@ class HomerDocumentCompressor(CompressorSettings, BaseDocumentCompressor):
     def _serialized(self) -> dict[str, Any]:
         return {"name": _NAME, "id": ["homer_integrations", "langchain", _NAME]}
 
-    def _given(self, documents: Sequence[Document]) -> tuple[homer.Document, ...]:
+    def _given(self, documents: Sequence[Document]) -> tuple[HomerDocument, ...]:
         """The documents as homer's, all of them LangChain's: each one that is left is a copy with its metadata."""
         for number, document in enumerate(documents, 1):
             if not isinstance(document, Document):

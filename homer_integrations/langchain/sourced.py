@@ -11,6 +11,7 @@ from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnableParallel
 from langchain_core.runnables.utils import AddableDict
 
+from homer_integrations.shared.citing import within
 from homer_integrations.shared.once import items_of
 
 _ANSWER, _DOCUMENTS, _SAID = "answer", "context", "said"
@@ -60,7 +61,8 @@ class _Heard:
                 yield chunk[_SAID]
 
     def rest(self) -> AddableDict:
-        return AddableDict({_DOCUMENTS: self._documents, "citations": self._citations})
+        cited = within(self._citations, len(self._documents))
+        return AddableDict({_DOCUMENTS: self._documents, "citations": cited})
 
     def _note(self, chunk: dict[str, Any]) -> bool:
         """Whether the model says something in it."""

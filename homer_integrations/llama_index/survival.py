@@ -8,6 +8,7 @@ from typing import Any
 from llama_index.core.schema import NodeWithScore
 
 from homer_integrations.llama_index.nodes import title_of_node
+from homer_integrations.shared.citing import within
 from homer_integrations.shared.documents import as_score
 from homer_integrations.shared.facts import shortened
 
@@ -41,7 +42,9 @@ class Survival:
         if self._facts is None or self._response is None:
             return
         metadata = self._response.metadata = self._response.metadata or {}
-        metadata["homer"] = shortened(self._facts)
+        cited = self._facts.get("citations")  # None: nobody asked
+        told = {} if cited is None else {"citations": within(cited, len(self.titles))}
+        metadata["homer"] = shortened(self._facts | told)
         for source in self._facts["sources"]:
             if source["index"] < len(self.titles):  # beyond are earlier turns of a template, which are no node
                 node = self._response.source_nodes[source["index"]].node

@@ -32,3 +32,17 @@ def citations_of(answer: Answer, words: str | None = None) -> list[dict[str, Any
         }
         for citation in spoken(answer, words)
     ]
+
+
+def within(citations: list[Any], count: int) -> list[Any]:
+    """Citations of the first `count` documents alone: of a prompt without any, or of earlier turns, none was given.
+
+    What another model tells in a form of its own stays as it is.
+    """
+    kept = [_within(one, count) if isinstance(one, dict) and "cited" in one else one for one in citations]
+    return [one for one in kept if one]
+
+
+def _within(citation: dict[str, Any], count: int) -> dict[str, Any]:
+    parts = [part for part in citation["cited"] if part["index"] < count]
+    return citation | {"cited": parts} if parts else {}

@@ -20,7 +20,7 @@ from homer_integrations.langchain.sourced import with_sources
 from homer_integrations.llama_index import HomerLLM as LlamaHomer
 from homer_integrations.llama_index import HomerQueryEngine
 from homer_integrations.llama_index.citing import citation_blocks
-from homer_integrations.shared.citing import citations_of, pairs, spoken
+from homer_integrations.shared.citing import citations_of, pairs, spoken, within
 
 QUESTION = "What is the door code?"
 TEXTS = ["The house is old. Nobody lives there.", "Doors are green. The door code is 48213. Ask for keys."]
@@ -135,6 +135,17 @@ def test_a_chain_keeps_its_sources(chat: ChatHomer) -> None:
     assert pieces[-1]["citations"] == result["citations"]
     retrieval = create_retrieval_chain(RunnableLambda(lambda _: RETRIEVED), chain)
     assert retrieval.invoke({"input": QUESTION})["answer"] == result
+
+
+def test_only_what_was_given_is_cited(chat: ChatHomer) -> None:
+    cited = [{"start": 0, "end": 3, "text": "Yes", "cited": [{"index": 2}, {"index": 0}]}]
+    assert within(cited, 3) == cited
+    assert within(cited, 1) == [cited[0] | {"cited": [{"index": 0}]}]
+    assert within(cited, 0) == []
+    prompt = ChatPromptTemplate([("human", "{context}\n\nQuestion: {input}")])
+    chain = create_homer_documents_chain(chat, prompt, return_sources=True)
+    told = chain.invoke({"context": [], "input": "What is the door code?"})
+    assert told["context"] == told["citations"] == []
 
 
 def test_a_chain_of_another_model_has_sources_and_no_citations() -> None:
