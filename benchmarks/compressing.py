@@ -157,9 +157,9 @@ def table(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> list[str]:
         shares = [sum(row["rank"] < k for row in cell) / len(cell) for k in FIRST]
         shares += [sum(row["survives"][str(budget)] for row in cell) / len(cell) for budget in BUDGETS]
         times = [row["seconds"] for row in cell if "seconds" in row] or cell[0].get("times", [])
-        seconds = sum(times) / max(1, len(times))
+        seconds = f"{sum(times) / len(times):.3f}" if times else "-"
         numbers = " | ".join(f"{share:.2f}" for share in shares)
-        lines.append(f"| {key[0]} | {key[1]} | {len(cell)} | {numbers} | {seconds:.3f} |")
+        lines.append(f"| {key[0]} | {key[1]} | {len(cell)} | {numbers} | {seconds} |")
     return lines + [f"\n{name}: {value}" for name, value in facts.items() if name.startswith("ask")]
 
 

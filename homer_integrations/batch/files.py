@@ -13,6 +13,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from homer import InputError
+from homer_integrations.shared.jsons import is_json
 
 _KEYS = {"id", "question", "documents"}
 
@@ -110,7 +111,7 @@ class AnswerFile:
 
     def _finish(self, number: int, rest: bytes) -> None:
         """Complete or cut off what stands behind the last line end; a killed run may leave half a row there."""
-        if _is_json(rest):
+        if is_json(rest):
             self.done.add(self._name(number, rest))
             self._file.write(b"\n")
             return
@@ -156,14 +157,6 @@ def _check_writable(out: Path, inputs: Iterable[Path]) -> None:
     for path in inputs:
         if path.exists() and path.samefile(out):
             raise InputError(f"--out {out} is the same file as {path}, which is read: give another --out")
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -69,12 +68,3 @@ def _references(part: Any) -> Iterator[str]:
         part = list(part.values())
     for inner in part if isinstance(part, list) else ():
         yield from _references(inner)
-
-
-def is_json(text: str) -> bool:
-    """Whether a text is JSON as a whole."""
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True

@@ -15,8 +15,9 @@ from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from homer import Answer, CallPiece, CallReader, GenerationError, Thought, TokenLogprob, read_calls
-from homer_integrations.langchain.schemas import is_json, schema_of, tool_of
+from homer_integrations.langchain.schemas import schema_of, tool_of
 from homer_integrations.shared.conversation import REASONING
+from homer_integrations.shared.jsons import is_json
 from homer_integrations.shared.logprobs import Untold, chat_logprobs
 from homer_integrations.shared.tools import new_call_id, read_choice
 
