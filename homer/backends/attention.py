@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from homer.backends.attending import unplanned
+
 OBSERVER = "homer_observer"
 _PREFIX = "homer_"
 _PLAIN = ("eager", "sdpa")
@@ -47,7 +49,10 @@ def _wrapper(implementation: str) -> Callable[..., Any]:
         kwargs.pop("position_ids", None)
         function = _original(implementation, module)
         target = module if implementation in _PLAIN else _Renamed(module, implementation)
-        return function(target, query, key, *args, **kwargs)
+        if implementation != "sdpa":
+            return function(target, query, key, *args, **kwargs)
+        with unplanned(query, key.shape[2]):
+            return function(target, query, key, *args, **kwargs)
 
     return attention
 

@@ -169,6 +169,9 @@ class Decoder(abc.ABC):
     def slots(self) -> Slots:
         """Room for requests that go on together, none of them there yet; see `Slots`."""
 
+    def warm_up(self, longest: int) -> None:  # noqa: B027 - most have nothing to do
+        """Plan now what the first chunks of up to so many tokens would wait for."""
+
     def probe(self) -> tuple[Tensor, Tensor]:
         """Ids and positions (1, 8) of a few tokens, by which two ways of running a model are compared."""
         positions = torch.arange(PROBE_LEN, device=self.device)[None]

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 
+from homer.backends.attending import attend, attend_in_groups, last_rows, planned_lens
 from homer.backends.attention import watched
 from homer.backends.base import Decoder, Keep, LayerOutput, Steps, gap_between, not_none, take_rows
 from homer.backends.blocks import UnknownBlockError
@@ -28,12 +27,10 @@ from homer.backends.layers import FusedLayers
 from homer.backends.pausing import pause
 from homer.backends.reference import ReferenceDecoder
 from homer.backends.slots import Slots
-from homer.base.locks import Lock
 from homer.errors import UnsupportedModelError
 from homer.significance.evidence import QuestionLook
 
 logger = logging.getLogger(__name__)
-_SWITCH = Lock()  # of the process's choice among attention kernels
 
 # (layer, query, new key, new value) to all keys, all values and what the query makes of them
 Earlier = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -150,11 +147,11 @@ class FusedDecoder(Decoder):
         if entries.stack is None:
             return self._reference.replace_last(entries, ids, position_ids, observe, question)
         stack = entries.stack
-        mask = _mask(ids.shape[1], entries.length, stack.device)
+        mask = last_rows(ids.shape[1], entries.length, stack.device)
 
         def behind(number: int, query: Tensor, new_key: Tensor, new_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             key, value = stack[2 * number : 2 * number + 2]
-            return key, value, _attend_in_groups(query, key.transpose(1, 2), value.transpose(1, 2), mask)
+            return key, value, attend_in_groups(query, key.transpose(1, 2), value.transpose(1, 2), mask)
 
         with torch.no_grad(), self._here():
             room, numbers = stack[:, :, -ids.shape[1] :], range(len(entries))
@@ -171,6 +168,15 @@ class FusedDecoder(Decoder):
     def slots(self) -> Slots:
         """As `Decoder.slots`, by a CUDA graph where there is CUDA."""
         return GraphSlots(self.parts) if self.device.type == "cuda" else self._reference.slots()
+
+    def warm_up(self, longest: int) -> None:
+        """As `Decoder.warm_up`."""
+        with torch.no_grad(), self._here():
+            for length in planned_lens(longest):
+                states = self.parts.embed(torch.zeros(1, length, dtype=torch.long, device=self.device))
+                key, value = self.parts.room(1, states)
+                query = states.new_zeros(*states.shape[:2], self.heads, key.shape[-1])
+                attend(query, key.zero_(), value.zero_())
 
     def _layers(
         self,
@@ -193,7 +199,7 @@ class FusedDecoder(Decoder):
             residual, x = self.parts.norm(residual, delta, block.input_norm, block.eps)
             query = self.parts.project(block, x, rotary, key, value)
             if earlier is None:
-                attended = _attend(query, key, value)
+                attended = attend(query, key, value)
             else:
                 key, value, attended = earlier(number, query, key, value)
             if number in wanted:
@@ -226,9 +232,9 @@ class FusedDecoder(Decoder):
             nonlocal mask
             key, value = cache.update(new_key.transpose(1, 2), new_value.transpose(1, 2), number)
             if mask is None and (count > 1 or padding is not None):
-                mask = _mask(count, key.shape[2], key.device)
+                mask = last_rows(count, key.shape[2], key.device)
                 mask = mask if padding is None else mask & padding[:, None, None].bool()
-            return key.transpose(1, 2), value.transpose(1, 2), _attend_in_groups(query, key, value, mask)
+            return key.transpose(1, 2), value.transpose(1, 2), attend_in_groups(query, key, value, mask)
 
         residual = self.parts.embed(ids)
         room = self.parts.room(end, residual)
@@ -250,49 +256,3 @@ class FusedDecoder(Decoder):
         gap = gap_between(ours.logits, reference.logits)
         if gap is not None:
             raise UnknownBlockError(f"its logits differ by {gap:.3g} from those of its own code")
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention of (batch, length, heads, head dim) tensors: (batch, length, heads x head dim)."""
-    groups = query.shape[2] // key.shape[2]
-    # flash attention takes grouped heads, but not float32; what takes float32 without a matrix takes no groups
-    fused = groups > 1 and query.dtype != torch.float32
-    if groups > 1 and not fused:
-        key, value = (t.repeat_interleave(groups, 2) for t in (key, value))
-    query, key, value = (t.transpose(1, 2) for t in (query, key, value))
-    attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=fused)
-    return attended.transpose(1, 2).flatten(2)
-
-
-def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of few queries (batch, n, heads, head dim) over many keys (batch, key heads, length, head dim).
-
-    Query heads that share a key head stand one behind the other as if they were more queries, so that no key is
-    copied. mask: (n, length), or (batch, 1, n, length); None: all is seen.
-    """
-    shared, groups = key.shape[1], query.shape[2] // key.shape[1]
-    count = query.shape[1]
-    queries = query.transpose(1, 2).reshape(len(query), shared, groups * count, -1)
-    if mask is not None:
-        mask = mask.repeat(*[1] * (mask.ndim - 2), groups, 1)
-    with _no_plans(query.device):
-        attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask)
-    return attended.reshape(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
-
-
-@contextlib.contextmanager
-def _no_plans(device: torch.device) -> Iterator[None]:
-    """Attention without cuDNN, which plans anew for every length of a question: a tenth of a second each.
-
-    The switch is the process's, so that one thread at a time may turn it.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    with _SWITCH, sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        yield
-
-
-def _mask(queries: int, length: int, device: torch.device) -> Tensor:
-    """(queries, length): the last queries of a causal mask."""
-    return torch.ones(queries, length, dtype=torch.bool, device=device).tril(length - queries)

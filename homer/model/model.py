@@ -14,6 +14,7 @@ from homer.merging.cache import CompactCache
 from homer.merging.node import Watcher
 from homer.model.citing import CitingModel
 from homer.model.structured import Turn, held_to, make_turn, told_of_schema, with_parsed
+from homer.model.warming import warm_up
 from homer.reuse.encoded import EncodedContext
 from homer.reuse.store import StateStore
 from homer.significance.calibration import Calibration
@@ -268,8 +269,10 @@ class HomerModel(CitingModel):
         return remembered(self)
 
     def prepare(self) -> None:
-        """Measure now what the first question would wait for: see `measure`. Does nothing where all is known."""
+        """Do now what the first question would wait for: measure (see `measure`), and on a GPU make kernels ready."""
         self._settings.settle(self.config)
+        if self.decoder.device.type == "cuda":
+            warm_up(self)
 
     def _compress_fitting(
         self, prompt: Prompt, fitting: HomerConfig, tick: Callable[[], None] = lambda: None, **shown: Any

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from homer.backends.base import Decoder
 from homer.backends.devices import Devices, first_of, make_replicas
 from homer.backends.fused import make_decoder
 from homer.backends.loading import end_ids, load_model
@@ -121,6 +122,11 @@ class TokenModel:
     def window(self) -> int:
         """The model's context window in tokens, YaRN included."""
         return self.decoder.window
+
+    @property
+    def decoders(self) -> tuple[Decoder, ...]:
+        """One for every device that reads a context, the model's own first."""
+        return (self.decoder,) if self._replicas is None else self._replicas.decoders
 
     @property
     def chunk_len(self) -> int:

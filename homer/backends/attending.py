@@ -1,0 +1,106 @@
+"""Attention by PyTorch's kernels, in shapes that come again: some kernels are planned anew for every other one.
+
+On an H100 PyTorch gives 16-bit attention to cuDNN, which is the fastest there, and takes 64 ms to plan for a shape
+that it has not met. No two prompts are equally long, so that nearly every chunk would be such a shape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from homer.base.locks import Lock
+
+_SWITCH = Lock()  # of the process's choice among attention kernels
+_STEPS = 8  # lengths that are planned for between two powers of two
+_SHORT = 1024  # tokens up to which another kernel is as fast
+_LONG = 8192  # tokens from which planning costs less than the faster kernel spares
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention of (batch, length, heads, head dim) tensors: (batch, length, heads x head dim)."""
+    groups, length = query.shape[2] // key.shape[2], query.shape[1]
+    # flash attention takes grouped heads, but not float32; what takes float32 without a matrix takes no groups
+    fused = groups > 1 and query.dtype != torch.float32
+    if groups > 1 and not fused:
+        key, value = (t.repeat_interleave(groups, 2) for t in (key, value))
+    if is_planned(query, key, value):
+        if len(query) > 1 or length <= _SHORT:
+            return _attend_unplanned(query, key, value)
+        query, key, value = (_padded(t, planned_len(length)) for t in (query, key, value))
+    query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=fused)
+    return attended.transpose(1, 2)[:, :length].flatten(2)
+
+
+def attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of few queries (batch, n, heads, head dim) over many keys (batch, key heads, length, head dim).
+
+    Query heads that share a key head stand one behind the other as if they were more queries, so that no key is
+    copied. mask: (n, length), or (batch, 1, n, length); None: all is seen.
+    """
+    shared, groups = key.shape[1], query.shape[2] // key.shape[1]
+    count = query.shape[1]
+    queries = query.transpose(1, 2).reshape(len(query), shared, groups * count, -1)
+    if mask is not None:
+        mask = mask.repeat(*[1] * (mask.ndim - 2), groups, 1)
+    with unplanned(query):
+        attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask)
+    return attended.reshape(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
+
+
+def last_rows(queries: int, length: int, device: torch.device) -> Tensor:
+    """(queries, length): the last queries of a causal mask."""
+    return torch.ones(queries, length, dtype=torch.bool, device=device).tril(length - queries)
+
+
+def is_planned(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether PyTorch would take a kernel that is planned for the shape; arguments as those of `attend`."""
+    if not query.is_cuda:
+        return False
+    groups = query.shape[2] != key.shape[2]
+    q, k, v = (t.transpose(1, 2) for t in (query, key, value))
+    chosen: int = torch._fused_sdp_choice(q, k, v, is_causal=True, enable_gqa=groups)
+    return chosen == SDPBackend.CUDNN_ATTENTION.value
+
+
+def planned_len(length: int) -> int:
+    """The next length that is planned for: of eight between two powers of two, so that few are."""
+    step = max(1, (1 << (length - 1).bit_length()) // (2 * _STEPS))
+    return -(-length // step) * step
+
+
+def planned_lens(longest: int) -> list[int]:
+    """All lengths that chunks of so many tokens at most are planned for."""
+    return sorted({planned_len(length) for length in range(_SHORT + 1, longest + 1)})
+
+
+@contextlib.contextmanager
+def unplanned(query: Tensor, length: int = 0) -> Iterator[None]:
+    """Attention over so many keys by no kernel that is planned, where planning would cost more than it spares.
+
+    The switch is the process's, so that one thread at a time may turn it.
+    """
+    if not query.is_cuda or query.dtype == torch.float32 or length >= _LONG:
+        yield
+        return
+    with _SWITCH, sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield
+
+
+def _attend_unplanned(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The same by flash attention, named itself: a switch would be the whole process's."""
+    sides = (t.transpose(1, 2) for t in (query, key, value))
+    attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(*sides, 0.0, True)[0]
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _padded(x: Tensor, length: int) -> Tensor:
+    """(1, n, heads, head dim) with zeros behind its tokens, which no token before them sees."""
+    missing = length - x.shape[1]
+    return torch.cat([x, x.new_zeros(1, missing, *x.shape[2:])], 1) if missing else x

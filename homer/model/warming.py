@@ -1,0 +1,26 @@
+"""Warming up: what a GPU does only once is done before anybody waits for it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from homer.model.tokens import TokenModel
+
+_LONGEST = 8192  # tokens of a chunk; planning for longer ones takes little beside running them
+_CHUNK = 256  # short, but long enough for any kernel
+
+
+def warm_up(model: TokenModel) -> None:
+    """Plan attention for all lengths of chunks; read and answer a little, so that kernels are compiled and captured."""
+    for decoder in model.decoders:
+        decoder.warm_up(min(model.chunk_len, _LONGEST))
+    chunk = min(model.chunk_len, _CHUNK)
+    config = dataclasses.replace(
+        model.config, max_chunk_len=chunk, target_len=chunk // 2, max_initial_chunk_len=None, suffix_budget=0
+    )
+    ids = torch.arange(4 * chunk) % model.decoder.vocabulary
+    cache = model.compress(ids[:4], ids[4:-16], ids[-16:], config=config)
+    for _ in model.stream(cache, 2):
+        pass
