@@ -22,20 +22,28 @@ _SHORT = 1024  # tokens up to which another kernel is as fast
 _LONG = 8192  # tokens from which planning costs less than the faster kernel spares
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention of (batch, length, heads, head dim) tensors: (batch, length, heads x head dim)."""
-    groups, length = query.shape[2] // key.shape[2], query.shape[1]
+def attend(query: Tensor, key: Tensor, value: Tensor, plans: bool = False) -> Tensor:
+    """Causal attention of (batch, rows, heads, head dim) tensors: (batch, rows, heads x head dim).
+
+    Args:
+        plans: whether PyTorch would plan for the shape; there must be as many rows as `rows_for` says.
+    """
+    groups = query.shape[2] // key.shape[2]
     # flash attention takes grouped heads, but not float32; what takes float32 without a matrix takes no groups
     fused = groups > 1 and query.dtype != torch.float32
     if groups > 1 and not fused:
         key, value = (t.repeat_interleave(groups, 2) for t in (key, value))
-    if is_planned(query, key, value):
-        if len(query) > 1 or length <= _SHORT:
-            return _attend_unplanned(query, key, value)
-        query, key, value = (_padded(t, planned_len(length)) for t in (query, key, value))
     query, key, value = (t.transpose(1, 2) for t in (query, key, value))
-    attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=fused)
-    return attended.transpose(1, 2)[:, :length].flatten(2)
+    if plans and not _worth_planning(len(query), query.shape[2]):
+        attended = _attend_unplanned(query, key, value)
+    else:
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=fused)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def rows_for(batch: int, length: int, plans: bool) -> int:
+    """Rows that chunks are to have for `attend`: their own, or more, of which those behind them are zeros."""
+    return planned_len(length) if plans and _worth_planning(batch, length) else length
 
 
 def attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -49,7 +57,7 @@ def attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     queries = query.transpose(1, 2).reshape(len(query), shared, groups * count, -1)
     if mask is not None:
         mask = mask.repeat(*[1] * (mask.ndim - 2), groups, 1)
-    with unplanned(query):
+    with unplanned(queries):
         attended = F.scaled_dot_product_attention(queries, key, value, attn_mask=mask)
     return attended.reshape(len(query), shared * groups, count, -1).transpose(1, 2).flatten(2)
 
@@ -59,13 +67,13 @@ def last_rows(queries: int, length: int, device: torch.device) -> Tensor:
     return torch.ones(queries, length, dtype=torch.bool, device=device).tril(length - queries)
 
 
-def is_planned(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether PyTorch would take a kernel that is planned for the shape; arguments as those of `attend`."""
+def is_planned(query: Tensor, key: Tensor) -> bool:
+    """Whether PyTorch would take a kernel that is planned for the shape; (batch, rows, heads, head dim) tensors."""
     if not query.is_cuda:
         return False
-    groups = query.shape[2] != key.shape[2]
-    q, k, v = (t.transpose(1, 2) for t in (query, key, value))
-    chosen: int = torch._fused_sdp_choice(q, k, v, is_causal=True, enable_gqa=groups)
+    groups, query, key = query.shape[2] != key.shape[2], query.transpose(1, 2), key.transpose(1, 2)
+    with _SWITCH:
+        chosen: int = torch._fused_sdp_choice(query, key, key, is_causal=True, enable_gqa=groups)
     return chosen == SDPBackend.CUDNN_ATTENTION.value
 
 
@@ -84,23 +92,20 @@ def planned_lens(longest: int) -> list[int]:
 def unplanned(query: Tensor, length: int = 0) -> Iterator[None]:
     """Attention over so many keys by no kernel that is planned, where planning would cost more than it spares.
 
-    The switch is the process's, so that one thread at a time may turn it.
+    The switch is the process's, so that one thread at a time may turn it. query: (batch, heads, queries, head dim).
     """
-    if not query.is_cuda or query.dtype == torch.float32 or length >= _LONG:
+    if not query.is_cuda or query.dtype == torch.float32 or query.shape[2] * length >= _LONG**2:
         yield
         return
     with _SWITCH, sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         yield
 
 
+def _worth_planning(batch: int, length: int) -> bool:
+    return batch == 1 and length > _SHORT
+
+
 def _attend_unplanned(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The same by flash attention, named itself: a switch would be the whole process's."""
-    sides = (t.transpose(1, 2) for t in (query, key, value))
-    attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(*sides, 0.0, True)[0]
-    return attended.transpose(1, 2).flatten(2)
-
-
-def _padded(x: Tensor, length: int) -> Tensor:
-    """(1, n, heads, head dim) with zeros behind its tokens, which no token before them sees."""
-    missing = length - x.shape[1]
-    return torch.cat([x, x.new_zeros(1, missing, *x.shape[2:])], 1) if missing else x
+    """By flash attention, named itself: a switch would be the whole process's."""
+    attended: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True)[0]
+    return attended

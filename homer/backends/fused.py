@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from homer.backends.attending import attend, attend_in_groups, last_rows, planned_lens
+from homer.backends.attending import attend, attend_in_groups, is_planned, last_rows, planned_lens, rows_for
 from homer.backends.attention import watched
 from homer.backends.base import Decoder, Keep, LayerOutput, Steps, gap_between, not_none, take_rows
 from homer.backends.blocks import UnknownBlockError
@@ -87,6 +87,7 @@ class FusedDecoder(Decoder):
         self.parts = FusedLayers(self.causal_lm, EAGER)  # the plain kernels, for speed, while it is compared
         if self.causal_lm.config.get_text_config()._attn_implementation != watched("sdpa"):
             raise UnknownBlockError("its attention is not sdpa")
+        self._plans = is_planned(*self._heads_of(2048))
         self._compare()
         self.parts.kernels = fresh(self.device)
         if fp8:
@@ -105,10 +106,12 @@ class FusedDecoder(Decoder):
         """As `Decoder.run`; what is not kept skips the last layer's feed-forward part."""
         with torch.no_grad(), self._here():
             residual = self.parts.embed(inputs) if first == 0 else inputs
-            stack = self.parts.room(end - first, residual)
+            batch, length = residual.shape[:2]
+            stack = self.parts.room(end - first, residual, rows_for(batch, length, self._plans))
             done = self._layers(range(first, end), residual, position_ids, stack, observe, keep=keep, question=question)
             hidden, logits = self._result(end, done)
-        return LayerOutput(hidden, logits, Entries.stacked(stack), done.observed, done.attention, done.kept)
+        entries = Entries.stacked(stack[:, :, :length])
+        return LayerOutput(hidden, logits, entries, done.observed, done.attention, done.kept)
 
     def extend(
         self, ids: Tensor, position_ids: Tensor, cache: DynamicCache, keep: int = 0, mask: Tensor | None = None
@@ -172,11 +175,15 @@ class FusedDecoder(Decoder):
     def warm_up(self, longest: int) -> None:
         """As `Decoder.warm_up`."""
         with torch.no_grad(), self._here():
-            for length in planned_lens(longest):
-                states = self.parts.embed(torch.zeros(1, length, dtype=torch.long, device=self.device))
-                key, value = self.parts.room(1, states)
-                query = states.new_zeros(*states.shape[:2], self.heads, key.shape[-1])
-                attend(query, key.zero_(), value.zero_())
+            for length in planned_lens(longest) if self._plans else ():
+                query, key = self._heads_of(length)
+                attend(query, key, key, self._plans)
+
+    def _heads_of(self, length: int) -> tuple[Tensor, Tensor]:
+        """Queries and keys of so many tokens, all zero."""
+        states = self.parts.embed(torch.zeros(1, length, dtype=torch.long, device=self.device))
+        key = self.parts.room(1, states)[0].zero_()
+        return key.new_zeros(1, length, self.heads, key.shape[-1]), key
 
     def _layers(
         self,
@@ -190,7 +197,7 @@ class FusedDecoder(Decoder):
         question: QuestionLook | None = None,
     ) -> _Done:
         """Some layers in a row; their keys and values are written to `room`, and seen behind earlier ones if any."""
-        wanted, observed, attention = frozenset(observe), {}, {}
+        wanted, observed, attention, length = frozenset(observe), {}, {}, residual.shape[1]
         rotary = self.parts.rotary(residual, position_ids)
         delta: Tensor | None = None  # what a layer adds waits for the next norm: addition and norm are one kernel
         kept: Tensor | None = None
@@ -199,7 +206,8 @@ class FusedDecoder(Decoder):
             residual, x = self.parts.norm(residual, delta, block.input_norm, block.eps)
             query = self.parts.project(block, x, rotary, key, value)
             if earlier is None:
-                attended = attend(query, key, value)
+                attended = attend(query, key, value, self._plans)[:, :length]
+                query, key = query[:, :length], key[:, :length]
             else:
                 key, value, attended = earlier(number, query, key, value)
             if number in wanted:

@@ -33,13 +33,16 @@ class FusedLayers:
         return hidden
 
     def project(self, block: Block, x: Tensor, rotary: Rotary, key: Tensor, value: Tensor) -> Tensor:
-        """Rotated queries (batch, length, heads, head dim); rotated keys and values are written to `key`, `value`."""
-        shape, x = (*x.shape[:-1], -1, block.head_dim), block.query.prepared(x)
+        """Rotated queries (batch, rows, heads, head dim); rotated keys and values are written to `key`, `value`.
+
+        There are as many rows as `key` has; what stands behind those of x says nothing.
+        """
+        length, shape, x = x.shape[1], (*x.shape[:-1], -1, block.head_dim), block.query.prepared(x)
         queries, keys = (p(x).view(shape) for p in (block.query, block.key))
-        rotated = torch.empty_like(queries)
-        self.kernels.apply_rotary(queries, block.query_norm, block.eps, *rotary, rotated)
-        self.kernels.apply_rotary(keys, block.key_norm, block.eps, *rotary, key)
-        block.value.into(x, value)
+        rotated = queries.new_empty(len(queries), key.shape[1], *queries.shape[2:])
+        self.kernels.apply_rotary(queries, block.query_norm, block.eps, *rotary, rotated[:, :length])
+        self.kernels.apply_rotary(keys, block.key_norm, block.eps, *rotary, key[:, :length])
+        block.value.into(x, value[:, :length])
         return rotated
 
     def finish(self, block: Block, residual: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,8 +69,15 @@ class FusedLayers:
             return residual, self.kernels.rms_norm(residual, weight, eps)
         return self.kernels.add_norm(residual, delta, weight, eps)
 
-    def room(self, layers: int, hidden: Tensor) -> Tensor:
-        """Where the layers' keys and values go, in turn: (2 x layers, batch, length, key heads, head dim)."""
-        block = self.blocks[0]
+    def room(self, layers: int, hidden: Tensor, rows: int | None = None) -> Tensor:
+        """Where the layers' keys and values go, in turn: (2 x layers, batch, rows, key heads, head dim).
+
+        rows: None: as many as there are tokens; what there is more is zeros.
+        """
+        batch, length = hidden.shape[:2]
+        block, rows = self.blocks[0], length if rows is None else rows
         heads = block.key.weight.shape[0] // block.head_dim
-        return hidden.new_empty(2 * layers, *hidden.shape[:2], heads, block.head_dim)
+        room = hidden.new_empty(2 * layers, batch, rows, heads, block.head_dim)
+        if rows > length:
+            room[:, :, length:].zero_()
+        return room

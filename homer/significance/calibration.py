@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -146,12 +147,19 @@ class Calibration:
             return min([layer for layer, head in self.team if good[layer, head]] or [self.team[0][0]])
         return int(good.any(1).nonzero()[0])
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all that was measured, as a file of it holds it."""
+        return _digest(self._tensors(), json.dumps(self.metadata))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write safetensors with JSON metadata."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        held = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-        facts = json.dumps(self.metadata)
+        held, facts = self._tensors(), json.dumps(self.metadata)
         save_file(held, path, {"homer_calibration": facts, "sha256": _digest(held, facts)})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
 
     def check_fits(self, layers: int, longest: int) -> None:
         """Raise CalibrationError unless it covers `layers` layers and chunks of `longest` positions."""

@@ -8,11 +8,8 @@ import json
 import logging
 import threading
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from homer import CacheError, Calibration, CompactCache, HomerConfig, HomerModel, Prompt, StoreFolder
+from homer import CacheError, CompactCache, HomerConfig, HomerModel, Prompt, StoreFolder
 
 logger = logging.getLogger(__name__)
 
@@ -28,26 +25,13 @@ def cache_key(
     }  # fmt: skip
     digest.update(json.dumps(facts, sort_keys=True).encode())
     if model.calibration is not None:
-        _add_calibration(digest, model.calibration)
+        digest.update(model.calibration.digest.encode())
     if encoded:  # leaves end with documents
         digest.update(prompt.origins[:, 0].contiguous().numpy().tobytes())
     for ids in prompt.parts:
         digest.update(len(ids).to_bytes(8))
         digest.update(ids.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _add_calibration(digest: Any, calibration: Calibration) -> None:
-    for tensor in (
-        calibration.bias,
-        calibration.means,
-        calibration.deviations,
-        calibration.heads,
-        calibration.question_heads,
-    ):
-        if tensor is not None:
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        digest.update(b"next")
 
 
 class CacheStore:

@@ -108,3 +108,25 @@ def test_keys_and_values_to_their_places(
     for kernels, (keys, values) in zip((decoding, EAGER), sides, strict=True):
         kernels.write_rows(keys, values, torch.tensor([5, 0, 63], device=DEVICE), key, value, norm, 1e-5, cos, sin)
     torch.testing.assert_close(*sides, **CLOSE[dtype])
+
+
+@both
+@pytest.mark.parametrize("kept", [1, 5])
+def test_rows_of_a_stack_that_is_a_part_of_another(pointwise: ModuleType, dtype: torch.dtype, kept: int) -> None:
+    whole = torch.randn(4, 3, 11, 2, 12, dtype=dtype, device=DEVICE)  # layers, batch, rows, heads, head dim
+    left, right = whole[:, 0, :9].flatten(2), whole[:, 2, :7].flatten(2)
+    from_left, from_right = (torch.randint(0, side.shape[1], (kept,), device=DEVICE) for side in (left, right))
+    weights = torch.rand(2, kept, device=DEVICE)
+    out, plain = torch.zeros(2, 4, kept, 24, dtype=dtype, device=DEVICE)
+    pointwise.gather_rows(out, left, from_left)
+    EAGER.gather_rows(plain, left, from_left)
+    assert torch.equal(out, plain)
+    pointwise.blend_rows(out, left, right, from_left, from_right, *weights)
+    EAGER.blend_rows(plain, left, right, from_left, from_right, *weights)
+    torch.testing.assert_close(out, plain, **CLOSE[dtype])
+
+
+def test_rows_that_do_not_stand_side_by_side_are_refused(pointwise: ModuleType) -> None:
+    apart = torch.randn(4, 9, 2, 24, device=DEVICE)[:, :, 0]
+    with pytest.raises(AssertionError):
+        pointwise.gather_rows(torch.zeros(4, 1, 24, device=DEVICE), apart, torch.zeros(1, device=DEVICE).long())

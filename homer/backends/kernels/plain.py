@@ -182,15 +182,16 @@ EAGER = Kernels()
 
 # which dimensions of which arguments of what is compiled change from call to call
 _CHANGING: dict[str, dict[int, tuple[int, ...]]] = {
-    "gather_rows": {0: (0, 1), 1: (0, 1), 2: (0,)},
-    "blend_rows": {0: (0, 1), 1: (0, 1), 2: (0, 1), 3: (0,), 4: (0,), 5: (0,), 6: (0,)},
     "matvec": {},
     "qkv_proj": {},
     "gate_up_proj": {},
     "write_kv": {0: (1,), 1: (1,)},
 }
 _DECODING = ("decode_attention", "write_rows")
-_BY_HAND = ("rms_norm", "add_norm", "apply_rotary", "silu_and_mul", "narrow_rows", "last_query_logits", *_DECODING)
+_BY_HAND = (
+    *("rms_norm", "add_norm", "apply_rotary", "silu_and_mul", "narrow_rows", "last_query_logits"),
+    *("gather_rows", "blend_rows"), *_DECODING,
+)  # fmt: skip
 
 
 def best(device: torch.device) -> Kernels:

@@ -104,6 +104,57 @@ def _narrow(
     tl.store(scales + row, scale)
 
 
+# Numbers that are never the same twice are not specialized by, which would compile anew for those that 16 divides.
+@triton.jit(do_not_specialize=["out_rows", "rows"])  # type: ignore[untyped-decorator, unused-ignore]
+def _gather(
+    out: tl.tensor, entries: tl.tensor, indices: tl.tensor, out_rows: tl.tensor, rows: tl.tensor,
+    size: tl.constexpr, wide: tl.constexpr,
+) -> None:  # fmt: skip
+    token, layer, columns = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.arange(0, wide)
+    real = columns < size
+    value = tl.load(entries + (layer * rows + tl.load(indices + token)) * size + columns, mask=real)
+    tl.store(out + (layer * out_rows + token) * size + columns, value, mask=real)
+
+
+@triton.jit(do_not_specialize=["out_rows", "left_rows", "right_rows"])  # type: ignore[untyped-decorator, unused-ignore]
+def _blend(
+    out: tl.tensor, left: tl.tensor, right: tl.tensor, from_left: tl.tensor, from_right: tl.tensor,
+    weight: tl.tensor, other: tl.tensor, out_rows: tl.tensor, left_rows: tl.tensor, right_rows: tl.tensor,
+    size: tl.constexpr, wide: tl.constexpr,
+) -> None:  # fmt: skip
+    token, layer, columns = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.arange(0, wide)
+    real = columns < size
+    lefts = tl.load(left + (layer * left_rows + tl.load(from_left + token)) * size + columns, mask=real)
+    rights = tl.load(right + (layer * right_rows + tl.load(from_right + token)) * size + columns, mask=real)
+    value = lefts.to(tl.float32) * tl.load(weight + token) + rights.to(tl.float32) * tl.load(other + token)
+    tl.store(out + (layer * out_rows + token) * size + columns, value.to(out.dtype.element_ty), mask=real)
+
+
+def gather_rows(out: Tensor, entries: Tensor, indices: Tensor) -> None:
+    """As in `plain`."""
+    layers, kept, size = out.shape
+    wide, sides = triton.next_power_of_2(size), (out, entries)
+    _gather[kept, layers](*sides, indices.contiguous(), *map(_rows_between, sides), size, wide, num_warps=8)
+
+
+def blend_rows(
+    out: Tensor, left: Tensor, right: Tensor, from_left: Tensor, from_right: Tensor, weight: Tensor, other: Tensor
+) -> None:
+    """As in `plain`."""
+    layers, kept, size = out.shape
+    wide, sides = triton.next_power_of_2(size), (out, left, right)
+    each = (x.contiguous() for x in (from_left, from_right, weight, other))
+    _blend[kept, layers](*sides, *each, *map(_rows_between, sides), size, wide, num_warps=8)
+
+
+def _rows_between(x: Tensor) -> int:
+    """From a layer to the next in (layers, length, features), whose rows stand side by side."""
+    layer, row, one = x.stride()
+    assert (one, layer % x.shape[2]) == (1, 0)
+    assert x.shape[1] == 1 or row == x.shape[2]
+    return layer // x.shape[2]
+
+
 def narrow_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """As in `plain`."""
     x = x.contiguous()
