@@ -8,14 +8,14 @@ import torch
 
 from homer.model.tokens import TokenModel
 
-_LONGEST = 8192  # tokens of a chunk; planning for longer ones takes little beside running them
+_LONGEST = 8192  # tokens; planning for longer ones takes little beside running them
 _CHUNK = 256  # short, but long enough for any kernel
 
 
 def warm_up(model: TokenModel) -> None:
     """Plan attention for all lengths of chunks; read and answer a little, so that kernels are compiled and captured."""
     for decoder in model.decoders:
-        decoder.warm_up(min(model.chunk_len, _LONGEST))
+        decoder.warm_up(min(model.window, _LONGEST))  # prompts that fit the window are left whole
     chunk = min(model.chunk_len, _CHUNK)
     config = dataclasses.replace(
         model.config, max_chunk_len=chunk, target_len=chunk // 2, max_initial_chunk_len=None, suffix_budget=0

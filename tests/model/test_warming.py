@@ -23,7 +23,7 @@ def test_it_merges_chunks_and_takes_steps(small: HomerModel, monkeypatch: pytest
 
     monkeypatch.setattr(small, "compress", noted)
     warm_up(small)
-    assert planned == [small.chunk_len]
+    assert planned == [small.window]
     assert len(caches[0]) <= small.chunk_len // 2
     monkeypatch.undo()
     assert (small.config, small.ask("What is it?", ["A code."], max_new_tokens=3).text) == before
