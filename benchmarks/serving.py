@@ -180,7 +180,9 @@ class Bench:
         decoder: Any = self.model.decoder
         if name == "plain":
             stretch = max(1.0, (longest + 1024) / self.model.window)
-            yield Plain(speed.with_yarn(self.model.model, stretch), self.model.tokenizer, calibration=False, fast=False)
+            stretched = speed.with_yarn(self.model.model, stretch)
+            with shared.unplanned():
+                yield Plain(stretched, self.model.tokenizer, calibration=False, fast=False)
         elif name == "alone":
             decoder.slots = lambda: Alone(decoder)
             try:

@@ -28,7 +28,7 @@ from typing import Any
 
 import overhead
 import torch
-from shared import facts, free_memory, timed, write_json
+from shared import facts, free_memory, timed, unplanned, write_json
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
@@ -268,7 +268,8 @@ class Bench:
         times, peak, output = self._repeat(lambda: prefill(model, ids))
         row = self._row(times, peak, floor, length)
         tokens = 16
-        seconds, _ = timed(lambda: decode(model, output, length, tokens), self.device)
+        with unplanned():
+            seconds, _ = timed(lambda: decode(model, output, length, tokens), self.device)
         row["decode_ms"] = 1000 * seconds / tokens
         row["decode_floor_ms"] = 1000 * decode_floor(self.shape, self.ceilings, length + tokens // 2)
         return row
