@@ -10,6 +10,7 @@ from homer.backends.base import Decoder
 from homer.config import HomerConfig, ResolvedConfig, usual_target
 from homer.errors import ConfigError, UnsupportedModelError
 from homer.generation.sampling import DEFAULT_NEW_TOKENS, THINKING_NEW_TOKENS, as_sampling
+from homer.plan.batches import filling, leaves_at_once
 from homer.plan.schedule import MergePlan, plan_for
 from homer.reuse.encode import Context
 from homer.significance.calibration import Calibration
@@ -24,10 +25,13 @@ class Settings:
     Args:
         name: the model's, for messages.
         calibrated: gives the model's calibration, with what a significance needs of it.
+        devices: how many read one context together.
     """
 
-    def __init__(self, decoder: Decoder, name: str, calibrated: Callable[[Any], Calibration | None]) -> None:
-        self._decoder, self._name, self._calibrated = decoder, name, calibrated
+    def __init__(
+        self, decoder: Decoder, name: str, calibrated: Callable[[Any], Calibration | None], devices: int = 1
+    ) -> None:
+        self._decoder, self._name, self._calibrated, self._devices = decoder, name, calibrated, devices
 
     def resolve(
         self, config: HomerConfig, whole: int | None = None, evidence_layer: int | None = None
@@ -65,7 +69,20 @@ class Settings:
         if plan.prunes or resolved.target_len < resolved.max_chunk_len:
             resolved = self._aimed(config, self.settle(config, whole), lengths)
             plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
+        if self._fills(config):
+            size = leaves_at_once(plan, self._decoder.hidden_size, self._devices)
+            resolved = dataclasses.replace(resolved, chunk_batch_size=size)
         return resolved, plan
+
+    def at_once(self, config: HomerConfig, length: int, count: int) -> int:
+        """How many of `count` leaves of a length in tokens run at a time, where any device can run any of them."""
+        if self._fills(config):
+            return filling(self._decoder.hidden_size, length, count // self._devices)
+        return config.chunk_batch_size or 1
+
+    def _fills(self, config: HomerConfig) -> bool:
+        """Whether so many leaves run at a time as fill the device; a CPU has work enough with one."""
+        return config.chunk_batch_size is None and self._decoder.device.type == "cuda"
 
     def _aimed(self, config: HomerConfig, resolved: ResolvedConfig, lengths: Sequence[int]) -> ResolvedConfig:
         """The settings with a target, where a question decides what stays and none is given."""
@@ -93,7 +110,10 @@ class Settings:
         if resolved == self.resolve(given, whole):
             resolved = self._aimed(given, self.settle(given, whole), lengths)
         self._check_slides(resolved, (*lengths[:2], given.suffix_budget))
-        return resolved, plan_for(resolved, self._decoder.layers, lengths, document_lens), document_lens
+        plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
+        # as many as fill so many chunks run at a time, see `encode`, since leaves may be shorter
+        size = self.at_once(given, resolved.max_chunk_len, len(plan.spans))
+        return dataclasses.replace(resolved, chunk_batch_size=size), plan, document_lens
 
     def fitting(self, given: HomerConfig, prompt: Prompt, max_new_tokens: int | None) -> HomerConfig:
         """The settings, or those of one chunk where the prompt needs no compression."""
