@@ -33,8 +33,9 @@ class HomerConfig:
             stays, prefix, suffix and a sixteenth of the model's window, 512 tokens at least.
         layers_warmup: layers that run before any merging. None: 12 of every 32 layers, or as many more as it takes
             to pass one of the heads that find what a question asks for.
-        max_initial_chunk_len: longest leaf, where leaves should be shorter than later chunks.
-            None: `max_chunk_len`.
+        max_initial_chunk_len: longest leaf, where leaves should be shorter, or longer, than later chunks.
+            None: `max_chunk_len`; where that is None too and the question decides what stays, up to a quarter more if
+            half as many leaves then do.
         refresh_suffix: run the real suffix once more on top of the compressed context, in place of the
             average of all chunks' suffixes. False is the paper's own way.
         chunk_batch_size: equal leaves that run in one batch; more is faster where chunks are short, and holds more

@@ -11,10 +11,10 @@ from homer.config import HomerConfig, ResolvedConfig, usual_target
 from homer.errors import ConfigError, UnsupportedModelError
 from homer.generation.sampling import DEFAULT_NEW_TOKENS, THINKING_NEW_TOKENS, as_sampling
 from homer.plan.batches import filling, leaves_at_once
-from homer.plan.schedule import MergePlan, plan_for
-from homer.reuse.encode import Context
+from homer.plan.schedule import MergePlan, longer_leaf, plan_for
+from homer.reuse.encode import STRETCHED_ROPE, Context
 from homer.significance.calibration import Calibration
-from homer.significance.choosing import settled
+from homer.significance.choosing import as_significance, settled
 from homer.significance.question import Question
 from homer.text.prompt import Prompt
 
@@ -68,6 +68,7 @@ class Settings:
         plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
         if plan.prunes or resolved.target_len < resolved.max_chunk_len:
             resolved = self._aimed(config, self.settle(config, whole), lengths)
+            resolved = self._with_longer_leaves(config, resolved, lengths, document_lens)
             plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
         if self._fills(config):
             size = leaves_at_once(plan, self._decoder.hidden_size, self._devices)
@@ -93,6 +94,31 @@ class Settings:
             resolved, target_len=min(resolved.target_len, affix + usual_target(self._decoder.window))
         )
 
+    def _with_longer_leaves(
+        self,
+        given: HomerConfig,
+        resolved: ResolvedConfig,
+        lengths: Sequence[int],
+        document_lens: Sequence[int] | None,
+    ) -> ResolvedConfig:
+        """The settings with leaves a quarter longer, where these are half as many and that is left to the library."""
+        asked = given.max_chunk_len or given.max_initial_chunk_len or document_lens is not None
+        if asked or not self._takes_longer_leaves(resolved):
+            return resolved
+        reserved = lengths[0] + max(lengths[2], resolved.suffix_budget)
+        longest = longer_leaf(lengths[1], reserved, resolved.max_chunk_len)
+        return dataclasses.replace(resolved, max_initial_chunk_len=longest)
+
+    def _takes_longer_leaves(self, config: ResolvedConfig) -> bool:
+        """Whether leaves may be longer than half the window, though merged chunks are not.
+
+        Only where survivors are read anew: elsewhere new tokens come at positions behind the longest leaf's, and would
+        have less of the window. And only where nothing ends at half the window: a calibration by distance, a sliding
+        attention window, or a RoPE that changes with the length.
+        """
+        fixed = self._decoder.sliding_window is None and self._decoder.rope.get("rope_type") not in STRETCHED_ROPE
+        return fixed and config.looks_again and not as_significance(config.significance).reads_distances
+
     def plan_encoding(
         self, given: HomerConfig, context: Context, document_lens: tuple[int, ...] | None
     ) -> tuple[ResolvedConfig, MergePlan, tuple[int, ...] | None]:
@@ -109,6 +135,7 @@ class Settings:
             resolved = self.whole(resolved, whole)
         if resolved == self.resolve(given, whole):
             resolved = self._aimed(given, self.settle(given, whole), lengths)
+            resolved = self._with_longer_leaves(given, resolved, lengths, document_lens)
         self._check_slides(resolved, (*lengths[:2], given.suffix_budget))
         plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
         # as many as fill so many chunks run at a time, see `encode`, since leaves may be shorter
