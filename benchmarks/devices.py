@@ -37,7 +37,8 @@ class Cell(NamedTuple):
     settings: dict[str, Any]
 
 
-CHUNKS = {"max_chunk_len": 2048, "target_len": 2048, "layers_warmup": 12, "significance": "paper"}
+LENGTHS = {"max_chunk_len": 2048, "target_len": 2048, "layers_warmup": 12}
+CHUNKS = LENGTHS | {"significance": "paper", "chunk_batch_size": 1}
 FULL = CHUNKS | {"max_initial_chunk_len": 2112}  # so that 65,536 tokens fill 32 leaves
 CELLS = (
     Cell(65536, "full leaves", FULL),
@@ -48,7 +49,7 @@ CELLS = (
     Cell(131072, "half leaves", CHUNKS),
     Cell(16384, "full leaves", FULL),
 )
-TOY = {"max_chunk_len": 64, "target_len": 64, "layers_warmup": 3}
+TOY = {"max_chunk_len": 64, "target_len": 64, "layers_warmup": 3, "chunk_batch_size": 1}
 TINY = tuple(
     Cell(n, name, TOY | {"significance": name}) for n, name in ((300, "paper"), (400, "question"))
 )  # fmt: skip
@@ -122,7 +123,7 @@ class Bench:
         scoring = self.one._scoring(ids, plan, resolved, None)
         shared.synchronize(*self.devices)
         start = time.perf_counter()
-        compress(self.one.decoder, plan, ids, scoring, WholeLeaves(config.chunk_batch_size), refresh_suffix=False)
+        compress(self.one.decoder, plan, ids, scoring, WholeLeaves(resolved.chunk_batch_size), refresh_suffix=False)
         seconds = time.perf_counter() - start
         shared.synchronize(*self.devices)
         return seconds

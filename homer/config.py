@@ -33,12 +33,13 @@ class HomerConfig:
             stays, prefix, suffix and a sixteenth of the model's window, 512 tokens at least.
         layers_warmup: layers that run before any merging. None: 12 of every 32 layers, or as many more as it takes
             to pass one of the heads that find what a question asks for.
-        max_initial_chunk_len: longest leaf, where leaves should be shorter than later chunks.
-            None: `max_chunk_len`.
+        max_initial_chunk_len: longest leaf, where leaves should be shorter, or longer, than later chunks.
+            None: `max_chunk_len`; where that is None too and the question decides what stays, up to a quarter more if
+            half as many leaves then do.
         refresh_suffix: run the real suffix once more on top of the compressed context, in place of the
             average of all chunks' suffixes. False is the paper's own way.
-        chunk_batch_size: equal leaves that run in one batch; more is faster where chunks are short,
-            and holds more memory.
+        chunk_batch_size: equal leaves that run in one batch; more is faster where chunks are short, and holds more
+            memory. None: on a CUDA GPU as many as fill it, by their length and the model's hidden size; elsewhere 1.
         suffix_budget: room kept in every leaf, in tokens, so that all suffixes up to this long get the same
             leaves; what `HomerModel.encode` sets.
         significance: what decides which tokens survive: "question", "standardized", "paper", or "auto" for the one
@@ -55,7 +56,7 @@ class HomerConfig:
     layers_warmup: int | None = None
     max_initial_chunk_len: int | None = None
     refresh_suffix: bool = True
-    chunk_batch_size: int = 1
+    chunk_batch_size: int | None = None
     suffix_budget: int = 0
     significance: str | Callable[..., Any] | Any = "auto"
 
@@ -65,7 +66,7 @@ class HomerConfig:
             raise ConfigError(f"refresh_suffix={self.refresh_suffix!r} is no bool: give True or False")
         for name, minimum in _MINIMUM.items():
             value = getattr(self, name)
-            if value is not None or name in ("chunk_batch_size", "suffix_budget"):
+            if value is not None or name == "suffix_budget":
                 check_whole(name, value, minimum, error=ConfigError)
                 object.__setattr__(self, name, int(value))  # numpy's are no JSON
 
@@ -88,6 +89,7 @@ class HomerConfig:
         warmup = default_warmup(layers, evidence_layer) if self.layers_warmup is None else self.layers_warmup
         target = self.target_len or (chunk if sliding_window is None else _within(sliding_window, chunk))
         derived = {"max_chunk_len": chunk, "target_len": target, "layers_warmup": warmup}
+        derived["chunk_batch_size"] = self.chunk_batch_size or 1  # more only where the leaves are known
         resolved = ResolvedConfig(**vars(self) | derived)
         _check_known(self.significance)
         resolved._check_against(window, layers, sliding_window)
@@ -110,11 +112,12 @@ class HomerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedConfig(HomerConfig):
-    """A HomerConfig in which the lengths and the warmup are numbers, checked against a model."""
+    """A HomerConfig in which the lengths, the warmup and the batch are numbers, checked against a model."""
 
     max_chunk_len: int = 0
     target_len: int = 0
     layers_warmup: int = 0
+    chunk_batch_size: int = 1
 
     @property
     def looks_again(self) -> bool:

@@ -61,6 +61,7 @@ class Decoder(abc.ABC):
         self.window: int = config.max_position_embeddings
         self.sliding_window = shortest_sliding_window(config)
         self.heads: int = config.num_attention_heads
+        self.hidden_size: int = config.hidden_size
         self.vocabulary = int(causal_lm.get_input_embeddings().num_embeddings)
         self.dtype: torch.dtype = causal_lm.dtype
         self.device = _input_device(causal_lm)

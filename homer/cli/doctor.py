@@ -14,7 +14,7 @@ from homer.backends.fused import FusedDecoder
 from homer.base.arguments import check_whole
 from homer.base.version import __version__
 from homer.calibrating.on_demand import remembered_path
-from homer.config import HomerConfig
+from homer.config import ResolvedConfig
 from homer.errors import UnsupportedModelError
 from homer.model import HomerModel
 from homer.plan.footprint import bytes_of, peak_bytes
@@ -105,7 +105,7 @@ def _memory(model: HomerModel, tokens: int, plan: MergePlan, batch: int) -> str:
     )
 
 
-def _planned(model: HomerModel, tokens: int) -> tuple[HomerConfig, MergePlan]:
+def _planned(model: HomerModel, tokens: int) -> tuple[ResolvedConfig, MergePlan]:
     """Settings and plan; nothing is measured for them."""
     known = model.calibration is not None or remembered_path(model).is_file()
     config = model.config if known else dataclasses.replace(model.config, significance="paper")
@@ -113,7 +113,7 @@ def _planned(model: HomerModel, tokens: int) -> tuple[HomerConfig, MergePlan]:
     if model.tokenizer is not None:
         prompt = model.build_prompt(_QUESTION, ["text"])
         prefix, suffix = len(prompt.prefix_ids), len(prompt.suffix_ids)
-    return config, model.plan(prefix, max(1, tokens - prefix - suffix), suffix, config=config)
+    return model._settings.plan(config, (prefix, max(1, tokens - prefix - suffix), suffix), None)
 
 
 def _gpus() -> str:

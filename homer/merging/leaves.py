@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-import itertools
 from collections.abc import Iterator, Sequence
 
 from homer.merging.chunk import Chunk
 from homer.merging.walk import Walk
+from homer.plan.batches import together
 from homer.plan.schedule import MergePlan
 
 
@@ -48,9 +48,7 @@ class WholeLeaves(Leaves):
 
     def batches(self, plan: MergePlan) -> list[list[int]]:
         """As `Leaves.batches`."""
-        lengths, size = plan.lengths[0], self._batch_size
-        groups = (list(group) for _, group in itertools.groupby(range(len(lengths)), key=lengths.__getitem__))
-        return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+        return together(plan.lengths[0], self._batch_size)
 
     def run(self, walk: Walk, batch: Sequence[int]) -> list[Chunk]:
         """As `Leaves.run`."""

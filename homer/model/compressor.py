@@ -164,7 +164,8 @@ class Compressor:
         leaves = self._leaves(prompt)
         heads = self._question.question_heads(self._model._calibrated(self._question))
         look = QuestionLook(heads, len(prompt.suffix_ids) - end, stretches(end - first))
-        size = self._config.chunk_batch_size
+        length = len(prompt.prefix_ids) + leaves[0].end - leaves[0].start + len(prompt.suffix_ids)
+        size = self._model._settings.at_once(self._config, length, len(leaves))
         with tqdm(total=len(leaves), desc="looking", unit="leaf", disable=not progress) as bar:
 
             def step(done: int) -> None:

@@ -10,10 +10,11 @@ from homer.backends.base import Decoder
 from homer.config import HomerConfig, ResolvedConfig, usual_target
 from homer.errors import ConfigError, UnsupportedModelError
 from homer.generation.sampling import DEFAULT_NEW_TOKENS, THINKING_NEW_TOKENS, as_sampling
-from homer.plan.schedule import MergePlan, plan_for
-from homer.reuse.encode import Context
+from homer.plan.batches import filling, leaves_at_once
+from homer.plan.schedule import MergePlan, longer_leaf, plan_for
+from homer.reuse.encode import STRETCHED_ROPE, Context
 from homer.significance.calibration import Calibration
-from homer.significance.choosing import settled
+from homer.significance.choosing import as_significance, settled
 from homer.significance.question import Question
 from homer.text.prompt import Prompt
 
@@ -24,10 +25,13 @@ class Settings:
     Args:
         name: the model's, for messages.
         calibrated: gives the model's calibration, with what a significance needs of it.
+        devices: how many read one context together.
     """
 
-    def __init__(self, decoder: Decoder, name: str, calibrated: Callable[[Any], Calibration | None]) -> None:
-        self._decoder, self._name, self._calibrated = decoder, name, calibrated
+    def __init__(
+        self, decoder: Decoder, name: str, calibrated: Callable[[Any], Calibration | None], devices: int = 1
+    ) -> None:
+        self._decoder, self._name, self._calibrated, self._devices = decoder, name, calibrated, devices
 
     def resolve(
         self, config: HomerConfig, whole: int | None = None, evidence_layer: int | None = None
@@ -64,8 +68,22 @@ class Settings:
         plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
         if plan.prunes or resolved.target_len < resolved.max_chunk_len:
             resolved = self._aimed(config, self.settle(config, whole), lengths)
+            resolved = self._with_longer_leaves(config, resolved, lengths, document_lens)
             plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
+        if self._fills(config):
+            size = leaves_at_once(plan, self._decoder.hidden_size, self._devices)
+            resolved = dataclasses.replace(resolved, chunk_batch_size=size)
         return resolved, plan
+
+    def at_once(self, config: HomerConfig, length: int, count: int) -> int:
+        """How many of `count` leaves of a length in tokens run at a time, where any device can run any of them."""
+        if self._fills(config):
+            return filling(self._decoder.hidden_size, length, count // self._devices)
+        return config.chunk_batch_size or 1
+
+    def _fills(self, config: HomerConfig) -> bool:
+        """Whether so many leaves run at a time as fill the device; a CPU has work enough with one."""
+        return config.chunk_batch_size is None and self._decoder.device.type == "cuda"
 
     def _aimed(self, config: HomerConfig, resolved: ResolvedConfig, lengths: Sequence[int]) -> ResolvedConfig:
         """The settings with a target, where a question decides what stays and none is given."""
@@ -75,6 +93,31 @@ class Settings:
         return dataclasses.replace(
             resolved, target_len=min(resolved.target_len, affix + usual_target(self._decoder.window))
         )
+
+    def _with_longer_leaves(
+        self,
+        given: HomerConfig,
+        resolved: ResolvedConfig,
+        lengths: Sequence[int],
+        document_lens: Sequence[int] | None,
+    ) -> ResolvedConfig:
+        """The settings with leaves a quarter longer, where these are half as many and that is left to the library."""
+        asked = given.max_chunk_len or given.max_initial_chunk_len or document_lens is not None
+        if asked or not self._takes_longer_leaves(resolved):
+            return resolved
+        reserved = lengths[0] + max(lengths[2], resolved.suffix_budget)
+        longest = longer_leaf(lengths[1], reserved, resolved.max_chunk_len)
+        return dataclasses.replace(resolved, max_initial_chunk_len=longest)
+
+    def _takes_longer_leaves(self, config: ResolvedConfig) -> bool:
+        """Whether leaves may be longer than half the window, though merged chunks are not.
+
+        Only where survivors are read anew: elsewhere new tokens come at positions behind the longest leaf's, and would
+        have less of the window. And only where nothing ends at half the window: a calibration by distance, a sliding
+        attention window, or a RoPE that changes with the length.
+        """
+        fixed = self._decoder.sliding_window is None and self._decoder.rope.get("rope_type") not in STRETCHED_ROPE
+        return fixed and config.looks_again and not as_significance(config.significance).reads_distances
 
     def plan_encoding(
         self, given: HomerConfig, context: Context, document_lens: tuple[int, ...] | None
@@ -92,8 +135,12 @@ class Settings:
             resolved = self.whole(resolved, whole)
         if resolved == self.resolve(given, whole):
             resolved = self._aimed(given, self.settle(given, whole), lengths)
+            resolved = self._with_longer_leaves(given, resolved, lengths, document_lens)
         self._check_slides(resolved, (*lengths[:2], given.suffix_budget))
-        return resolved, plan_for(resolved, self._decoder.layers, lengths, document_lens), document_lens
+        plan = plan_for(resolved, self._decoder.layers, lengths, document_lens)
+        # as many as fill so many chunks run at a time, see `encode`, since leaves may be shorter
+        size = self.at_once(given, resolved.max_chunk_len, len(plan.spans))
+        return dataclasses.replace(resolved, chunk_batch_size=size), plan, document_lens
 
     def fitting(self, given: HomerConfig, prompt: Prompt, max_new_tokens: int | None) -> HomerConfig:
         """The settings, or those of one chunk where the prompt needs no compression."""

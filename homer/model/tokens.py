@@ -66,7 +66,8 @@ class TokenModel:
         self._measures = calibration is not False
         self.name: str = getattr(model.config, "_name_or_path", "") or type(model).__name__
         self._streams = Streams(self.decoder, self.name, tokenizer, end_ids(model, tokenizer))
-        self._settings = Settings(self.decoder, self.name, self._calibrated)
+        count = 1 if self._replicas is None else len(self._replicas)
+        self._settings = Settings(self.decoder, self.name, self._calibrated, count)
         self._settings.resolve(self.config)
         if self.calibration is not None:
             self.calibration.check_fits(self.decoder.layers, 0)

@@ -20,18 +20,20 @@ def peak_bytes(plan: MergePlan, entry_bytes: int, working_bytes: int, batch: int
         return count * (layers * entry_bytes + (working_bytes if level >= 0 else 0))
 
     pending: list[int] = []
-    peak = 0
-    leaves = max(plan.lengths[0]) * min(batch, len(plan.spans))
+    peak, batch = 0, min(batch, len(plan.spans))
     for leaf in range(len(plan.spans)):
         kept = _kept(plan, 0, entry_bytes)
-        peak = max(peak, sum(pending) + size(0, leaves, plan.layers[0][1]) + kept)
+        waiting = kept * (batch - 1 - leaf % batch)  # the others of its batch, which have run by now
+        if leaf % batch == 0:
+            running = size(0, batch * max(plan.lengths[0]), plan.layers[0][1])
+            peak = max(peak, sum(pending) + running + batch * kept)
         for level, index, children in plan.completed(leaf):
             below = kept + (pending.pop() if children == 2 else 0)
             first, end = plan.layers[level]
             length = plan.lengths[level][index]
             joining = below + size(-1, length, first)  # both children, and the chunk that they become
             kept = _kept(plan, level, entry_bytes)
-            peak = max(peak, sum(pending) + max(joining, size(level, length, end) + kept))
+            peak = max(peak, sum(pending) + waiting + max(joining, size(level, length, end) + kept))
         pending.append(kept)
     return peak
 

@@ -178,6 +178,22 @@ def plan_for(
     )
 
 
+def longer_leaf(context_len: int, reserved: int, chunk_len: int) -> int | None:
+    """The longest leaf, in tokens, where up to a quarter more than a chunk halves their number; None where it does not.
+
+    A tree has 2^height leaves, so that what fills 32 and a little more is cut into 64 that are half full, which take
+    longer. At least two leaves are left.
+
+    Args:
+        reserved: tokens of prefix and suffix in every leaf, or of prefix and suffix_budget.
+    """
+    longest = chunk_len + chunk_len // 4
+    if context_len < 1 or chunk_len <= reserved:
+        return None  # which is no plan at all, as `plan_merge` will say
+    height, lower = (_height(context_len, length - reserved) for length in (chunk_len, longest))
+    return longest if 0 < lower < height else None
+
+
 def _cut(
     context_len: int, document_lens: Sequence[int] | None, leaf_room: int, layers: int, layers_warmup: int
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

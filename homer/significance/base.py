@@ -66,6 +66,7 @@ class Significance:
 
     reads_sentences = True  # whether observations need them
     reads_words = False  # whether they need the words that context and question share
+    reads_distances = True  # whether it needs a calibration of all distances in a chunk, where there is one
     looks_again = False  # whether the real suffix has a last look at all that the root holds
 
     def observe(self, first: int, end: int, layers: int) -> Iterable[int]:

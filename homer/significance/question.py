@@ -53,6 +53,7 @@ class Question(Significance):
     prior: float = 0.0
     best_last: bool = True
 
+    reads_distances = False
     looks_again = True
 
     @property

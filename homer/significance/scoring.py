@@ -79,7 +79,8 @@ def scoring_for(
     if not plan.prunes:
         return Scoring(significance, calibration)
     if calibration is not None:
-        calibration.check_fits(plan.layers[-1][1], plan.suffix_start + plan.suffix_len)
+        longest = plan.suffix_start + plan.suffix_len if significance.reads_distances else 0
+        calibration.check_fits(plan.layers[-1][1], longest)
     first, end = question_span
     heads = significance.question_heads(calibration)
     look = QuestionLook(heads, plan.suffix_len - end, stretches(end - first)) if heads else None

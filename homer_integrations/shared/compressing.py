@@ -26,7 +26,7 @@ class CompressorSettings(LoadSettings):
         default=None, exclude=True, description="Gives the tokens of a text; None: by this model's tokenizer."
     )
     max_chunk_len: int | None = Field(default=None, description="The longest leaf.")
-    chunk_batch_size: int | None = Field(default=None, description="Leaves at a time.")
+    chunk_batch_size: int | None = Field(default=None, description="Leaves at a time; None: as many as fill a GPU.")
     prior: float | None = Field(default=None, description="How much a retriever's scores count; see `homer.Question`.")
 
     def __init__(self, **settings: Any) -> None:

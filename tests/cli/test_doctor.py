@@ -1,5 +1,6 @@
 """homer doctor: every line says what is, and where something is missing, why."""
 
+import dataclasses
 import importlib.metadata
 import json
 from pathlib import Path
@@ -91,6 +92,21 @@ def test_memory_grows_with_the_logarithm_of_the_context(mini: HomerModel) -> Non
     sizes = [peak_bytes(mini.plan(16, n, 32), entry, working, 4) for n in (16_000, 64_000, 256_000)]
     assert sizes[0] < sizes[1] < sizes[2] < 1.5 * sizes[0]
     assert entry == 2 * 8 * 32 * 4
+
+
+def test_leaves_that_run_together_and_wait_for_one_another_are_counted(mini: HomerModel) -> None:
+    from homer.plan.footprint import peak_bytes
+
+    plan = mini.plan(16, 16_000, 32)
+    sizes = [peak_bytes(plan, 2, 3, batch) for batch in (1, 2, 8, 64, 128)]
+    longest, kept, (_, layers) = max(plan.lengths[0]), max(plan.targets[0]), plan.layers[0]
+    assert sizes[1] >= 2 * (longest * (layers * 2 + 3) + kept * layers * 2)
+    assert sizes == [*sorted(set(sizes[:4])), sizes[3]]  # there are 64 leaves
+    one, several = (
+        told(HomerModel(mini.model, mini.tokenizer, dataclasses.replace(mini.config, chunk_batch_size=batch)), 16_000)
+        for batch in (None, 8)
+    )
+    assert one["memory"] != several["memory"]
 
 
 def test_a_number_of_tokens_that_is_none_is_refused(mini: HomerModel) -> None:

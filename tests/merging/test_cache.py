@@ -26,7 +26,7 @@ def test_saved_and_loaded_it_answers_the_same(tiny: HomerModel, cache: CompactCa
     cache.save(path)
     loaded = CompactCache.load(path)
     assert tiny.generate(loaded, 10) == tiny.generate(cache, 10)
-    settings = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2, significance="paper")
+    settings = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2, significance="paper", chunk_batch_size=1)
     assert loaded.config == cache.config == settings
     assert loaded.input_tokens == 209
     assert [p.name for p in tmp_path.iterdir()] == ["cache.safetensors"]

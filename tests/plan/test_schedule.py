@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from homer import ConfigError, InputError, MergePlan, plan_merge
 from homer.plan.layers import layer_ranges
+from homer.plan.schedule import longer_leaf
 from homer.plan.spans import split_context
 
 
@@ -209,3 +210,52 @@ def test_bad_input(change: dict[str, int], error: type[Exception], words: str) -
     arguments |= {"max_chunk_len": 64, "target_len": 64} | change
     with pytest.raises(error, match=words):
         make(arguments)
+
+
+@pytest.mark.parametrize(
+    ("context", "found"),
+    [
+        (320, None),  # fills four leaves
+        (321, 125),
+        (420, 125),  # fills four of the longer ones
+        (421, None),
+        (160, None),
+        (161, 125),
+        (210, 125),
+        (211, None),
+        (80, None),  # one leaf
+        (81, None),  # two, and never one
+        (105, None),
+        (1, None),
+        (0, None),
+        (32 * 80 + 1, 125),
+        (32 * 105, 125),
+    ],
+)
+def test_leaves_are_a_quarter_longer_where_this_halves_their_number(context: int, found: int | None) -> None:
+    assert longer_leaf(context, 20, 100) == found
+
+
+def test_what_leaves_keep_for_prefix_and_suffix_counts() -> None:
+    assert longer_leaf(4 * 80 + 1, 20, 100) == 125
+    assert longer_leaf(4 * 80 + 1, 19, 100) is None  # it fits four as they are
+    assert longer_leaf(4 * 80 + 1, 45, 100) is None  # and with more reserved not even four longer ones
+    assert longer_leaf(41, 90, 100) == 125  # eight leaves of 10 become two of 35
+    assert longer_leaf(41, 100, 100) is longer_leaf(41, 200, 100) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(inputs())
+def test_longer_leaves_are_at_most_half_as_many(arguments: dict[str, int]) -> None:
+    chunk, affix = arguments["max_chunk_len"], arguments["prefix_len"] + arguments["suffix_len"]
+    longest = longer_leaf(arguments["context_len"], affix, chunk)
+    before = make(arguments)
+    after = make(arguments | {"max_initial_chunk_len": longest})
+    if longest is None:
+        assert after == before
+        return
+    assert 2 <= len(after.spans) <= len(before.spans) / 2
+    assert chunk < longest <= 1.25 * chunk
+    assert max(after.lengths[0]) <= longest
+    merged = zip(after.lengths[1:], after.layers[1:], strict=True)
+    assert all(max(row) <= chunk for row, (first, end) in merged if end > first)
