@@ -17,6 +17,7 @@ _MINIMUM = {
     "max_initial_chunk_len": 1,
     "chunk_batch_size": 1,
     "suffix_budget": 0,
+    "window": 8,
 }
 
 
@@ -27,10 +28,13 @@ class HomerConfig:
     What is None is derived from the model by `resolve`.
 
     Attributes:
-        max_chunk_len: longest chunk, affix included. None: half the model's window.
+        window: how much of the model's window is read at a time: a longer prompt is compressed, and what is derived
+            from the window is derived from this. None: all of it. Of a model whose window is long, less of it is
+            faster and takes less memory.
+        max_chunk_len: longest chunk, affix included. None: half the window.
         target_len: most tokens that the compact cache holds in a layer. None: `max_chunk_len`, or less where new
             tokens would push the first ones out of a sliding attention window; where the question decides what
-            stays, prefix, suffix and a sixteenth of the model's window, 512 tokens at least.
+            stays, prefix, suffix and a sixteenth of the window, 512 tokens at least.
         layers_warmup: layers that run before any merging. None: 12 of every 32 layers, or as many more as it takes
             to pass one of the heads that find what a question asks for.
         max_initial_chunk_len: longest leaf, where leaves should be shorter, or longer, than later chunks.
@@ -59,6 +63,7 @@ class HomerConfig:
     chunk_batch_size: int | None = None
     suffix_budget: int = 0
     significance: str | Callable[..., Any] | Any = "auto"
+    window: int | None = None
 
     def __post_init__(self) -> None:
         _check_significance(self.significance)
@@ -85,7 +90,7 @@ class HomerConfig:
             ConfigError: a chunk longer than the window, more warmup layers than layers, or a chunk
                 longer than a sliding attention window.
         """
-        chunk = self.max_chunk_len or min(window // 2, sliding_window or window)
+        chunk = self.max_chunk_len or min(self.window_of(window) // 2, sliding_window or window)
         warmup = default_warmup(layers, evidence_layer) if self.layers_warmup is None else self.layers_warmup
         target = self.target_len or (chunk if sliding_window is None else _within(sliding_window, chunk))
         derived = {"max_chunk_len": chunk, "target_len": target, "layers_warmup": warmup}
@@ -94,6 +99,12 @@ class HomerConfig:
         _check_known(self.significance)
         resolved._check_against(window, layers, sliding_window)
         return resolved
+
+    def window_of(self, window: int) -> int:
+        """What is read at a time by a model of this window, in tokens. Raises ConfigError where that is more."""
+        if self.window is not None and self.window > window:
+            raise ConfigError(f"window={self.window} is beyond the model's window of {window} tokens: lower it")
+        return self.window or window
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain JSON values."""

@@ -11,7 +11,9 @@ _LOADING = (
     "model", "device", "device_map", "devices", "dtype", "gguf_file", "calibration", "rope_scaling",
     "chat_template_kwargs",
 )  # fmt: skip
-_LENGTHS = ("max_chunk_len", "target_len", "layers_warmup", "max_initial_chunk_len", "chunk_batch_size")
+_LENGTHS = (
+    "window", "max_chunk_len", "target_len", "layers_warmup", "max_initial_chunk_len", "chunk_batch_size",
+)  # fmt: skip
 
 
 def commands(shared: Any) -> dict[str, Any]:

@@ -135,11 +135,7 @@ MODEL = (
 )
 SIGNIFICANCE = Option("--significance", type=click.Choice(SIGNIFICANCES), help="what decides which tokens survive")
 CONFIG = tuple(map(_setting, dataclasses.fields(HomerConfig)))
-LENGTHS = tuple(
-    option
-    for option in CONFIG
-    if option.name in ("max_chunk_len", "target_len", "layers_warmup", "max_initial_chunk_len", "chunk_batch_size")
-)
+LENGTHS = tuple(option for option in CONFIG if option.name not in ("refresh_suffix", "suffix_budget", "significance"))
 QUESTION = Option("--question", required=True)
 SYSTEM = Option("--system", help="the system message")
 STRICT = Option("--strict", is_flag=True, help="a file below a folder that cannot be read is an error")

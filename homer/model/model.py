@@ -165,7 +165,7 @@ class HomerModel(CitingModel):
             tick: called between layers, a few milliseconds apart on a GPU; what it raises ends the compression.
         """
         shown: dict[str, Any] = {"progress": progress, "watch": watch}
-        longest = self._settings.whole_len(max_new_tokens, prompt.thinking is not None)
+        longest = self._settings.whole_len(config or self.config, max_new_tokens, prompt.thinking is not None)
         if store is not None and encoded is None and len(prompt) > longest:
             with pausing(tick):
                 encoded = self.encode_prompt(prompt, store, config=config, progress=progress)
@@ -223,8 +223,9 @@ class HomerModel(CitingModel):
             InputError: messages that are no conversation, or a bad document.
         """
         builder = self._builder("chat", chat_template_kwargs, tick)
-        longest = self._settings.whole_len(max_new_tokens, builder.thinking is not None)
-        limits = Limits(longest, self._settings.resolve(config or self.config).max_chunk_len)
+        config = config or self.config
+        longest = self._settings.whole_len(config, max_new_tokens, builder.thinking is not None)
+        limits = Limits(longest, self._settings.resolve(config).max_chunk_len)
         return build_conversation(builder, messages, documents, limits, place, documents_first)
 
     def turn(

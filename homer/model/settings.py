@@ -44,12 +44,12 @@ class Settings:
         """
         if not isinstance(config, HomerConfig):
             raise ConfigError(f"config is a {type(config).__name__}: give a HomerConfig, or None for the model's own")
-        window, sliding = self._decoder.window, self._decoder.sliding_window
+        window, sliding = config.window_of(self._decoder.window), self._decoder.sliding_window
         fits = whole is not None and whole <= (config.max_chunk_len or window)
         if sliding and whole and fits and config.max_initial_chunk_len is None:
             longest = config.max_chunk_len or max(whole, min(sliding, window))
             config, sliding = dataclasses.replace(config, max_chunk_len=longest), None
-        return config.resolve(window, self._decoder.layers, sliding, evidence_layer)
+        return config.resolve(self._decoder.window, self._decoder.layers, sliding, evidence_layer)
 
     def settle(self, config: HomerConfig, whole: int | None = None) -> ResolvedConfig:
         """The same, by what the model was measured to find, where the settings ask for that."""
@@ -91,7 +91,7 @@ class Settings:
             return resolved
         affix = lengths[0] + max(lengths[2], config.suffix_budget)
         return dataclasses.replace(
-            resolved, target_len=min(resolved.target_len, affix + usual_target(self._decoder.window))
+            resolved, target_len=min(resolved.target_len, affix + usual_target(config.window_of(self._decoder.window)))
         )
 
     def _with_longer_leaves(
@@ -167,15 +167,15 @@ class Settings:
         self, config: ResolvedConfig, length: int, max_new_tokens: int | None = None, thinks: bool = False
     ) -> ResolvedConfig:
         """The settings for a prompt of a length: one chunk where it needs no compression."""
-        if length > self.whole_len(max_new_tokens, thinks):
+        if length > self.whole_len(config, max_new_tokens, thinks):
             return config
         whole = max(length, config.max_chunk_len)
         return dataclasses.replace(config, max_chunk_len=whole, target_len=whole, max_initial_chunk_len=None)
 
-    def whole_len(self, max_new_tokens: int | None, thinks: bool = False) -> int:
+    def whole_len(self, config: HomerConfig, max_new_tokens: int | None, thinks: bool = False) -> int:
         """The longest prompt that needs no compression; a model that thinks before it answers needs more room."""
         as_sampling(max_new_tokens, {})  # an error now costs nothing
-        window = self._decoder.window
+        window = config.window_of(self._decoder.window)
         usual = min(THINKING_NEW_TOKENS, window // 4) if thinks else min(DEFAULT_NEW_TOKENS, window // 8)
         return window - (max_new_tokens or usual)
 

@@ -73,6 +73,7 @@ class HomerSettings(LoadSettings):
         default=None, description="Variables of the chat template, such as enable_thinking; those of a call go before."
     )
 
+    window: int | None = Field(default=None, description="How much of the model's window is read at a time.")
     max_chunk_len: int | None = None
     target_len: int | None = None
     layers_warmup: int | None = None

@@ -9,7 +9,7 @@ import torch
 from conftest import random_ids, tiny_llama
 from small import asked_small
 
-from homer import Calibration, CalibrationError, CompactCache, ConfigError, HomerConfig, HomerModel
+from homer import Calibration, CalibrationError, CompactCache, ConfigError, Document, HomerConfig, HomerModel, Prompt
 from homer.calibrating.base import Measurable
 from homer.model.citing import CitingModel
 from homer.model.contexts import ContextModel
@@ -24,7 +24,7 @@ CONFIG = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=2)
 def test_what_fits_the_window_is_one_chunk(tiny: HomerModel) -> None:
     settings = Settings(tiny.decoder, tiny.name, lambda _: None)
     resolved = settings.resolve(CONFIG)
-    room = tiny.window - settings.whole_len(16)
+    room = tiny.window - settings.whole_len(CONFIG, 16)
     assert room == 16
     whole = settings.whole(resolved, tiny.window - 16, 16)
     assert (whole.max_chunk_len, whole.target_len) == (tiny.window - 16, tiny.window - 16)
@@ -204,10 +204,10 @@ def test_measured_or_not_the_plan_is_the_same(asked: HomerModel) -> None:
 
 def test_what_fits_the_window_stays_one_chunk(asked: HomerModel) -> None:
     settings = asked._settings
-    for length in (140, 160, 200, settings.whole_len(None)):
+    for length in (140, 160, 200, settings.whole_len(QUESTION, None)):
         whole = settings.whole(settings.resolve(QUESTION), length)
         assert len(settings.plan(whole, (8, length - 28, 20), None)[1].spans) == 1
-    again = settings.whole(settings.resolve(QUESTION), settings.whole_len(None) + 1)
+    again = settings.whole(settings.resolve(QUESTION), settings.whole_len(QUESTION, None) + 1)
     assert again.max_chunk_len == 128
 
 
@@ -247,3 +247,30 @@ def test_a_cache_made_with_longer_leaves_is_saved_and_gives_the_same_settings(
     loaded = CompactCache.load(tmp_path / "cache.safetensors")
     assert loaded.plan == cache.plan == asked.plan(8, 401, 20, config=QUESTION)
     assert asked.compress(*parts, config=loaded.config).kept_tokens.tolist() == cache.kept_tokens.tolist()
+
+
+def test_less_than_the_window_may_be_read_at_a_time(tiny: HomerModel) -> None:
+    settings = Settings(tiny.decoder, tiny.name, lambda _: None)
+    less = HomerConfig(window=64, significance="paper")
+    assert settings.resolve(less).max_chunk_len == 32
+    assert settings.whole_len(less, 16) == 48
+    ids = torch.arange(60) % 50
+    parts = ids[:4], ids[4:-8], ids[-8:]
+    assert len(tiny.compress(*parts, config=less)) == 32
+    prompt = Prompt(*parts, (Document("a"),), torch.zeros(48, 3, dtype=torch.long), "")
+    assert len(tiny.compress_prompt(prompt, config=less, max_new_tokens=16)) == 32  # not whole, as by all of the window
+    assert len(tiny.compress_prompt(prompt, config=less, max_new_tokens=4)) == 60
+    assert len(tiny.compress_prompt(prompt, config=HomerConfig(significance="paper"), max_new_tokens=16)) == 60
+    cache = tiny.compress(*parts, config=less)
+    assert len(tiny.generate(cache, 100).token_ids) == 100  # new tokens have all of the window
+
+
+def test_no_more_than_the_window_can_be_read_at_a_time(tiny: HomerModel) -> None:
+    settings = Settings(tiny.decoder, tiny.name, lambda _: None)
+    with pytest.raises(
+        ConfigError, match=rf"window={tiny.window + 1} is beyond the model's window of {tiny.window} tok"
+    ):
+        settings.resolve(HomerConfig(window=tiny.window + 1))
+    with pytest.raises(ConfigError, match="window"):
+        HomerConfig(window=7)
+    assert settings.resolve(HomerConfig(window=tiny.window)).max_chunk_len == tiny.window // 2
