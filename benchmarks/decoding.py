@@ -209,20 +209,59 @@ class Bench:
             return time.perf_counter() - start
 
     def joint(self, length: int, requests: int = 8) -> None:
-        """What reading several short prompts in one batch could gain at most: equally long, and nothing to be cut."""
+        """Short prompts of as many threads at once, up to an eighth longer or shorter: read together, and not.
+
+        Beside them, what one batch of equally long prompts gains over one after the other: more there is not.
+        """
         row: dict[str, Any] = {"part": "joint", "model": self.name, "prompt": length, "streams": requests}
         with self.part(row):
-            decoder = self.model.decoder
-            ids = torch.randint(5, decoder.vocabulary, (requests, length)).to(self.device)
-            positions = torch.arange(length, device=self.device)[None]
-            rows = [lambda one=one: decoder.run(0, decoder.layers, one[None], positions) for one in ids]
-            whole = lambda: decoder.run(0, decoder.layers, ids, positions.expand(requests, -1))  # noqa: E731
-            one_by_one, together = list[float](), list[float]()
-            for _ in range(4):  # the first compiles; the ways take turns, so that other work falls on both
-                one_by_one.append(self.seconds(rows))
-                together.append(self.seconds([whole]))
-            row["one_by_one_s"], row["together_s"] = min(one_by_one[1:]), min(together[1:])
+            lengths = [min(self.model.window, length + length * (n - requests // 2) // 32) for n in range(requests)]
+            prompts = [torch.randint(5, self.model.decoder.vocabulary, (n,)) for n in lengths]
+            config = HomerConfig(max_chunk_len=self.model.window, target_len=self.model.window, significance="paper")
+            ways = {"one_by_one_s": (1, 0), "threads_s": (requests, 0), "together_s": (requests, 2**16)}
+            seconds: dict[str, list[float]] = {name: [] for name in (*ways, "equal_alone_s", "equal_batch_s")}
+            for _ in range(4):  # the first compiles; the ways take turns, so that other work falls on all
+                for name, (threads, rows) in ways.items():
+                    seconds[name].append(self.read_all(prompts, config, threads, rows))
+                for name, calls in self.equally_long(length, requests).items():
+                    seconds[name].append(self.seconds(calls))
+            row |= {name: min(some[1:]) for name, some in seconds.items()}
             row["gain"] = row["one_by_one_s"] / row["together_s"]
+            row["gain_at_most"] = row["equal_alone_s"] / row["equal_batch_s"]
+
+    def read_all(self, prompts: list[Tensor], config: HomerConfig, threads: int, rows: int) -> float:
+        """Seconds until prompts are read by so many threads, in batches of so many tokens at most; 0: in none.
+
+        On a GPU that is as many as the library lets in.
+        """
+        joint, ready = self.model._joint, threading.Barrier(threads + 1)
+        usual, joint.rows = joint.rows, min(rows, joint.rows or rows)
+
+        def read(number: int) -> None:
+            ready.wait()
+            for ids in prompts[number::threads]:
+                self.model.compress(ids[:4], ids[4:-4], ids[-4:], config=config)
+
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                runs = [pool.submit(read, number) for number in range(threads)]
+                ready.wait()
+                start = time.perf_counter()
+                for run in runs:
+                    run.result()
+                self.wait()
+                return time.perf_counter() - start
+        finally:
+            joint.rows = usual
+
+    def equally_long(self, length: int, requests: int) -> dict[str, list[Callable[[], Any]]]:
+        """What runs prompts of one length one after the other, and in one batch."""
+        decoder = self.model.decoder
+        ids = torch.randint(5, decoder.vocabulary, (requests, length)).to(self.device)
+        positions = torch.arange(length, device=self.device)[None]
+        alone = [lambda one=one: decoder.run(0, decoder.layers, one[None], positions) for one in ids]
+        batch = lambda: decoder.run(0, decoder.layers, ids, positions.expand(requests, -1))  # noqa: E731
+        return {"equal_alone_s": alone, "equal_batch_s": [batch]}
 
     def seconds(self, calls: list[Callable[[], Any]]) -> float:
         """Of all calls, until the device is done."""

@@ -105,7 +105,7 @@ class Plain(HomerModel):
         """Keys and values of everything."""
         ids = torch.cat(prompt.parts)
         forward: Any = self.model
-        with torch.no_grad():
+        with torch.no_grad(), options.get("turn") or contextlib.nullcontext():
             output = forward(ids[None].to(self.model.device), past_key_values=DynamicCache(), logits_to_keep=1)
         tokens = torch.arange(len(ids))
         return CompactCache(

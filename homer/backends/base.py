@@ -74,6 +74,13 @@ class Decoder(abc.ABC):
         """The model's RoPE settings, as transformers writes them."""
         return dict(getattr(self.causal_lm.config.get_text_config(), "rope_parameters", None) or {})
 
+    @property
+    def steady_len(self) -> int | None:
+        """Tokens up to which RoPE turns alike however long a call is; None where it always does."""
+        if self.rope.get("rope_type") not in ("dynamic", "longrope"):
+            return None
+        return int(self.rope.get("original_max_position_embeddings") or self.window)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of what keys and values depend on: shapes, RoPE, dtype, and sums over all rows of every weight."""
@@ -93,6 +100,7 @@ class Decoder(abc.ABC):
         observe: Iterable[int] = (),
         keep: Keep | None = None,
         question: QuestionLook | None = None,
+        ends: Tensor | None = None,
     ) -> LayerOutput:
         """Run layers first..end-1, causally, over one batch of chunks of equal length.
 
@@ -102,7 +110,14 @@ class Decoder(abc.ABC):
             observe: layers whose last-query logits are wanted.
             keep: says by what was seen which tokens (batch, kept) go on, in order; None: all do.
             question: the heads whose attention from the question's tokens is wanted.
+            ends: (batch, 1), where every row's last token stands, with padding behind it that no token sees; None: in
+                the last column. For runs up to the model's last layer, where `reads_together`.
         """
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether rows of unlike length, padded behind, give together what each gives alone."""
+        return True
 
     @abc.abstractmethod
     def extend(

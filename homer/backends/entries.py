@@ -88,6 +88,12 @@ class Entries:
         rows = slice(row, row + 1)
         return self.each(lambda t: t[rows]) if self.stack is None else Entries.stacked(self.stack[:, rows])
 
+    def own_row(self, row: int, end: int) -> Entries:
+        """Those of the first tokens of one row, copied, so that they hold no memory of the others."""
+        if self.stack is None:
+            return self.row(row).each(lambda t: t[:, :, :end].clone(memory_format=torch.contiguous_format))
+        return Entries.stacked(self.stack[:, row : row + 1, :end].clone(memory_format=torch.contiguous_format))
+
     def part(self, first: int | None, end: int | None) -> Entries:
         """Those of the tokens first..end-1, as in a slice; not copied."""
         return self.each(lambda t: t[:, :, first:end])

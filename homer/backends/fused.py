@@ -102,13 +102,15 @@ class FusedDecoder(Decoder):
         observe: Iterable[int] = (),
         keep: Keep | None = None,
         question: QuestionLook | None = None,
+        ends: Tensor | None = None,
     ) -> LayerOutput:
         """As `Decoder.run`; what is not kept skips the last layer's feed-forward part."""
         with torch.no_grad(), self._here():
             residual = self.parts.embed(inputs) if first == 0 else inputs
             batch, length = residual.shape[:2]
             stack = self.parts.room(end - first, residual, rows_for(batch, length, self._plans))
-            done = self._layers(range(first, end), residual, position_ids, stack, observe, keep=keep, question=question)
+            looks: dict[str, Any] = {"keep": keep, "question": question, "last": ends}
+            done = self._layers(range(first, end), residual, position_ids, stack, observe, **looks)
             hidden, logits = self._result(end, done)
         entries = Entries.stacked(stack[:, :, :length])
         return LayerOutput(hidden, logits, entries, done.observed, done.attention, done.kept)
@@ -164,9 +166,8 @@ class FusedDecoder(Decoder):
 
     def steps(self, entries: Entries, position: int, room: int) -> Steps:
         """As `Decoder.steps`, by a CUDA graph where there is CUDA."""
-        if self.device.type == "cuda":
-            return GraphSteps(self.parts, entries, position, room)
-        return self._reference.steps(entries, position, room)
+        cuda, given = self.device.type == "cuda", (entries, position, room)
+        return GraphSteps(self.parts, *given) if cuda else self._reference.steps(*given)
 
     def slots(self) -> Slots:
         """As `Decoder.slots`, by a CUDA graph where there is CUDA."""
@@ -195,6 +196,7 @@ class FusedDecoder(Decoder):
         earlier: Earlier | None = None,
         keep: Keep | None = None,
         question: QuestionLook | None = None,
+        last: Tensor | None = None,
     ) -> _Done:
         """Some layers in a row; their keys and values are written to `room`, and seen behind earlier ones if any."""
         wanted, observed, attention, length = frozenset(observe), {}, {}, residual.shape[1]
@@ -211,12 +213,13 @@ class FusedDecoder(Decoder):
             else:
                 key, value, attended = earlier(number, query, key, value)
             if number in wanted:
-                observed[number] = self.parts.kernels.last_query_logits(query, key, block.head_dim**-0.5)
+                queries = take_rows(query, last)
+                observed[number] = self.parts.kernels.last_query_logits(queries, key, block.head_dim**-0.5)
             if question is not None and number in question.heads:
                 sides = query.transpose(1, 2), key.transpose(1, 2)
                 attention[number] = question.attention(number, *sides, block.head_dim**-0.5)
-            if number == numbers[-1] and keep is not None:
-                kept = keep(observed, attention)
+            if number == numbers[-1]:
+                kept = last if keep is None else keep(observed, attention)
                 residual, attended = take_rows(residual, kept), take_rows(attended, kept)
             residual, delta = self.parts.finish(block, residual, attended)
             pause()
@@ -261,6 +264,5 @@ class FusedDecoder(Decoder):
     def _compare(self) -> None:
         """Run a few tokens both ways: what disagrees is of a kind not known here."""
         ours, reference = (decoder.run(0, self.layers, *self.probe()) for decoder in (self, self._reference))
-        gap = gap_between(ours.logits, reference.logits)
-        if gap is not None:
+        if (gap := gap_between(ours.logits, reference.logits)) is not None:
             raise UnknownBlockError(f"its logits differ by {gap:.3g} from those of its own code")

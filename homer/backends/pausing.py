@@ -6,18 +6,49 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
-# Of this thread and this call alone: handed on as an argument, it would go through all that ever runs a layer.
+Turn = contextlib.AbstractContextManager[object]
+
+# Of this thread and this call alone: handed on as arguments, they would go through all that ever runs a layer.
 _TICK: ContextVar[Callable[[], None] | None] = ContextVar("tick", default=None)
+_TURN: ContextVar[Turn | None] = ContextVar("turn", default=None)
 
 
 @contextlib.contextmanager
-def pausing(tick: Callable[[], None]) -> Iterator[None]:
-    """Within it, `tick` is called between layers that this thread runs; what it raises ends their run."""
-    token = _TICK.set(tick)
+def pausing(tick: Callable[[], None], turn: Turn | None = None) -> Iterator[None]:
+    """Within it, `tick` is called between layers that this thread runs; what it raises ends their run.
+
+    Args:
+        turn: what `in_turn` enters; None: as it was before.
+    """
+    tokens = _TICK.set(tick), _TURN.set(turn or _TURN.get())
     try:
         yield
     finally:
-        _TICK.reset(token)
+        _TICK.reset(tokens[0])
+        _TURN.reset(tokens[1])
+
+
+def in_turn() -> Turn:
+    """What this thread is to compute within, so that it waits for others outside of it."""
+    return _TURN.get() or contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def for_others() -> Iterator[None]:
+    """Within it, what this thread's tick raises does not end the run, which others need as well; it is raised then."""
+    tick, raised = _TICK.get(), list[Exception]()
+
+    def go_on() -> None:
+        try:
+            if tick is not None and not raised:
+                tick()
+        except Exception as error:
+            raised.append(error)
+
+    with contextlib.nullcontext() if tick is None else pausing(go_on):
+        yield
+    if raised:
+        raise raised[0]
 
 
 def pause() -> None:

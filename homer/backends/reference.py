@@ -23,7 +23,7 @@ from homer.backends.attention import OBSERVER
 from homer.backends.base import PROBE_LEN, Decoder, Keep, LayerOutput, Steps, gap_between, not_none, take_rows
 from homer.backends.entries import Entries
 from homer.backends.padded import OneByOne, PaddedSlots
-from homer.backends.pausing import pause, stretches
+from homer.backends.pausing import pause, pausing, stretches
 from homer.backends.slots import Entry, Slots
 from homer.backends.views import copy_module, replace_module, share_weights
 from homer.errors import UnsupportedModelError
@@ -55,16 +55,17 @@ class ReferenceDecoder(Decoder):
         observe: Iterable[int] = (),
         keep: Keep | None = None,
         question: QuestionLook | None = None,
+        ends: Tensor | None = None,
     ) -> LayerOutput:
         """As `Decoder.run`."""
-        observer = _Observer(observe, question)
+        observer = _Observer(observe, question, ends)
         hidden: Tensor | None = inputs
         logits: Tensor | None = None
         made = Entries()
         for start, stop in stretches(first, end, position_ids.numel()):
             cache = DynamicCache()  # of its own, for the mask goes by what the first layer holds
             arguments = self._arguments(start, not_none(hidden), position_ids, cache, observer)
-            hidden, logits = self._forward(start, stop, arguments)
+            hidden, logits = self._forward(start, stop, arguments, ends)
             made = Entries.of_cache(cache).layers(start, stop).above(made)
             pause()
         kept = None if keep is None else keep(observer.logits, observer.attention)
@@ -123,6 +124,20 @@ class ReferenceDecoder(Decoder):
         return (PaddedSlots if self._goes_together else OneByOne)(self.extend, self.device)
 
     @functools.cached_property
+    def reads_together(self) -> bool:
+        """As `Decoder.reads_together`; tried once, when first needed."""
+        ids, positions = (t.expand(2, -1) for t in self.probe())
+        lengths = PROBE_LEN // 2, PROBE_LEN
+        ends = torch.tensor(lengths, device=self.device)[:, None] - 1
+        with pausing(lambda: None):  # what the caller's tick raises would be taken for the model's failure
+            alone = [not_none(self.run(0, self.layers, ids[:1, :n], positions[:1, :n]).logits) for n in lengths]
+            try:
+                together = self.run(0, self.layers, ids, positions, ends=ends).logits
+            except Exception:  # a model's own code that gives logits of the last token alone
+                return False
+            return self._goes_together and gap_between(together, torch.cat(alone)) is None
+
+    @functools.cached_property
     def _goes_together(self) -> bool:
         """Whether rows of unlike length give together what each gives alone; tried once, when first needed."""
         ids, positions = self.probe()
@@ -141,11 +156,16 @@ class ReferenceDecoder(Decoder):
             logger.info("%s decodes one stream at a time: %s", type(self.causal_lm).__name__, reason)
         return not reason
 
-    def _forward(self, first: int, end: int, arguments: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    def _forward(
+        self, first: int, end: int, arguments: dict[str, Any], ends: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Hidden states after layers first..end-1; or, of the last layer, the next token's logits in float32."""
         with torch.no_grad(), self.exclusive():
             if end == self.layers:
-                return None, self._causal_view(first)(**arguments, logits_to_keep=1).logits[:, -1].float()
+                # models take columns for all rows: of a few short rows, every row's last one of each is little work
+                columns: Any = 1 if ends is None else ends[:, 0].cpu()
+                logits = self._causal_view(first)(**arguments, logits_to_keep=columns).logits
+                return None, (logits[:, -1] if ends is None else logits.diagonal().t()).float()
             hidden: Tensor = self._view(first, end)(**arguments).last_hidden_state
             return hidden, None
 
@@ -204,8 +224,10 @@ def _first_part(whole: LayerOutput, end: int) -> Entry:
 class _Observer:
     """Notes the last query's logits at the layers asked for, and the question's attention."""
 
-    def __init__(self, layers: Iterable[int] = (), question: QuestionLook | None = None) -> None:
-        self._last, self._question = frozenset(layers), question
+    def __init__(
+        self, layers: Iterable[int] = (), question: QuestionLook | None = None, ends: Tensor | None = None
+    ) -> None:
+        self._last, self._question, self._ends = frozenset(layers), question, ends
         self._asked = frozenset() if question is None else frozenset(question.heads)
         self.logits: dict[int, Tensor] = {}
         self.attention: dict[int, Tensor] = {}
@@ -217,6 +239,8 @@ class _Observer:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         if layer in self._last:
-            self.logits[layer] = last_query_logits(query, key, scaling)
+            ends = None if self._ends is None else self._ends.to(query.device)
+            queries = take_rows(query.transpose(1, 2), ends).transpose(1, 2)
+            self.logits[layer] = last_query_logits(queries, key, scaling)
         if layer in self._asked:
             self.attention[layer] = not_none(self._question).attention(layer, query, key, scaling)

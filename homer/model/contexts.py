@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homer.backends.pausing import in_turn
 from homer.base.arguments import check_list
 from homer.config import HomerConfig
 from homer.errors import CacheError, InputError
@@ -221,4 +222,5 @@ class ContextModel(TokenModel):
         given = dataclasses.replace(config or self.config, suffix_budget=suffix_budget)
         resolved, plan, lens = self._settings.plan_encoding(given, context, document_lens)
         made = self.decoder, self.name, context, plan, resolved, where
-        return encode(*made, given=given, document_lens=lens)
+        with in_turn():
+            return encode(*made, given=given, document_lens=lens)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from homer.backends.pausing import Turn as Share
 from homer.backends.pausing import pausing
 from homer.calibrating.on_demand import remembered
 from homer.config import HomerConfig
@@ -156,6 +157,7 @@ class HomerModel(CitingModel):
         tick: Callable[[], None] = lambda: None,
         store: StateStore | None = None,
         encoded: EncodedContext | None = None,
+        turn: Share | None = None,
     ) -> CompactCache:
         """Compress a prompt; left whole where it fits the window together with max_new_tokens.
 
@@ -163,19 +165,21 @@ class HomerModel(CitingModel):
             store: where its documents' states are looked for, and put, where it does not fit; see `encode_prompt`.
             encoded: the same prefix and context with their states, where they were encoded before.
             tick: called between layers, a few milliseconds apart on a GPU; what it raises ends the compression.
+            turn: entered while this thread computes, by who shares a GPU among several prompts; not while others do,
+                with which it is read.
         """
         shown: dict[str, Any] = {"progress": progress, "watch": watch}
         longest = self._settings.whole_len(config or self.config, max_new_tokens, prompt.thinking is not None)
         if store is not None and encoded is None and len(prompt) > longest:
-            with pausing(tick):
+            with pausing(tick, turn):
                 encoded = self.encode_prompt(prompt, store, config=config, progress=progress)
             config = None
         if encoded is not None:
             encoded.check_settings(config=config)
-            with pausing(tick):
+            with pausing(tick, turn):
                 return self.compress_encoded(encoded, prompt.suffix_ids, question_span=prompt.question_span, **shown)
         fitting = self._settings.fitting(config or self.config, prompt, max_new_tokens)
-        return self._compress_fitting(prompt, fitting, tick, **shown)
+        return self._compress_fitting(prompt, fitting, tick, turn, **shown)
 
     def build_prompt(
         self,
@@ -273,12 +277,17 @@ class HomerModel(CitingModel):
         """Do now what the first question would wait for: measure (see `measure`), and on a GPU make kernels ready."""
         self._settings.settle(self.config)
         if self.decoder.device.type == "cuda":
-            warm_up(self)
+            warm_up(self, (self.decoder,) if self._replicas is None else self._replicas.decoders)
 
     def _compress_fitting(
-        self, prompt: Prompt, fitting: HomerConfig, tick: Callable[[], None] = lambda: None, **shown: Any
+        self,
+        prompt: Prompt,
+        fitting: HomerConfig,
+        tick: Callable[[], None] = lambda: None,
+        turn: Share | None = None,
+        **shown: Any,
     ) -> CompactCache:
         """A prompt compressed by settings that fit it."""
         shown |= {"document_numbers": prompt.document_numbers, "document_ranks": prompt.document_ranks}
-        with pausing(tick):
+        with pausing(tick, turn):
             return self.compress(*prompt.parts, question_span=prompt.question_span, config=fitting, **shown)

@@ -12,7 +12,7 @@ from homer.errors import ConfigError, UnsupportedModelError
 from homer.generation.sampling import DEFAULT_NEW_TOKENS, THINKING_NEW_TOKENS, as_sampling
 from homer.plan.batches import filling, leaves_at_once
 from homer.plan.schedule import MergePlan, longer_leaf, plan_for
-from homer.reuse.encode import STRETCHED_ROPE, Context
+from homer.reuse.encode import Context
 from homer.significance.calibration import Calibration
 from homer.significance.choosing import as_significance, settled
 from homer.significance.question import Question
@@ -116,7 +116,7 @@ class Settings:
         have less of the window. And only where nothing ends at half the window: a calibration by distance, a sliding
         attention window, or a RoPE that changes with the length.
         """
-        fixed = self._decoder.sliding_window is None and self._decoder.rope.get("rope_type") not in STRETCHED_ROPE
+        fixed = self._decoder.sliding_window is None and self._decoder.steady_len is None
         return fixed and config.looks_again and not as_significance(config.significance).reads_distances
 
     def plan_encoding(

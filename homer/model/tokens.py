@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from homer.backends.base import Decoder
 from homer.backends.devices import Devices, first_of, make_replicas
 from homer.backends.fused import make_decoder
 from homer.backends.loading import end_ids, load_model
 from homer.backends.options import Dtype
+from homer.backends.pausing import in_turn
 from homer.base.arguments import check_list
 from homer.config import HomerConfig, ResolvedConfig
 from homer.errors import InputError
@@ -26,6 +26,7 @@ from homer.generation.loop import Streams
 from homer.generation.sampling import as_sampling
 from homer.generation.stream import Generation, Stream
 from homer.merging.cache import CompactCache, compact_cache
+from homer.merging.joint import Joint
 from homer.merging.leaves import Leaves, WholeLeaves
 from homer.merging.merge import compress
 from homer.merging.node import Node, Watcher
@@ -58,6 +59,7 @@ class TokenModel:
         self.model, self.tokenizer = model, tokenizer
         self.chat_template_kwargs = {} if tokenizer is None else as_options(tokenizer, chat_template_kwargs)
         self.decoder = make_decoder(model, fast)
+        self._joint = Joint(self.decoder)
         self._replicas = make_replicas(model, self.decoder, devices, fast)
         self.config = config or HomerConfig()
         self.calibration = (
@@ -123,11 +125,6 @@ class TokenModel:
     def window(self) -> int:
         """The model's context window in tokens, YaRN included."""
         return self.decoder.window
-
-    @property
-    def decoders(self) -> tuple[Decoder, ...]:
-        """One for every device that reads a context, the model's own first."""
-        return (self.decoder,) if self._replicas is None else self._replicas.decoders
 
     @property
     def chunk_len(self) -> int:
@@ -267,22 +264,24 @@ class TokenModel:
         config = dataclasses.replace(config, significance=settled(config.significance, self.calibration))
         scoring = self._scoring(ids, plan, config, question_span).with_documents(plan, *known)
         logger.info("compressing %d tokens to %d in %d chunks", len(ids), plan.final_len, len(plan.spans))
-        with tqdm(total=plan.nodes, desc="compressing", unit="chunk", disable=not progress) as bar:
+        joins = leaves is None and self._joint.takes(plan)  # it lines up first, and has its turn after that
+        leaves = self._joint if joins else leaves or WholeLeaves(config.chunk_batch_size)
+        bar = tqdm(total=plan.nodes, desc="compressing", unit="chunk", disable=not progress)
+        with contextlib.nullcontext() if joins else in_turn(), bar:
             result = compress(
                 self.decoder,
                 plan,
                 ids,
                 scoring,
-                leaves or WholeLeaves(config.chunk_batch_size),
+                leaves,
                 refresh_suffix=config.refresh_suffix,
                 watch=lambda node: _advance(bar, node, plan, watch),
                 replicas=self._replicas,
             )
-        watched = scoring.look.heads.items() if scoring.look and plan.prunes else ()
-        return compact_cache(
-            result, plan, ids, config, document_lens=document_lens, model=self.name,
-            fingerprint=self.decoder.fingerprint, heads=tuple((layer, head) for layer, row in watched for head in row),
-        )  # fmt: skip
+            watched = scoring.look.heads.items() if scoring.look and plan.prunes else ()
+            heads = tuple((layer, head) for layer, row in watched for head in row)
+            facts: dict[str, Any] = {"document_lens": document_lens, "model": self.name, "heads": heads}
+            return compact_cache(result, plan, ids, config, fingerprint=self.decoder.fingerprint, **facts)
 
     def _scoring(
         self, ids: Tensor, plan: MergePlan, config: ResolvedConfig, question_span: tuple[int, int] | None

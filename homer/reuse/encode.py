@@ -23,7 +23,6 @@ from homer.text.prompt import Prompt
 DEFAULT_BUDGET = 64
 _USUAL_SUFFIX = 256  # tokens that the suffix of an ordinary question does not exceed
 ALIGNMENTS = ("tokens", "documents")
-STRETCHED_ROPE = ("dynamic", "longrope")  # RoPE whose angles depend on the longest position in a call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +131,9 @@ def budget_for(suffix_len: int, prefix_len: int, chunk_len: int) -> int:
 
 
 def _check_rope(decoder: Decoder, longest: int) -> None:
-    rope = decoder.rope
-    original = rope.get("original_max_position_embeddings") or decoder.window
-    if rope.get("rope_type") in STRETCHED_ROPE and longest > original:
+    original = decoder.steady_len
+    if original is not None and longest > original:
         raise ConfigError(
-            f"chunks of {longest} tokens pass {original}, where this model's {rope['rope_type']} RoPE changes with "
-            f"the length: kept states would not fit; set max_chunk_len to {original} at most"
+            f"chunks of {longest} tokens pass {original}, where this model's {decoder.rope['rope_type']} RoPE "
+            f"changes with the length: kept states would not fit; set max_chunk_len to {original} at most"
         )

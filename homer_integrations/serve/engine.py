@@ -198,9 +198,8 @@ class _Request:
         cache = store.get(key)
         self.reused = cache is not None
         if cache is None:
-            with self._turn:
-                check = self._stepping(watch), self._stepping(tick)
-                cache = call.model.compress_prompt(self._prompt, **options, store=states, watch=check[0], tick=check[1])
+            options |= {"store": states, "watch": self._stepping(watch), "tick": self._stepping(tick)}
+            cache = call.model.compress_prompt(self._prompt, **options, turn=self._turn)
             store.put(key, cache)
         return cache
 
@@ -209,6 +208,8 @@ class _Request:
 
         def step(*node: Any) -> None:
             check(*node)
+            if not self._turn.computes:  # others read it with theirs
+                return
             if self._engine._busy > 1:
                 self._pace.keep()
             if self._turn.wanted:

@@ -125,6 +125,11 @@ class Turn:
         self._turns._leave(self, time.perf_counter() - self._counted)
 
     @property
+    def computes(self) -> bool:
+        """Whether it is this one that was let in."""
+        return self._turns._holder is self
+
+    @property
     def wanted(self) -> bool:
         """Whether `pass_on` will let another go first."""
         return bool(self._turns._waiting) and self._turns._rival(self, time.perf_counter() - self._counted) is not None

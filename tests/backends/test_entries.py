@@ -36,6 +36,16 @@ def test_a_stack_is_what_its_layers_are() -> None:
     assert_equal(together([plain.row(0), plain.row(1)]), plain)
 
 
+def test_a_row_of_its_own_holds_no_memory_of_the_others() -> None:
+    for entries in pair(3, 9, batch=2):
+        own = entries.own_row(1, 7)
+        assert_equal(own, entries.row(1).part(0, 7))
+        assert (own.stack is None) == (entries.stack is None)
+        tensor = own.keys[0] if own.stack is None else own.stack
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+        assert tensor.is_contiguous()
+
+
 def test_a_cache_gives_back_what_it_was_made_of() -> None:
     _, plain = pair(2, 5)
     assert_equal(Entries.of_cache(plain.to_cache()), plain)

@@ -1,5 +1,6 @@
 """A long run that pauses between layers gives bit by bit what it gives at once, on both paths."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from small import save_small
 
 from homer import HomerConfig, HomerModel, StateStore
 from homer.backends import pausing as module
-from homer.backends.pausing import pause, pausing, stretches
+from homer.backends.pausing import for_others, in_turn, pause, pausing, stretches
 
 PARTS = random_ids(4, 150, 6, vocabulary=199)
 CONFIG = HomerConfig(max_chunk_len=32, target_len=32, layers_warmup=3, chunk_batch_size=3, significance="paper")
@@ -80,3 +81,33 @@ def test_a_prompt_pauses_whichever_way_it_is_read(tmp_path: Path) -> None:
         ticks, tick = counter()
         model.compress_prompt(prompt, tick=tick, **more)
         assert len(ticks) > 8
+
+
+def test_a_turn_holds_within_and_in_calls_below_that_name_none() -> None:
+    turn = threading.Lock()
+    with pausing(lambda: None, turn), pausing(lambda: None):
+        assert in_turn() is turn
+    with in_turn():
+        assert not turn.locked()
+
+
+def test_what_others_need_as_well_is_run_to_its_end() -> None:
+    ticks, tick = counter()
+
+    def leave() -> None:
+        tick()
+        raise ZeroDivisionError
+
+    def run() -> None:
+        with pausing(leave), for_others():
+            pause()
+            pause()  # who has left is not asked again
+            ended.append(1)
+
+    ended: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        run()
+    assert ended == ticks == [1]
+    with for_others():  # where nobody pauses
+        assert stretches(0, 9, 1000) == [(0, 9)]
+        pause()

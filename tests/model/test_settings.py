@@ -70,7 +70,7 @@ class _Gpu:
 
     def __init__(self, hidden_size: int = 4096, window: int = 4096, sliding_window: int | None = None) -> None:
         self.window, self.layers, self.hidden_size, self.sliding_window = window, 32, hidden_size, sliding_window
-        self.device, self.rope = torch.device("cuda"), {"rope_type": "default"}
+        self.device, self.steady_len = torch.device("cuda"), None
 
 
 def _on(decoder: object, devices: int = 1) -> Settings:
@@ -171,10 +171,10 @@ def test_leaves_that_end_with_documents_are_as_long_as_chunks(asked: HomerModel)
     assert max(asked.plan(8, 401, 20, [401], config=QUESTION).lengths[0]) <= 128
 
 
-@pytest.mark.parametrize("more", [{"sliding_window": 2048}, {"sliding_window": 3000}, {"rope_type": "dynamic"}])
+@pytest.mark.parametrize("more", [{"sliding_window": 2048}, {"sliding_window": 3000}, {"steady_len": 4096}])
 def test_nothing_that_ends_at_half_the_window_is_passed(more: dict[str, object]) -> None:
     decoder = _Gpu(sliding_window=more.get("sliding_window"))  # type: ignore[arg-type]
-    decoder.rope = decoder.rope | {"rope_type": more.get("rope_type", "default")}
+    decoder.steady_len = more.get("steady_len")  # type: ignore[assignment]
     known = Calibration(torch.zeros(32, 0), question_heads=torch.eye(32, 2))
     plans = [
         Settings(one, "a model", lambda _: known).plan(QUESTION, (20, 8000, 40), None)  # type: ignore[arg-type]

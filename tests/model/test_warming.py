@@ -22,7 +22,7 @@ def test_it_merges_chunks_and_takes_steps(small: HomerModel, monkeypatch: pytest
         return caches[-1]
 
     monkeypatch.setattr(small, "compress", noted)
-    warm_up(small)
+    warm_up(small, [small.decoder])
     assert planned == [small.window]
     assert len(caches[0]) <= small.chunk_len // 2
     monkeypatch.undo()
@@ -30,6 +30,6 @@ def test_it_merges_chunks_and_takes_steps(small: HomerModel, monkeypatch: pytest
 
 
 def test_nothing_is_warmed_up_on_a_cpu(small: HomerModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homer.model.model.warm_up", lambda model: pytest.fail("a CPU has nothing to warm up"))
+    monkeypatch.setattr("homer.model.model.warm_up", lambda *_: pytest.fail("a CPU has nothing to warm up"))
     assert torch.device("cpu") == small.decoder.device
     small.prepare()

@@ -149,6 +149,14 @@ def test_a_program_waits_for_the_step_three_before(monkeypatch: pytest.MonkeyPat
     assert not done
 
 
+def test_a_turn_knows_whether_it_computes() -> None:
+    turn = Turns().join()
+    assert not turn.computes
+    with turn:
+        assert turn.computes
+    assert not turn.computes
+
+
 def test_a_turn_is_given_back_when_its_step_fails() -> None:
     turns = Turns()
     with pytest.raises(ZeroDivisionError), turns.join():

@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import DOCUMENTS_OF_FACT, QUESTION, long_documents
+from serving import DOCUMENTS_OF_FACT, QUESTION, client_of, create, long_documents, running, wait_until
 from small import save_small
 
 from homer import Document, HomerModel
 from homer.backends.padded import PaddedSlots
+from homer.merging.joint import Joint
+from homer.merging.walk import Walk
 from homer_integrations.serve import ServeSettings
 from homer_integrations.serve.engine import Engine
 from homer_integrations.serve.jobs import Finished, Job
@@ -118,6 +122,70 @@ async def test_a_client_that_leaves_ends_what_is_read_within_some_layers(mini: H
         while engine.busyness()["requests_running"]:
             await asyncio.sleep(0.002)
         assert time.monotonic() - start < 2
+
+
+@pytest.fixture
+def gathering(mini: HomerModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Short prompts are read together, and the first one not before five wait for it; the sizes of batches."""
+    seen: dict[str, Any] = {"sizes": [], "before": lambda: None}
+    run, alone, joint = Joint._run, Walk.run_together, mini._joint
+
+    def together(self: Joint, company: list[Any], walk: Walk) -> None:
+        seen["sizes"].append(len(company))
+        seen["before"]()
+        run(self, company, walk)
+
+    def first(walk: Walk, *given: Any) -> Any:
+        if not seen["sizes"]:
+            wait_until(lambda: len(joint._waiting) >= 5)
+        return alone(walk, *given)
+
+    joint.rows = 4096
+    monkeypatch.setattr(Joint, "_run", together)
+    monkeypatch.setattr(Walk, "run_together", first)
+    yield seen
+    joint.rows = 0
+
+
+def asked(number: int) -> str:
+    return f"What is {'the sum of ' * (number % 3)}{number} and {7 * number}?"
+
+
+def test_short_messages_of_eight_threads_are_read_together(mini: HomerModel, gathering: dict[str, Any]) -> None:
+    def answers(threads: int) -> list[str]:
+        settings = ServeSettings(model=mini, served_name="mini", max_running=8)
+        with running(settings) as server, ThreadPoolExecutor(threads) as pool:
+            client = client_of(server.url)
+            created = pool.map(lambda n: create(client, asked(n), max_tokens=12), range(8))
+            return [answer.choices[0].message.content for answer in created]
+
+    together = answers(8)
+    assert max(gathering["sizes"]) >= 5
+    mini._joint.rows = 0
+    assert together == answers(1)
+
+
+async def test_a_client_that_leaves_while_its_message_is_read_with_others_ends_no_other(
+    mini: HomerModel, gathering: dict[str, Any]
+) -> None:
+    jobs = [Job(messages=({"role": "user", "content": asked(n)},), options={"max_tokens": 8}) for n in range(8)]
+    runs, gone = threading.Event(), threading.Event()
+    gathering["before"] = lambda: (runs.set(), gone.wait(30))
+    with engine_of(mini) as engine:
+        tasks = [asyncio.create_task(answered(engine, one)) for one in jobs]
+        await asyncio.to_thread(runs.wait, 30)
+        for leaver in (1, 2):
+            tasks[leaver].cancel()
+        await asyncio.sleep(0.1)
+        gone.set()
+        together = await asyncio.gather(*tasks, return_exceptions=True)
+        while engine.busyness()["requests_running"]:
+            await asyncio.sleep(0.002)
+    assert gathering["sizes"][0] >= 5
+    mini._joint.rows = 0
+    with engine_of(mini) as engine:
+        for number in {*range(8)} - {1, 2}:
+            assert together[number] == await answered(engine, jobs[number])
 
 
 def test_what_the_first_question_needs_is_measured_at_the_start(
