@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from homer.base.buffers import over
 from homer.base.locks import Lock
 from homer.base.recent import Recent
 
@@ -60,6 +61,4 @@ def pack(ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> bytes:
 
 def unpack(packed: Sequence[bytes]) -> Tensor:
     """All rows of several texts, one text after the other: (tokens, 3), int64."""
-    joined = bytearray().join(packed)
-    rows = torch.frombuffer(joined, dtype=torch.int32) if joined else torch.zeros(0, dtype=torch.int32)
-    return rows.view(-1, 3).long()
+    return over(bytearray().join(packed), torch.int32).view(-1, 3).long()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from homer.base.arguments import check_text
+from homer.base.buffers import longs
 from homer.errors import InputError
 from homer.text.documents import Document, DocumentLike, document_numbers, document_ranks, to_documents
 from homer.text.kept import ROW, pack, unpack
@@ -141,7 +142,7 @@ class PromptBuilder:
         before, after = _cut(self._template.lay_out(messages), place)
         prefix_ids, suffix = self._tokenizer.tokenize(*before).ids, self._tokenizer.tokenize(*after)
         span = _tokens_within(suffix.offsets, _question_chars(after))
-        return Affix(_long(self._leading + prefix_ids), _long(suffix.ids), span)
+        return Affix(longs(self._leading + prefix_ids), longs(suffix.ids), span)
 
     def whole(self, messages: Sequence[Message]) -> Prompt:
         """The prompt that is the chat template's, token for token; its context is the last message."""
@@ -156,7 +157,7 @@ class PromptBuilder:
         first, after = int(inside[0]), int(inside[-1]) + 1
         spans = torch.stack([starts, stops], 1)[first:after].sub(start).clamp_(0, len(last.text))
         parts = (self._leading + ids[:first], ids[first:after], ids[after:])
-        prefix_ids, context_ids, suffix_ids = map(_long, parts)
+        prefix_ids, context_ids, suffix_ids = map(longs, parts)
         document = Document(last.text, before="", after="")
         origins = torch.cat([torch.zeros(len(spans), 1, dtype=torch.long), spans], 1)
         return Prompt(prefix_ids, context_ids, suffix_ids, (document,), origins, thinking=self.thinking)
@@ -176,14 +177,15 @@ class PromptBuilder:
 
     def _context(self, documents: Sequence[Document], order: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Ids (n,) and origins (n, 3) of the documents in this order."""
-        filled = [(number, documents[number]) for number in order if not documents[number].blank]
-        packed = self._tokenizer.tokenize_texts(document.render() for _, document in filled)
-        counts = _long([len(rows) // ROW for rows in packed])
-        sides = _long([(number, len(document.header), len(document.text)) for number, document in filled])
-        numbers, shifts, lengths = sides.view(-1, 3).repeat_interleave(counts, 0).unbind(1)
+        numbers = [number for number in order if not documents[number].blank]
+        filled = [documents[number] for number in numbers]
+        packed = self._tokenizer.tokenize_texts(document.render() for document in filled)
+        counts = longs(len(rows) // ROW for rows in packed)
+        columns = numbers, (len(document.header) for document in filled), (len(document.text) for document in filled)
+        owners, shifts, lengths = (longs(column).repeat_interleave(counts) for column in columns)
         ids, first, end = unpack(packed).unbind(1)
         spans = [(edges - shifts).clamp_(min=0).minimum(lengths) for edges in (first, end)]
-        return ids.contiguous(), torch.stack([numbers, *spans], 1)
+        return ids.contiguous(), torch.stack([owners, *spans], 1)
 
 
 class Affix(NamedTuple):
@@ -266,7 +268,3 @@ def _tokens_within(offsets: Sequence[tuple[int, int]], chars: tuple[int, int]) -
     """(first, end) of the tokens that share a character with a span; all where none does."""
     within = [i for i, (a, b) in enumerate(offsets) if a < chars[1] and b > chars[0]]
     return (within[0], within[-1] + 1) if within else (0, len(offsets))
-
-
-def _long(rows: Sequence[Any]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.long)

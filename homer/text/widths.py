@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homer.base.buffers import longs, over
 from homer.base.locks import Lock
 from homer.text.kept import ROW, pack
 
@@ -42,7 +43,7 @@ class Widths:
         self._backend = backend
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self._table = torch.full((max(vocabulary.values(), default=0) + 1,), _NEVER)
-        self._table[torch.tensor(list(vocabulary.values()))] = torch.tensor(list(map(len, vocabulary)))
+        self._table[longs(vocabulary.values())] = longs(map(len, vocabulary))
         for number, token in backend.get_added_tokens_decoder().items():  # written out, not a letter a byte
             self._table[number] = len(token.content.encode())
         self._table[[number for number in others if number < len(self._table)]] = _NEVER
@@ -72,15 +73,14 @@ class Widths:
         if len(tokens) > len(texts):
             lengths = iter(counts)
             counts = [sum(itertools.islice(lengths, len(pieces))) for pieces in cut]
-        table, sound = self._laid(texts, array("i", itertools.chain.from_iterable(tokens)), torch.tensor(counts))
+        table, sound = self._laid(texts, array("i", itertools.chain.from_iterable(tokens)), longs(counts))
         rows, edges = table.numpy().tobytes(), [0, *itertools.accumulate(ROW * count for count in counts)]
         return [rows[a:b] if fits else None for (a, b), fits in zip(itertools.pairwise(edges), sound, strict=True)]
 
     def _laid(self, texts: Sequence[str], tokens: array[int], counts: Tensor) -> tuple[Tensor, list[bool]]:
         """(tokens, 3), int32, rows of texts that have so many tokens each; and which texts' tokens are their bytes."""
-        ids = torch.frombuffer(tokens, dtype=torch.int32) if tokens else torch.zeros(0, dtype=torch.int32)
-        written = [text.encode() for text in texts]
-        sizes = torch.tensor(list(map(len, written)))
+        ids, written = over(tokens, torch.int32), [text.encode() for text in texts]
+        sizes = longs(map(len, written))
         widths = self._table[ids.long()]
         ends = torch.cat([widths.new_zeros(1), widths.cumsum(0)])  # in bytes of all tokens before
         borders = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -113,7 +113,7 @@ class Widths:
 
 def _in_characters(written: bytes, spans: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Spans (tokens, 2) and starts of texts, in characters in place of bytes; a part of a character counts as it."""
-    units = torch.frombuffer(bytearray(written), dtype=torch.uint8)
+    units = over(bytearray(written), torch.uint8)
     begun = torch.cat([torch.zeros(1, dtype=torch.long), ((units & 0xC0) != 0x80).cumsum(0)])
     first, stop = spans.clamp(0, len(written)).unbind(1)
     return torch.stack([begun[(first + 1).clamp(max=len(written))] - 1, begun[stop]], 1), begun[starts]

@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import operator
 import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from homer.base.buffers import longs
 from homer.merging.cache import CompactCache
 from homer.text.prompt import Prompt
 
-_LINE_BREAK = "(?>\r\n|[\n\r\x85\u2028\u2029])"  # taken whole: a CR LF is never two breaks
-_LINE = re.compile("[^\n\r\x85\u2028\u2029]+")
-_BLANK_LINES = re.compile(rf"{_LINE_BREAK}[^\S\n\r\x85\u2028\u2029]*{_LINE_BREAK}")
+_BREAKS = "\n\r\x85\u2028\u2029"
+_LINE_BREAK = rf"[{_BREAKS}](?:(?<=\r)\n)?+"  # taken whole: a CR LF is never two breaks
+_LINE = re.compile(f"[^{_BREAKS}]+")
+_BLANK_LINES = re.compile(rf"{_LINE_BREAK}[^\S{_BREAKS}]*{_LINE_BREAK}")
+_RELEVANCE = operator.attrgetter("relevance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +90,9 @@ def trace_sources(prompt: Prompt, cache: CompactCache) -> tuple[Source, ...]:
     indices = cache.kept_tokens[context].cpu() - cache.prefix_len
     relevance = cache.relevance[context].cpu().float()
     body = _Body(prompt, indices, relevance)
-    passages = body.passages()
-    rows = zip(prompt.documents, body.tokens, body.survivors, body.shares, strict=True)
-    sources = [
-        Source(index, document.title, tokens, kept, share, passages[index])
-        for index, (document, tokens, kept, share) in enumerate(rows)
-    ]
-    return tuple(sorted(sources, key=_least_relevant))
+    titles = [document.title for document in prompt.documents]
+    sources = map(Source, itertools.count(), titles, body.tokens, body.survivors, body.shares, body.passages())
+    return tuple(sorted(sources, key=_RELEVANCE, reverse=True))
 
 
 class _Body:
@@ -111,9 +111,9 @@ class _Body:
         numbers = prompt.origins[rows, 0]
         if bool((numbers.diff() < 0).any()):  # documents that do not stand in their own order
             rows, numbers = (values[numbers.argsort(stable=True)] for values in (rows, numbers))
-        ends = torch.tensor([len(document.text) for document in self._documents]).cumsum(0)
+        ends = longs(len(document.text) for document in self._documents).cumsum(0)
         self._shifts = [0, *ends.tolist()]
-        spans = prompt.origins[rows, 1:] + torch.tensor(self._shifts)[numbers, None]
+        spans = prompt.origins[rows, 1:] + longs(self._shifts)[numbers, None]
         self._first, self._end = (column.contiguous() for column in spans.unbind(1))
         survived, kept = survived[rows], kept[rows].double()
         self._kept = survived.nonzero().flatten()
@@ -128,8 +128,8 @@ class _Body:
         found = [(n, *span) for n, kept in enumerate(self.survivors) if kept for span in paragraphs(self._text(n))]
         if not found:
             return [()] * len(self._documents)
-        numbers, starts, stops = torch.tensor(list(itertools.chain.from_iterable(found))).view(-1, 3).unbind(1)
-        shifts = torch.tensor(self._shifts)[numbers]
+        numbers, starts, stops = longs(itertools.chain.from_iterable(found)).view(-1, 3).unbind(1)
+        shifts = longs(self._shifts)[numbers]
         inside = self._tokens_within(starts + shifts, stops + shifts)
         survivors = torch.searchsorted(self._kept, inside)
         chosen = (survivors[1] > survivors[0]).nonzero().flatten()
@@ -143,7 +143,7 @@ class _Body:
             share = math.fsum(relevance[low:high])
             passage = Passage(start, stop, self._text(number)[start:stop], b - a, high - low, share, spans)
             passages.setdefault(number, []).append(passage)
-        ordered = {number: tuple(sorted(few, key=_least_relevant)) for number, few in passages.items()}
+        ordered = {number: tuple(sorted(few, key=_RELEVANCE, reverse=True)) for number, few in passages.items()}
         return [ordered.get(number, ()) for number in range(len(self._documents))]
 
     def _tokens_within(self, starts: Tensor, stops: Tensor) -> Tensor:
@@ -153,10 +153,6 @@ class _Body:
 
     def _text(self, number: int) -> str:
         return self._documents[number].text
-
-
-def _least_relevant(part: Source | Passage) -> float:
-    return -part.relevance
 
 
 def paragraphs(text: str) -> list[tuple[int, int]]:

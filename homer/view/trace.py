@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from homer.backends.entries import Entries
+from homer.base.buffers import longs
 from homer.merging.cache import CompactCache
 from homer.plan.schedule import MergePlan
 from homer.text.prompt import Prompt
@@ -104,7 +105,7 @@ def trace_documents(prompt: Prompt, cache: CompactCache) -> Trace | None:
     plan = cache.plan
     numbers, spans = prompt.origins[:, 0], prompt.origins[:, 1:]
     body = spans[:, 1] > spans[:, 0]
-    lengths = torch.tensor([len(document.text) for document in prompt.documents])
+    lengths = longs(len(document.text) for document in prompt.documents)
     stretches = _stretches(lengths, numbers[body], spans[body], survived[body])
     size = plan.height + 2
     counts = torch.bincount(numbers[body] * size + survived[body], minlength=len(lengths) * size).view(-1, size)
@@ -112,9 +113,9 @@ def trace_documents(prompt: Prompt, cache: CompactCache) -> Trace | None:
         0, numbers, torch.arange(len(numbers)), "amin", include_self=False
     )
     tokens = torch.bincount(numbers, minlength=len(lengths))
-    columns = (first.tolist(), tokens.tolist(), map(tuple, counts.tolist()), stretches)
-    rows = zip(prompt.documents, *columns, strict=True)
-    documents = tuple(TracedDocument(document.title, document.text, *row) for document, *row in rows)
+    given = [document.title for document in prompt.documents], [document.text for document in prompt.documents]
+    columns = *given, first.tolist(), tokens.tolist(), zip(*counts.t().tolist(), strict=True), stretches
+    documents = tuple(map(TracedDocument, *columns))
     settings = cache.config.to_dict()
     return Trace(documents, plan, settings["significance"], settings["layers_warmup"] or 0, cache.heads)
 
