@@ -229,11 +229,12 @@ class Bench:
         return self._row(times, peak, floor, len(cache)) | row
 
     def _ask(self, length: int) -> dict[str, Any]:
-        """Until the first token, in documents that no run has read before."""
+        """Until the first token, in documents that no run has read before; with settings as they come."""
         tokenizer: Any = AutoTokenizer.from_pretrained(MINI)
         options: Any = dict(self.options.model_option)
         known = self.homer.calibration or False  # heads of random weights are not worth measuring
-        asked = HomerModel(self.model, tokenizer, config=self.homer.config, calibration=known, **options)
+        config = HomerConfig(significance=self.homer.config.significance)
+        asked = HomerModel(self.model, tokenizer, config=config, calibration=known, **options)
         characters, count = overhead.characters_of(tokenizer, length), max(1, length // DOCUMENT)
         told = (" ".join(overhead.told(characters, seed)) for seed in itertools.count(1))
         runs = (overhead.cut(text, count) for text in told)
