@@ -13,33 +13,38 @@ import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
 from torch import Tensor
 
 _BLOCK = 64  # columns a program
+_TILE = 16  # the least side of a matrix product
 _TOGETHER = 64  # blocks that are put together at a time
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _attend_block(
     query: tl.tensor, key: tl.tensor, value: tl.tensor, last: tl.tensor, sums: tl.tensor, tops: tl.tensor,
-    weights: tl.tensor, scaling: tl.tensor, capacity: tl.tensor,
-    key_heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr,
+    weights: tl.tensor, scaling: tl.tensor, capacity: tl.tensor, key_heads: tl.constexpr, group: tl.constexpr,
+    most: tl.constexpr, dim: tl.constexpr, wide: tl.constexpr, size: tl.constexpr, narrow: tl.constexpr,
 ) -> None:  # fmt: skip
     head, block, line = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    columns = block * size + tl.arange(0, size)
-    dims = tl.arange(0, wide)
-    known, real = columns <= tl.load(last + line), dims < dim
+    columns, members, dims = block * size + tl.arange(0, size), tl.arange(0, most), tl.arange(0, wide)
+    known, there, real = columns <= tl.load(last + line), members < group, dims < dim
     where = ((line * capacity + columns[:, None]) * key_heads + head) * dim + dims[None, :]
     mask = known[:, None] & real[None, :]
-    keys = tl.load(key + where, mask=mask, other=0.0).to(tl.float32)
-    values = tl.load(value + where, mask=mask, other=0.0).to(tl.float32)
-    for member in tl.static_range(group):
-        number = (line * key_heads + head) * group + member
-        one = tl.load(query + number * dim + dims, mask=real, other=0.0).to(tl.float32)
-        logits = tl.where(known, tl.sum(keys * one[None, :], 1) * scaling, -1e30)
-        top = tl.max(logits, 0)
-        shares = tl.where(known, tl.exp(logits - top), 0.0)
-        row = number * tl.num_programs(1) + block
-        tl.store(sums + row * dim + dims, tl.sum(shares[:, None] * values, 0), mask=real)
-        tl.store(tops + row, top)
-        tl.store(weights + row, tl.sum(shares, 0))
+    keys = tl.load(key + where, mask=mask, other=0.0)
+    values = tl.load(value + where, mask=mask, other=0.0)
+    # all query heads of a key head at once, as a matrix product: one by one they take longer than reading the keys
+    numbers = (line * key_heads + head) * group + members
+    queries = tl.load(query + numbers[:, None] * dim + dims[None, :], mask=there[:, None] & real[None, :], other=0.0)
+    logits = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scaling
+    logits = tl.where(known[None, :], logits, -1e30)
+    top = tl.max(logits, 1)
+    shares = tl.where(known[None, :], tl.exp(logits - top[:, None]), 0.0)
+    high = shares.to(values.dtype)
+    total = tl.dot(high, values, input_precision="ieee")
+    if narrow:  # what 16 bits lose of the shares, in 16 more
+        total += tl.dot((shares - high.to(tl.float32)).to(values.dtype), values)
+    rows = numbers * tl.num_programs(1) + block
+    tl.store(sums + rows[:, None] * dim + dims[None, :], total, mask=there[:, None] & real[None, :])
+    tl.store(tops + rows, top, mask=there)
+    tl.store(weights + rows, tl.sum(shares, 1), mask=there)
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -75,13 +80,14 @@ def decode_attention(query: Tensor, keys: Tensor, values: Tensor, last: Tensor, 
     """
     rows, columns, key_heads, dim = keys.shape
     heads = query.shape[2]
-    blocks, wide = triton.cdiv(columns, _BLOCK), triton.next_power_of_2(dim)
+    blocks, wide = triton.cdiv(columns, _BLOCK), max(_TILE, triton.next_power_of_2(dim))
+    group, narrow = heads // key_heads, query.dtype != torch.float32
     sums = torch.empty(rows * heads, blocks, dim, device=query.device, dtype=torch.float32)
     tops, weights = torch.empty(2, rows * heads, blocks, device=query.device, dtype=torch.float32)
     out = torch.empty_like(query)
     _attend_block[key_heads, blocks, rows](
-        query, keys, values, last, sums, tops, weights, scaling, columns, key_heads, heads // key_heads, dim, wide,
-        _BLOCK,
+        query, keys, values, last, sums, tops, weights, scaling, columns, key_heads, group,
+        max(_TILE, triton.next_power_of_2(group)), dim, wide, _BLOCK, narrow,
     )  # fmt: skip
     _join_blocks[rows * heads,](sums, tops, weights, out, blocks, dim, wide, _TOGETHER)
     return out.flatten(2)
