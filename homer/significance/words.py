@@ -86,8 +86,10 @@ def _found(text: str, asked: Sequence[str]) -> tuple[Tensor, Tensor]:
     """The characters of a text at which words of the question begin, and which ones they are."""
     number = {term: index for index, term in enumerate(asked)}
     pairs = [re.escape(term) for term in asked if _UNSPACED.fullmatch(term)]
-    words = [re.escape(term) + r"\b" * (len(term) < STEM) for term in asked if not _UNSPACED.fullmatch(term)]
-    either = [rf"\b(?:{'|'.join(words)})"] * bool(words) + [f"(?=({'|'.join(pairs)}))"] * bool(pairs)
+    words = [re.escape(term) for term in asked if not _UNSPACED.fullmatch(term)]
+    # where a word begins is asked behind its letters: a pattern that starts with letters is looked for faster
+    begun = [rf"{word}(?<=\b{word})" + r"\b" * (len(word) < STEM) for word in words]
+    either = [f"(?:{'|'.join(begun)})"] * bool(words) + [f"(?=({'|'.join(pairs)}))"] * bool(pairs)
     matches = re.finditer("|".join(either), text)
     found = [(match.start(), number[match[0] or match[1]]) for match in matches]
     starts, numbers = zip(*found, strict=True) if found else ((), ())

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from homer import ConfigError
-from homer_integrations.serve.pool import settle_pool
+from homer_integrations.serve.pool import settle_garbage, settle_pool
 from homer_integrations.serve.server import make_server
 from homer_integrations.serve.settings import ServeSettings
 
@@ -37,6 +37,7 @@ def run(given: Mapping[str, Any], host: str, port: int, *, ray: bool = False) ->
         return 0
     settle_pool()
     server = make_server(settings, host, port)
+    settle_garbage()
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn passes on once it has shut down
         server.run()
     return 0

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import dataclasses
+import gc
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from homer import CompactCache, Document, HomerModel, InputError
 from homer_integrations.serve.documents import to_conversation
 from homer_integrations.serve.errors import ServeError
 from homer_integrations.serve.limits import check_values
-from homer_integrations.serve.pool import GivingBack, settle_pool
+from homer_integrations.serve.pool import GivingBack, settle_garbage, settle_pool
 from homer_integrations.serve.protocol import ChatRequest, CompletionRequest, parse
 from homer_integrations.serve.queue import FairQueue
 from homer_integrations.serve.settings import ServeSettings
@@ -471,6 +472,15 @@ def test_threads_of_a_server_share_one_pool_of_memory(monkeypatch: pytest.Monkey
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
     settle_pool()
     assert told == [(-8, 1), (-3, 1 << 20), (-3, 1 << 20)]
+
+
+def test_what_a_server_holds_for_good_is_no_garbage_to_look_for() -> None:
+    settle_garbage()
+    try:
+        assert gc.get_freeze_count() > 0
+        assert len(gc.get_objects()) < gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
 
 
 def test_memory_goes_back_once_nothing_runs() -> None:
