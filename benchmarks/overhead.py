@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for name in options.tokenizer:
         tokenizer = tokenizer_of(name)
         with settled():
-            for row in measure(tokenizer, name, options.tokens, options.repeats):
+            for row in measure(tokenizer, Path(name).name, options.tokens, options.repeats):
                 report["rows"].append(row)
                 print(line(row), flush=True)
     shared.write_json(options.out, report)
