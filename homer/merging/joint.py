@@ -15,12 +15,11 @@ from homer.base.locks import Lock, renew_after_fork
 from homer.merging.chunk import Chunk
 from homer.merging.leaves import Leaves
 from homer.merging.walk import Choice, Walk
+from homer.plan.batches import FULL, MOST
 from homer.plan.schedule import MergePlan
 
 logger = logging.getLogger(__name__)
 
-_NUMBERS = 2**24  # of a batch's hidden states at most: 4,096 tokens of a 7B model, beyond which a GPU is busy with one
-_MOST = 16  # prompts of a batch
 _LOOK = 0.02  # seconds after which who waits looks whether its own caller still does
 
 
@@ -35,7 +34,7 @@ class Joint(Leaves):
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self.rows = _NUMBERS // decoder.hidden_size if decoder.device.type == "cuda" else 0
+        self.rows = FULL // decoder.hidden_size if decoder.device.type == "cuda" else 0
         self._decoder = decoder
         self._lock = Lock()  # for what follows
         self._leads = False
@@ -114,7 +113,7 @@ class Joint(Leaves):
             for other in sorted(self._waiting, key=lambda other: abs(len(other) - len(seat))):
                 lengths = [len(one) for one in (*company, other)]
                 rows = len(lengths) * max(lengths)
-                fits = rows <= self.rows and len(lengths) <= _MOST and 4 * (rows - sum(lengths)) <= rows
+                fits = rows <= self.rows and len(lengths) <= MOST and 4 * (rows - sum(lengths)) <= rows
                 if fits and other is not seat and not (seat.alone or other.alone):
                     company.append(other)
             self._waiting = [one for one in self._waiting if one not in company]

@@ -24,9 +24,9 @@ def warm_up(model: TokenModel, decoders: Iterable[Decoder]) -> None:
         decoder.warm_up(min(model.window, _LONGEST))  # prompts that fit the window are left whole
     chunk = min(model.chunk_len, _CHUNK)
     config = dataclasses.replace(
-        model.config, max_chunk_len=chunk, target_len=chunk // 2, max_initial_chunk_len=None, suffix_budget=0
+        model.config, max_chunk_len=chunk, target_len=max(3, chunk // 2), max_initial_chunk_len=None, suffix_budget=0
     )
     ids = torch.arange(4 * chunk) % model.decoder.vocabulary
-    cache = model.compress(ids[:4], ids[4:-16], ids[-16:], config=config)
+    cache = model.compress(ids[:1], ids[1:-1], ids[-1:], config=config)
     for _ in model.stream(cache, 2):
         pass

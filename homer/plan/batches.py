@@ -10,8 +10,8 @@ from homer.plan.schedule import MergePlan
 
 # Rows times hidden size from which on a large GPU is no faster by more rows, as measured on an H100 for hidden sizes
 # from 576 to 4,096. On small cards fewer would do; what more rows hold in memory is small beside the weights.
-_FULL = 2**24
-_MOST = 16  # leaves, so that what a tiny model holds at a time stays small as well
+FULL = 2**24
+MOST = 16  # chunks of a batch, so that what a tiny model holds at a time stays small as well
 
 
 def together(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -25,7 +25,7 @@ def filling(hidden_size: int, length: int, count: int) -> int:
 
     A power of two, as the number of a tree's leaves is, so that few batches are left half empty.
     """
-    most = min(_FULL // (hidden_size * length), count, _MOST)
+    most = min(FULL // (hidden_size * length), count, MOST)
     return 1 << max(0, most.bit_length() - 1)
 
 

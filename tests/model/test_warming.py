@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from homer import CompactCache, HomerModel
+from homer import CompactCache, HomerConfig, HomerModel
 from homer.backends.reference import ReferenceDecoder
 from homer.model.warming import warm_up
 
@@ -27,6 +27,12 @@ def test_it_merges_chunks_and_takes_steps(small: HomerModel, monkeypatch: pytest
     assert len(caches[0]) <= small.chunk_len // 2
     monkeypatch.undo()
     assert (small.config, small.ask("What is it?", ["A code."], max_new_tokens=3).text) == before
+
+
+@pytest.mark.parametrize("length", [4, 5, 40])
+def test_chunks_may_be_as_short_as_settings_allow(small: HomerModel, length: int) -> None:
+    model = HomerModel(small.model, small.tokenizer, HomerConfig(max_chunk_len=length, target_len=length))
+    warm_up(model, [model.decoder])
 
 
 def test_nothing_is_warmed_up_on_a_cpu(small: HomerModel, monkeypatch: pytest.MonkeyPatch) -> None:
